@@ -1,0 +1,41 @@
+"""Batches: what every stage after the source of the data takes, synthetic or real."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
+
+
+class Batches(Protocol):
+    """Normalised inputs and labels that can be iterated again and come out the same each time.
+
+    ``num_samples`` is the total, ``batch_size`` the largest batch. A label of -1 means unknown.
+    """
+
+    @property
+    def num_samples(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class TensorBatches:
+    """Batches cut from two tensors in memory."""
+
+    x: Float[Tensor, "samples channels height width"]
+    y: Int[Tensor, "samples"]
+    batch_size: int = 64
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)

@@ -1,0 +1,60 @@
+"""What a valid input of the classifier is: its shape and the bounds of a pixel."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A normalisation that many checkpoints share, with its usual input shape."""
+
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    shape: tuple[int, int, int] | None
+
+
+PRESETS = {
+    "imagenet": Preset((0.485, 0.456, 0.406), (0.229, 0.224, 0.225), (3, 224, 224)),
+    "cifar10": Preset((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32)),
+    "inception": Preset((0.5,), (0.5,), (3, 299, 299)),
+    "unit": Preset((0.0,), (1.0,), None),
+}
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """Shape of one input and its normalisation ``(pixel - mean) / std`` for pixels in [0, 1].
+
+    ``shape`` is (channels, height, width). ``mean`` and ``std`` hold one value a channel; a single value
+    is repeated. Raises ValueError for sizes below 1, a wrong number of values or a std that is not positive.
+    """
+
+    shape: tuple[int, int, int]
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        channels = self.shape[0]
+        if len(self.shape) != 3 or any(size < 1 for size in self.shape):
+            raise ValueError(
+                f"expected an input shape CxHxW of sizes from 1 up, got {'x'.join(map(str, self.shape))}; "
+                "type for example --input-shape 3x224x224"
+            )
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"expected 1 or {channels} values for --{name} (the input has {channels} channels), "
+                    f"got {len(values)}"
+                )
+            object.__setattr__(self, name, tuple(values) * (channels // len(values)))
+        if any(value <= 0 for value in self.std):
+            raise ValueError(f"expected --std above 0, got {', '.join(map(str, self.std))}")
+
+    @property
+    def low(self) -> tuple[float, ...]:
+        """Normalised value of a black pixel, per channel."""
+        return tuple((0.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))
+
+    @property
+    def high(self) -> tuple[float, ...]:
+        """Normalised value of a white pixel, per channel."""
+        return tuple((1.0 - m) / s for m, s in zip(self.mean, self.std, strict=True))

@@ -1,0 +1,33 @@
+"""Errors that a user of ``converter`` can mend.
+
+ConversionError             exit code 1
+├── LoadError               MODEL can't be read as a classifier
+│   └── ArchitectureError   the weights and the architecture don't fit, or none was found
+├── CaptureError            torch.export or the ONNX exporter refused the network
+└── OutputError             the output folder can't be written
+OptionsError                exit code 2: options that contradict one another
+"""
+
+
+class ConversionError(Exception):
+    """Base of every error that ends a conversion with exit code 1."""
+
+
+class LoadError(ConversionError):
+    """MODEL can't be read as a classifier."""
+
+
+class ArchitectureError(LoadError):
+    """The weights fit no architecture, several, or not the one that was asked for."""
+
+
+class CaptureError(ConversionError):
+    """The network can't be captured as a graph or written as ONNX."""
+
+
+class OutputError(ConversionError):
+    """The output folder can't be written."""
+
+
+class OptionsError(Exception):
+    """Options that are wrong by themselves or together; exit code 2."""

@@ -1,0 +1,18 @@
+"""Errors that a user of ``engines`` can mend.
+
+EngineError
+├── EngineUnavailableError  the engine's package or its GPU is missing on this machine
+└── BuildError              the engine refused the network or the options
+"""
+
+
+class EngineError(Exception):
+    """Base of every error that ``engines`` raises on purpose."""
+
+
+class EngineUnavailableError(EngineError):
+    """The engine was asked for by name and can't be had here."""
+
+
+class BuildError(EngineError):
+    """The engine could not be built or run from this model."""
