@@ -1,0 +1,169 @@
+"""What holds for the project as a whole: import directions, imports on a bare machine, clean files."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PACKAGES = ("converter", "calibrators", "engines")
+MAY_IMPORT = {
+    "converter": {"converter", "calibrators", "engines"},
+    "calibrators": {"calibrators"},
+    "engines": {"engines"},
+}
+
+# Nobody has to have these, and each needs a GPU, a driver or a large download.
+OPTIONAL = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda", "modelopt", "pytorch_quantization")
+# Seconds to import: modules that --help and the options load do without them.
+HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
+LIGHT_MODULES = (
+    "converter/cli.py",
+    "*/options.py",
+    "*/errors.py",
+    "calibrators/inputs.py",
+    "engines/cli.py",
+)
+
+MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:work|root|home)/")
+REGISTRY_HOST = re.compile(
+    r"pypi\.(?:org|python\.org|nvidia\.com)|pythonhosted\.org|download\.pytorch\.org/whl|npmjs\.(?:org|com)"
+)
+
+# Runs in a fresh interpreter: argv is the blocked names, a bar, the modules to import.
+IMPORT_WITHOUT = """
+import importlib, importlib.abc, sys, traceback
+
+bar = sys.argv.index("|")
+blocked, modules = set(sys.argv[1:bar]), sys.argv[bar + 1 :]
+
+class Blocker(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in blocked:
+            raise ImportError(f"blocked by the test: {name}", name=name)
+
+sys.meta_path.insert(0, Blocker())
+failed = 0
+for name in modules:
+    try:
+        importlib.import_module(name)
+    except Exception:
+        failed += 1
+        print(f"--- {name}", traceback.format_exc(), sep="\\n")
+sys.exit(failed > 0)
+"""
+
+
+def sources() -> list[Path]:
+    """Every module file of the three packages."""
+    return sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def imported_names(tree: ast.AST, package: str) -> Iterator[str]:
+    """Full names of all modules that ``tree`` imports anywhere, in functions too.
+
+    ``package`` is what a relative import starts from.
+    """
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level:
+            yield ".".join([*package.split(".")[: 1 - node.level or None], *filter(None, [node.module])])
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+
+
+def import_without(blocked: tuple[str, ...], modules: list[str]) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", IMPORT_WITHOUT, *blocked, "|", *modules]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def project_files() -> list[Path]:
+    """The files that git tracks and that are there."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout: there is no list of the project's files")
+    names = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split("\0")
+    return [ROOT / name for name in names if name and (ROOT / name).is_file()]
+
+
+def test_imported_names_sees_every_kind_of_import() -> None:
+    code = "import a.b\ndef f(): from c import d; from .e import g; from .. import h; from ..i import j"
+    assert list(imported_names(ast.parse(code), "p.q")) == ["a.b", "c", "p.q.e", "p", "p.i"]
+
+
+def test_imports_go_in_one_direction() -> None:
+    wrong = []
+    for path in sources():
+        package = module_name(path if path.name == "__init__.py" else path.parent / "__init__.py")
+        top = package.partition(".")[0]
+        for name in imported_names(ast.parse(path.read_text(encoding="utf-8")), package):
+            target = name.partition(".")[0]
+            if target in {*PACKAGES, "tests"} - MAY_IMPORT[top]:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    folders = {path.parent for path in sources()}
+    assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_every_module_imports_without_the_optional_packages() -> None:
+    modules = [module_name(path) for path in sources() if path.name != "__main__.py"]
+    assert set(PACKAGES) <= set(modules)
+    result = import_without(OPTIONAL, modules)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_light_modules_import_without_the_heavy_packages() -> None:
+    modules = [module_name(path) for pattern in LIGHT_MODULES for path in sorted(ROOT.glob(pattern))]
+    modules = [name for name in modules if name.partition(".")[0] in PACKAGES]
+    assert "converter.errors" in modules
+    result = import_without(OPTIONAL + HEAVY, modules)
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_blocked_packages_are_really_blocked() -> None:
+    result = import_without(("json",), ["json"])
+    assert result.returncode == 1
+    assert "blocked by the test: json" in result.stdout
+
+
+@pytest.mark.parametrize("pattern", [MACHINE_PATH, REGISTRY_HOST], ids=["machine path", "registry host"])
+def test_files_name_no_machine(pattern: re.Pattern[str]) -> None:
+    found = []
+    for path in project_files():
+        content = path.read_bytes()
+        if path == Path(__file__) or b"\0" in content:
+            continue
+        for number, line in enumerate(content.decode("utf-8", errors="replace").splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number}: {line.strip()[:120]}")
+    assert not found, "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("line", "pattern", "hit"),
+    [
+        ("cd /work/main", MACHINE_PATH, True),
+        ('"/home/ann/x"', MACHINE_PATH, True),
+        ("docs/home/index", MACHINE_PATH, False),
+        ("~/work/models", MACHINE_PATH, False),
+        ("https://pypi.org/simple", REGISTRY_HOST, True),
+        ("pip install pypi-client", REGISTRY_HOST, False),
+    ],
+)
+def test_patterns_find_what_they_should(line: str, pattern: re.Pattern[str], hit: bool) -> None:
+    assert bool(pattern.search(line)) is hit
