@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,6 +10,7 @@ from torch import Tensor
 Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
 
 
+@runtime_checkable
 class Batches(Protocol):
     """Normalised inputs and labels that can be iterated again and come out the same each time.
 

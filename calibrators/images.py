@@ -1,0 +1,312 @@
+"""Real images, with or without labels, as batches that are decoded while they are iterated."""
+
+import csv
+import zipfile
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from calibrators.batches import Batch
+from calibrators.errors import DataError
+from calibrators.inputs import InputSpec
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
+UNKNOWN = -1
+_LAYOUT = (
+    "expected a folder with one folder of images a class, a folder of images with labels.csv (file,label), a "
+    "folder of images, or a .npz with images"
+)
+
+
+@dataclass(frozen=True)
+class _Files:
+    """Image files."""
+
+    paths: Sequence[Path]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def image(self, index: int) -> Image.Image:
+        path = self.paths[index]
+        try:
+            with Image.open(path) as file:
+                file.load()
+                return Image.Image.copy(file)
+        # Pillow's decoders raise more than OSError for damaged files.
+        except (
+            OSError,
+            UnidentifiedImageError,
+            SyntaxError,
+            ValueError,
+            Image.DecompressionBombError,
+        ) as error:
+            raise DataError(f"{path} can't be read as an image ({error}); mend or remove it") from error
+
+    def name(self, index: int) -> str:
+        return str(self.paths[index])
+
+
+@dataclass(frozen=True)
+class _Array:
+    """Images of one array, [images, height, width] or with channels last."""
+
+    path: Path
+    images: UInt8[np.ndarray, "images height width *channels"]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def image(self, index: int) -> Image.Image:
+        pixels = self.images[index]
+        return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+    def name(self, index: int) -> str:
+        return f"{self.path}, image {index}"
+
+
+_Source = _Files | _Array
+
+
+@dataclass(frozen=True)
+class ImageBatches:
+    """Real images, normalised as ``spec`` says; nothing but one batch is held in memory as tensors.
+
+    ``order`` are the indices that were taken, ``labels`` belongs to the whole source (UNKNOWN without).
+    """
+
+    source: _Source
+    labels: Sequence[int]
+    order: Sequence[int]
+    spec: InputSpec
+    batch_size: int
+    labelled: bool
+    resize: int | None = None
+    crop: int | None = None
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.order)
+
+    @property
+    def paths(self) -> tuple[str, ...]:
+        """Where each image comes from, in the order of iteration."""
+        return tuple(self.source.name(index) for index in self.order)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.order), self.batch_size):
+            chosen = self.order[start : start + self.batch_size]
+            x = torch.stack([self._normalised(index) for index in chosen])
+            yield x, torch.tensor([self.labels[index] for index in chosen], dtype=torch.int64)
+
+    def _normalised(self, index: int) -> Float[Tensor, "channels height width"]:
+        """One image; raises DataError where its size isn't the network's."""
+        channels, height, width = self.spec.shape
+        image = prepared(self.source.image(index), channels, self.resize, self.crop)
+        if image.size != (width, height):
+            got = f"{image.height}x{image.width}"
+            raise DataError(
+                f"{self.source.name(index)} is {got} after --resize and --crop, the network takes "
+                f"{height}x{width}; add --resize {height} --crop {height}, or the sizes of its training"
+            )
+        return pixels_from_image(image, self.spec)
+
+
+def images_from_path(
+    path: Path | str,
+    spec: InputSpec,
+    *,
+    resize: int | None = None,
+    crop: int | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    seed: int = 0,
+    classes: int | None = None,
+    require_labels: bool = False,
+) -> ImageBatches:
+    """The images at ``path``, in one of four layouts.
+
+    Class folders (their sorted names are the class indices), a folder with ``labels.csv`` (header
+    ``file,label``, labels are class indices), a folder of images without labels, or an ``.npz`` with
+    ``images`` (uint8, N x H x W x C or N x H x W) and perhaps ``labels``. ``resize`` is the shorter side
+    and ``crop`` the side of the central square. ``limit`` takes a random subset of the given ``seed``, even
+    over the classes where there are labels. Raises DataError, also while iterating for files that can't be
+    decoded or have another size.
+    """
+    path = Path(path)
+    if spec.shape[0] not in (1, 3):
+        raise DataError(
+            f"images have 1 or 3 channels, the network takes {spec.shape[0]}; give it no image data"
+        )
+    if limit is not None and limit < 1:
+        raise DataError(f"expected at least 1 image, got a limit of {limit}")
+    source, labels, folders = _source_from_path(path)
+    if not len(source):
+        raise DataError(f"{path} holds no images; {_LAYOUT}")
+    if labels is None and require_labels:
+        raise DataError(f"{path} has no labels, and accuracy can't be measured without; {_LAYOUT} and labels")
+    if require_labels and folders and classes is not None and folders != classes:
+        raise DataError(
+            f"{path} has {folders} class folders, the network has {classes} classes; expected one for "
+            "each (their sorted names are the class indices), or name classes in a labels.csv (file,label)"
+        )
+    if labels is not None and classes is not None:
+        _check_range(path, source, labels, classes)
+    known = labels if labels is not None else [UNKNOWN] * len(source)
+    order = _subset(known, limit, seed)
+    return ImageBatches(source, known, order, spec, batch_size, labels is not None, resize, crop)
+
+
+def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | None) -> Image.Image:
+    """``image`` as RGB or grey, its shorter side resized (bilinear, antialiased), its centre cut out.
+
+    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them. A crop that is larger
+    than the image leaves it as it is.
+    """
+    image = image.convert("RGB" if channels == 3 else "L")
+    if resize is not None:
+        width, height = image.size
+        short, long = sorted((width, height))
+        longer = int(resize * long / short)
+        size = (resize, longer) if width <= height else (longer, resize)
+        if size != image.size:
+            image = image.resize(size, Image.Resampling.BILINEAR)
+    if crop is not None and min(image.size) >= crop:
+        left, top = round((image.width - crop) / 2.0), round((image.height - crop) / 2.0)
+        image = image.crop((left, top, left + crop, top + crop))
+    return image
+
+
+def pixels_from_image(image: Image.Image, spec: InputSpec) -> Float[Tensor, "channels height width"]:
+    """``(pixel / 255 - mean) / std``, channels first."""
+    pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, spec.shape[0])
+    mean, std = torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)
+    return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
+
+
+def _source_from_path(path: Path) -> tuple[_Source, list[int] | None, int]:
+    """The images at ``path``, their labels (None without) and the number of class folders."""
+    if path.is_file():
+        if path.suffix != ".npz":
+            raise DataError(f"{path} is a {path.suffix or 'plain'} file; {_LAYOUT}")
+        return *_npz(path), 0
+    if not path.is_dir():
+        raise DataError(f"there is no folder or file {path}; {_LAYOUT}")
+    try:
+        if (path / "labels.csv").is_file():
+            return *_csv(path), 0
+        folders = sorted(
+            entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
+        )
+        by_class = [_images_below(folder) for folder in folders]
+        loose = sorted(file for file in path.iterdir() if _is_image(file))
+        if any(by_class) and loose:
+            raise DataError(
+                f"{path} holds class folders and also images beside them ({loose[0].name}); {_LAYOUT}"
+            )
+        if any(by_class):
+            paths = [file for files in by_class for file in files]
+            return _Files(paths), [n for n, files in enumerate(by_class) for _ in files], len(folders)
+        return _Files(loose), None, 0
+    except OSError as error:
+        raise DataError(f"{path} can't be read: {error.strerror}") from error
+
+
+def _is_image(path: Path) -> bool:
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
+
+
+def _images_below(folder: Path) -> list[Path]:
+    """Image files of ``folder`` and the folders in it, sorted."""
+    return sorted(file for file in folder.rglob("*") if _is_image(file))
+
+
+def _csv(folder: Path) -> tuple[_Source, list[int]]:
+    """Images and labels that ``labels.csv`` lists."""
+    path = folder / "labels.csv"
+    paths, labels = [], []
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            absent = [name for name in ("file", "label") if name not in (rows.fieldnames or ())]
+            if absent:
+                raise DataError(
+                    f"{path} has no column {' and '.join(absent)}, its header is "
+                    f"{','.join(rows.fieldnames or ())}; expected the header file,label"
+                )
+            for row in rows:
+                text, image = row["label"] or "", folder / (row["file"] or "")
+                if not text.strip().isdecimal():
+                    raise DataError(
+                        f"{path}, line {rows.line_num}: expected a class index from 0 up, got {text!r}"
+                    )
+                if not image.is_file():
+                    raise DataError(f"{path}, line {rows.line_num}: there is no file {image}")
+                paths.append(image)
+                labels.append(int(text))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise DataError(f"{path} is no CSV text ({error}); expected the header file,label") from error
+    return _Files(paths), labels
+
+
+def _npz(path: Path) -> tuple[_Source, list[int] | None]:
+    """Images and labels of a NumPy archive; nothing in it is unpickled."""
+    try:
+        with path.open("rb") as file:
+            archive = np.load(file, allow_pickle=False)
+            names = getattr(archive, "files", [])  # a single array (.npy) has none
+            if "images" not in names:
+                raise DataError(f"{path} has no array 'images' (it has {', '.join(names) or 'no names'})")
+            images = archive["images"]
+            labels = archive["labels"] if "labels" in names else None
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{path} can't be read as a .npz of plain arrays: {error}") from error
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{path} is truncated or damaged: {error}") from error
+    if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
+        raise DataError(
+            f"{path}: expected images of uint8, N x H x W x 3 or N x H x W, got {images.dtype} "
+            f"{' x '.join(map(str, images.shape))}"
+        )
+    if labels is None:
+        return _Array(path, images), None
+    if labels.shape != (len(images),) or not np.issubdtype(labels.dtype, np.integer):
+        raise DataError(
+            f"{path}: expected {len(images)} integer labels, one an image, got {labels.dtype} "
+            f"{' x '.join(map(str, labels.shape))}"
+        )
+    return _Array(path, images), [int(label) for label in labels]
+
+
+def _check_range(path: Path, source: _Source, labels: Sequence[int], classes: int) -> None:
+    """Raise DataError for a label that isn't one of the network's classes."""
+    for index, label in enumerate(labels):
+        if not 0 <= label < classes:
+            raise DataError(
+                f"{path}: expected labels from 0 to {classes - 1} (the network has {classes} classes), "
+                f"got {label} for {source.name(index)}"
+            )
+
+
+def _subset(labels: Sequence[int], limit: int | None, seed: int) -> list[int]:
+    """``limit`` indices, picked at random in turn from every class, so that batches mix the classes.
+
+    Unlabelled images are one class. All indices where ``limit`` is None or not below their number.
+    """
+    if limit is None or limit >= len(labels):
+        return list(range(len(labels)))
+    generator = torch.Generator().manual_seed(seed)
+    taken: dict[int, int] = {}
+    ranked: list[tuple[int, int, int]] = []
+    for index in torch.randperm(len(labels), generator=generator).tolist():
+        turn = taken.get(labels[index], 0)
+        taken[labels[index]] = turn + 1
+        ranked.append((turn, len(ranked), index))
+    return [index for _, _, index in sorted(ranked)[:limit]]

@@ -1,0 +1,56 @@
+"""Stopping and going on: the training state in a file, with the key of the run that it belongs to."""
+
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+from calibrators.errors import GeneratorError
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import load_torch, save_torch
+from calibrators.zscgan.training import TrainingState
+
+SAVE_EVERY_S = 20.0
+
+
+def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
+    """A name for all that decides the result of a training run."""
+    return hashlib.sha256(repr((fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
+
+
+def save_checkpoint(state: TrainingState, path: Path, key: str) -> None:
+    """Write the state, whole or not at all."""
+    save_torch({"key": key, **state.dump()}, path)
+
+
+def restore_checkpoint(state: TrainingState, path: Path, key: str) -> bool:
+    """Go on from the file, if it belongs to the same run; says whether it did.
+
+    A file of another run (other weights, options or seed) or a broken one is left aside: training then
+    starts anew.
+    """
+    if not path.exists():
+        return False
+    try:
+        document = load_torch(path)
+    except GeneratorError:
+        return False
+    if document.get("key") != key:
+        return False
+    state.restore(document)
+    return True
+
+
+def checkpointing(path: Path, key: str, every_s: float = SAVE_EVERY_S) -> Callable[[TrainingState], None]:
+    """A callback for each step that saves the state every ``every_s`` seconds."""
+    saved = time.monotonic()
+
+    def save_sometimes(state: TrainingState) -> None:
+        nonlocal saved
+        if time.monotonic() - saved >= every_s:
+            save_checkpoint(state, path, key)
+            saved = time.monotonic()
+
+    return save_sometimes

@@ -1,0 +1,111 @@
+"""The generator: latent vector and class in, a valid input of the classifier out."""
+
+import math
+from itertools import pairwise
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from calibrators.inputs import InputSpec
+
+SMALLEST_MAP = 4
+MOST_STAGES = 4
+FULL_WIDTH = 32
+"""Maps of this height have ``width`` channels, smaller ones more and larger ones fewer."""
+
+
+@dataclass(frozen=True)
+class GeneratorConfig:
+    """All that is needed to build a generator again."""
+
+    spec: InputSpec
+    classes: int
+    latent: int
+    width: int
+
+
+class ConditionalBatchNorm(nn.Module):
+    """Batch norm whose scale and shift belong to the sample's class (de Vries et al., arXiv 1707.00683)."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        super().__init__()
+        self.norm = nn.BatchNorm2d(channels, affine=False)
+        self.scale = nn.Embedding(classes, channels)
+        self.shift = nn.Embedding(classes, channels)
+        nn.init.ones_(self.scale.weight)
+        nn.init.zeros_(self.shift.weight)
+
+    def forward(
+        self, x: Float[Tensor, "batch channels height width"], labels: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
+        return torch.addcmul(shift, self.norm(x), scale)
+
+
+class Stage(nn.Module):
+    """Nearest upsampling, 3x3 convolution, conditional batch norm, ReLU."""
+
+    def __init__(self, inputs: int, outputs: int, classes: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
+        self.norm = ConditionalBatchNorm(outputs, classes)
+
+    def forward(
+        self, x: Float[Tensor, "batch inputs height width"], labels: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch outputs taller wider"]:
+        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
+        return F.relu(self.norm(self.conv(x), labels))
+
+
+class Generator(nn.Module):
+    """``G(z, y)``: samples inside the pixel bounds of ``spec``, (batch, channels, height, width).
+
+    A linear layer makes the smallest map, from the latent vector and an embedding of the class; each
+    stage doubles it. Sizes that are no multiple are cropped. A sigmoid between the bounds keeps every
+    value a valid pixel: unbounded samples inflate all calibrated ranges.
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        channels, height, width = config.spec.shape
+        stages = stage_count(height, width)
+        self.map = (math.ceil(height / 2**stages), math.ceil(width / 2**stages))
+        widths = [channels_at(self.map[0] * 2**k, config.width) for k in range(stages + 1)]
+        self.embedding = nn.Embedding(config.classes, config.latent)
+        self.linear = nn.Linear(2 * config.latent, widths[0] * self.map[0] * self.map[1], bias=False)
+        self.norm = ConditionalBatchNorm(widths[0], config.classes)
+        self.stages = nn.ModuleList(Stage(a, b, config.classes) for a, b in pairwise(widths))
+        self.head = nn.Conv2d(widths[-1], channels, 3, padding=1)
+        low, high = torch.tensor(config.spec.low), torch.tensor(config.spec.high)
+        self.low: Tensor
+        self.span: Tensor
+        self.register_buffer("low", low.view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("span", (high - low).view(1, -1, 1, 1), persistent=False)
+
+    def forward(
+        self, z: Float[Tensor, "batch latent"], labels: Int[Tensor, "batch"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        _, height, width = self.config.spec.shape
+        x = self.linear(torch.cat([z, self.embedding(labels)], dim=1)).unflatten(1, (-1, *self.map))
+        x = F.relu(self.norm(x, labels))
+        for stage in self.stages:
+            x = stage(x, labels)
+        x = self.head(x)[:, :, :height, :width]
+        return torch.addcmul(self.low, self.span, torch.sigmoid(x))
+
+
+def stage_count(height: int, width: int) -> int:
+    """Doublings from the smallest map to the input: 1 at 8x8, 3 at 32x32, 4 from 64x64 up."""
+    return max(0, min(MOST_STAGES, int(min(height, width) / SMALLEST_MAP).bit_length() - 1))
+
+
+def channels_at(height: int, width: int) -> int:
+    """Channels of a map: halved with each doubling, from 4 x ``width`` down to ``width`` / 2.
+
+    So every stage costs about the same, and a 224x224 input less than the classifier itself.
+    """
+    return max(4, round(width * min(4.0, max(0.5, 2 * FULL_WIDTH / height))))

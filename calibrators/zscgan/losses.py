@@ -1,0 +1,41 @@
+"""The two losses of ZS-CGAN: the samples' labels and their batch-norm statistics."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn import functional as F
+
+from calibrators.zscgan.statistics import Moments, Target
+
+
+def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
+    """KL(N(mean, var) || N(target mean, target var)) of each channel, in nats.
+
+    ``((m - t)^2 + v) / (2 u) - log(v / u) / 2 - 1/2`` with both variances raised by the layer's eps, as
+    batch norm itself does (arXiv 2005.04136, section 3). Without the floor a stored variance of 1e-26,
+    which real checkpoints have, makes it infinite.
+    """
+    mean, variance = moments
+    variance, target_variance = variance + target.eps, target.variance + target.eps
+    ratio = variance / target_variance
+    return ((mean - target.mean) ** 2 / target_variance + ratio - torch.log(ratio) - 1) / 2
+
+
+def batch_norm_loss(moments: dict[str, Moments], targets: dict[str, Target]) -> Float[Tensor, ""]:
+    """Mean over the layers of the mean over the channels of ``gaussian_kl``."""
+    return torch.stack([gaussian_kl(moments[name], targets[name]).mean() for name in moments]).mean()
+
+
+def label_loss(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"], smoothing: float
+) -> Float[Tensor, ""]:
+    """Cross entropy to softened labels, in nats above its minimum.
+
+    Soft labels end the pull once a sample is classified well: pressed to zero, the hard cross entropy
+    inflates the activations of the last layers.
+    """
+    classes = logits.shape[1]
+    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    soft = torch.full((classes,), smoothing / classes, device=logits.device)
+    soft[0] += 1 - smoothing
+    return loss + torch.special.entr(soft).sum().neg()

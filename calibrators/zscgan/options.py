@@ -1,0 +1,41 @@
+"""Options of the generator and its training; free of torch, so that ``--help`` is instant."""
+
+from dataclasses import dataclass
+
+MIN_BATCH = 2
+SMALL_INPUT = 96 * 96
+"""Inputs up to this many pixels are trained in batches of 64, larger ones in batches of 16."""
+
+
+@dataclass(frozen=True)
+class ZSCGANOptions:
+    """How the generator is trained.
+
+    ``batch`` of 0 means 64 for inputs up to 96x96 pixels and 16 above. ``bn_weight`` multiplies the
+    batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of samples over
+    which the batch statistics are averaged.
+    """
+
+    steps: int = 300
+    batch: int = 0
+    latent: int = 64
+    width: int = 32
+    learning_rate: float = 2e-3
+    bn_weight: float = 10.0
+    label_smoothing: float = 0.001
+    window: int = 256
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"expected --gan-steps of at least 1, got {self.steps}")
+        if self.batch != 0 and self.batch < MIN_BATCH:
+            raise ValueError(
+                f"expected --gan-batch of at least {MIN_BATCH} (or 0 for the default), got {self.batch}"
+            )
+        if self.seed < 0:
+            raise ValueError(f"expected --seed of at least 0, got {self.seed}")
+
+    def batch_for(self, height: int, width: int) -> int:
+        """Batch size for inputs of this many pixels."""
+        return self.batch or (64 if height * width <= SMALL_INPUT else 16)

@@ -1,0 +1,127 @@
+"""Samples of a trained generator, its file, and its picture."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from calibrators.batches import Batch
+from calibrators.errors import GeneratorError
+from calibrators.files import write_atomic
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.training import draw
+
+FORMAT = "zscgan-convert generator"
+VERSION = 1
+
+
+@dataclass(frozen=True)
+class SyntheticBatches:
+    """``num_samples`` labelled samples, evenly over the classes; the same each time for the same seed.
+
+    Nothing is stored: each iteration runs the generator again, so memory depends on the batch alone.
+    """
+
+    generator: Generator
+    num_samples: int
+    batch_size: int
+    seed: int
+
+    def __iter__(self) -> Iterator[Batch]:
+        device = next(self.generator.parameters()).device
+        self.generator.eval()
+        with torch.no_grad():
+            z, labels = draw(self.generator.config, self.num_samples, self.seed, 0, device)
+            for some_z, some_labels in zip(
+                z.split(self.batch_size), labels.split(self.batch_size), strict=True
+            ):
+                yield self.generator(some_z, some_labels), some_labels
+
+
+@dataclass(frozen=True)
+class TrainedGenerator:
+    """A generator with where it came from: the classifier's fingerprint, its losses, the seconds it took."""
+
+    generator: Generator
+    fingerprint: str
+    history: tuple[tuple[int, float, float], ...]
+    seconds: float
+
+
+def save_generator(trained: TrainedGenerator, path: Path) -> Path:
+    """Write ``generator.pt``: plain values and tensors, read back with ``weights_only=True``."""
+    spec = trained.generator.config.spec
+    return save_torch(
+        {
+            "format": FORMAT,
+            "version": VERSION,
+            "config": {**asdict(trained.generator.config), "spec": asdict(spec)},
+            "weights": {name: value.cpu() for name, value in trained.generator.state_dict().items()},
+            "fingerprint": trained.fingerprint,
+            "history": list(trained.history),
+            "seconds": trained.seconds,
+        },
+        path,
+    )
+
+
+def load_generator(
+    path: Path, *, fingerprint: str, spec: InputSpec, device: torch.device
+) -> TrainedGenerator:
+    """The generator of ``generator.pt``, for the classifier and the inputs that it was trained for.
+
+    Raises GeneratorError for a file that can't be read, is something else, or belongs to another model.
+    """
+    document = load_torch(path)
+    if document.get("format") != FORMAT or document.get("version") != VERSION:
+        raise GeneratorError(
+            f"expected {path} to be a generator that zscgan-convert saved; check --generator"
+        )
+    if document["fingerprint"] != fingerprint:
+        raise GeneratorError(
+            f"expected {path} to be trained for this model (fingerprint {fingerprint[:12]}), but it was trained "
+            f"for another ({document['fingerprint'][:12]}); leave --generator out to train one"
+        )
+    values = document["config"]
+    config = GeneratorConfig(**{**values, "spec": InputSpec(**values["spec"])})
+    if config.spec != spec:
+        raise GeneratorError(
+            f"expected {path} to give inputs {spec}, but it gives {config.spec}; "
+            "leave --generator out, or give the same --input-shape, --mean and --std"
+        )
+    generator = Generator(config)
+    generator.load_state_dict(document["weights"])
+    generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    history = tuple((step, kl, label) for step, kl, label in document["history"])
+    return TrainedGenerator(generator.eval(), fingerprint, history, document["seconds"])
+
+
+def save_torch(document: dict[str, Any], path: Path) -> Path:
+    """Write ``document`` by ``torch.save``, whole or not at all."""
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
+    return write_atomic(path, buffer.getvalue())
+
+
+def load_torch(path: Path) -> dict[str, Any]:
+    """A document of ``save_torch``; no code in it is ever run. Raises GeneratorError."""
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise GeneratorError(
+            f"expected a generator at {path}, but there is no such file; check --generator"
+        ) from error
+    except Exception as error:  # torch.load raises whatever the bytes lead to
+        raise GeneratorError(
+            f"expected {path} to be a generator that zscgan-convert saved, but it can't be read "
+            f"({type(error).__name__}); check --generator"
+        ) from error
+    if not isinstance(document, dict):
+        raise GeneratorError(
+            f"expected {path} to be a generator that zscgan-convert saved; check --generator"
+        )
+    return document

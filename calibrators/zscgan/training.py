@@ -1,0 +1,153 @@
+"""Training the generator against the frozen classifier."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from calibrators.errors import GeneratorError
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.losses import batch_norm_loss, label_loss
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.statistics import BatchStatistics, MovingMoments, targets_from_model
+
+MAX_GRADIENT_NORM = 1.0
+MAX_SKIPPED = 10
+SEED_STRIDE = 1_000_003
+"""Between the random streams of two seeds; torch's CPU generator looks at the low 32 bits alone."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Losses of one step: batch-norm KL and label cross entropy (above its minimum), in nats."""
+
+    step: int
+    bn_kl: float
+    label: float
+
+
+@dataclass
+class TrainingState:
+    """All that a training run needs to go on after a stop."""
+
+    generator: Generator
+    optimizer: torch.optim.Optimizer
+    moving: MovingMoments
+    history: list[Step] = field(default_factory=list)
+    seconds: float = 0.0
+
+    @property
+    def step(self) -> int:
+        """Steps done."""
+        return len(self.history)
+
+    def dump(self) -> dict[str, Any]:
+        """Plain values and tensors, for ``torch.save``."""
+        return {
+            "generator": self.generator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "moving": self.moving.state(),
+            "history": [(s.step, s.bn_kl, s.label) for s in self.history],
+            "seconds": self.seconds,
+        }
+
+    def restore(self, dump: dict[str, Any]) -> None:
+        """Go on from ``dump``."""
+        self.generator.load_state_dict(dump["generator"])
+        self.optimizer.load_state_dict(dump["optimizer"])
+        self.moving.restore(dump["moving"])
+        self.history = [Step(*values) for values in dump["history"]]
+        self.seconds = dump["seconds"]
+
+
+def draw(
+    config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
+) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
+    """Latent vectors and labels of one step, the same on every device.
+
+    Labels run evenly through the classes, from an offset that moves on with each step. The random
+    numbers depend on seed and step alone, so a resumed run draws what an uninterrupted one would.
+    """
+    random = torch.Generator().manual_seed((seed * SEED_STRIDE + step) % 2**32)
+    z = torch.randn(count, config.latent, generator=random)
+    order = torch.randperm(config.classes, generator=torch.Generator().manual_seed(seed))
+    labels = order[(torch.arange(count) + step * count) % config.classes]
+    return z.to(device), labels.to(device)
+
+
+def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
+    """An untrained generator with its optimizer; the weights depend on ``options.seed`` alone."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(options.seed)
+        generator = Generator(config)
+    generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimizer = torch.optim.Adam(generator.parameters(), lr=options.learning_rate, betas=(0.5, 0.999))
+    batch = options.batch_for(*config.spec.shape[1:])
+    return TrainingState(generator, optimizer, MovingMoments(batch, options.window))
+
+
+def train_generator(
+    teacher: nn.Module,
+    spec: InputSpec,
+    classes: int,
+    options: ZSCGANOptions,
+    *,
+    state: TrainingState | None = None,
+    on_step: Callable[[TrainingState], None] = lambda _: None,
+) -> TrainingState:
+    """A generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
+
+    ``teacher`` is frozen and in eval mode; the generator is trained on its device. ``state`` goes on from
+    an earlier run; ``on_step`` is called after each step, and may save the state or raise to stop.
+
+    Raises GeneratorError if the losses stay NaN or infinite.
+    """
+    device = next(teacher.parameters()).device
+    state = state or new_state(GeneratorConfig(spec, classes, options.latent, options.width), options, device)
+    targets = targets_from_model(teacher)
+    batch, skipped = options.batch_for(*spec.shape[1:]), 0
+    state.generator.train()
+    with BatchStatistics(teacher) as statistics:
+        while state.step < options.steps:
+            started = time.perf_counter()
+            set_learning_rate(state, options)
+            z, labels = draw(state.generator.config, batch, options.seed, state.step, device)
+            logits = teacher(state.generator(z, labels))
+            bn_kl = batch_norm_loss(state.moving.update(statistics.moments()), targets)
+            label = label_loss(logits, labels, options.label_smoothing)
+            finite = descend(state, options.bn_weight * bn_kl + label)
+            skipped = 0 if finite else skipped + 1
+            if skipped > MAX_SKIPPED:
+                raise GeneratorError(
+                    f"the generator's loss stayed NaN or infinite for {skipped} steps (at step {state.step}); "
+                    "the batch-norm statistics may be broken. Give real images instead: --calib-data DIR"
+                )
+            state.history.append(Step(state.step, bn_kl.item(), label.item()))
+            state.seconds += time.perf_counter() - started
+            on_step(state)
+    state.generator.eval()
+    return state
+
+
+def set_learning_rate(state: TrainingState, options: ZSCGANOptions) -> None:
+    """Cosine from ``options.learning_rate`` to zero."""
+    rate = options.learning_rate * (1 + math.cos(math.pi * state.step / options.steps)) / 2
+    for group in state.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def descend(state: TrainingState, loss: Float[Tensor, ""]) -> bool:
+    """One optimizer step with clipped gradients; skips it and says False where a gradient is not finite."""
+    state.optimizer.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    norm = nn.utils.clip_grad_norm_(state.generator.parameters(), MAX_GRADIENT_NORM)
+    finite = bool(torch.isfinite(norm))
+    if finite:
+        state.optimizer.step()
+    return finite

@@ -1,0 +1,237 @@
+"""Weights out of a file, without running anything that the file says."""
+
+import argparse
+import json
+import os
+import pickle
+import re
+import struct
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from converter.errors import LoadError
+
+State = dict[str, Tensor]
+Kind = Literal["weights", "safetensors", "torchscript", "exported"]
+
+# Averaged weights come first: they are what the authors of such checkpoints evaluate.
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_PLAIN_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and AveragedModel; torch.compile
+_OPTIMIZER_KEYS = {"param_groups", "optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler"}
+_FOREIGN = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"%PDF", "a PDF"),
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the file itself"),
+    (b"<!doctype html", "a web page: the download did not give the file"),
+    (b"<html", "a web page: the download did not give the file"),
+)
+EXPECTED = (
+    "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive or an "
+    "ExportedProgram (.pt2)"
+)
+_SAFETENSORS_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def kind_of_file(path: Path) -> Kind:
+    """What ``path`` holds, told from its first bytes and its zip directory; raises LoadError for the rest."""
+    if path.is_dir():
+        raise LoadError(f"{path} is a folder; {EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror}") from error
+    if not head:
+        raise LoadError(f"{path} is empty (0 bytes); {EXPECTED}")
+    if path.suffix == ".onnx":
+        raise LoadError(
+            f"{path} is an ONNX model; {EXPECTED}. To build an engine from ONNX: zscgan-build {path}"
+        )
+    for magic, name in _FOREIGN:
+        if head.lower().startswith(magic.lower()):
+            raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if head.startswith(b"PK"):
+        return _kind_of_zip(path)
+    if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size:
+        return "safetensors"
+    return "weights"
+
+
+def _kind_of_zip(path: Path) -> Kind:
+    """What a zip archive holds: TorchScript, an ExportedProgram or a ``torch.save`` of anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        raise LoadError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
+    inner = {name.partition("/")[2] for name in names}
+    if names and all(name.endswith(".npy") for name in names):
+        raise LoadError(f"{path} is a NumPy archive (.npz), so data and no model; {EXPECTED}")
+    if "constants.pkl" in inner:
+        return "torchscript"
+    if "archive_format" in inner or "serialized_exported_program.json" in names:
+        return "exported"
+    if "data.pkl" in inner:
+        return "weights"
+    raise LoadError(f"{path} is a zip archive without a model in it; {EXPECTED}")
+
+
+def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
+    """What ``torch.save`` wrote to ``path``, on the CPU.
+
+    Without ``trust_pickle`` only tensors and plain containers are read (PyTorch's restricted unpickler),
+    so no code of the file runs. ``argparse.Namespace``, which training scripts like to store, is allowed:
+    it is a bag of values. Raises LoadError.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        raise LoadError(_refusal(path, str(error))) from error
+    except (AttributeError, ImportError) as error:
+        raise LoadError(
+            f"{path} needs code that can't be imported here: {error}; run from the folder that holds the "
+            "model's code, or save its state_dict instead: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    # A damaged pickle can fail in any way that its opcodes can.
+    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise LoadError(f"{path} is truncated, damaged or no checkpoint ({reason}); {EXPECTED}") from error
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """The message for a pickle that the restricted unpickler refused."""
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL ([\w.]+)", reason)
+    if found is None:
+        return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
+    return (
+        f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
+        "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
+        "--trust-pickle if you trust whoever made the file"
+    )
+
+
+def state_from_safetensors(path: Path) -> State:
+    """Tensors of a safetensors file: a JSON header with name, dtype, shape and byte range, then the bytes.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    data = bytearray(path.read_bytes())
+    try:
+        size = struct.unpack("<Q", data[:8])[0]
+        header = json.loads(data[8 : 8 + size])
+        header.pop("__metadata__", None)
+        state = {}
+        for name, entry in header.items():
+            start, end = (8 + size + offset for offset in entry["data_offsets"])
+            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
+            flat = (
+                torch.frombuffer(data[start:end], dtype=dtype) if end > start else torch.empty(0, dtype=dtype)
+            )
+            state[name] = flat.reshape(entry["shape"]).clone()
+        return state
+    except (struct.error, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
+        raise LoadError(f"{path} is a truncated or damaged safetensors file ({error})") from error
+
+
+def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...]]:
+    """The state_dict inside what a checkpoint holds, and notes on the choices made.
+
+    Looks one level into the usual keys; averaged (EMA) weights are preferred and noted. Prefixes of
+    DataParallel and ``torch.compile`` are removed. Raises LoadError where there are no named tensors.
+    """
+    if not isinstance(loaded, Mapping):
+        raise LoadError(f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}")
+    notes: tuple[str, ...] = ()
+    if not _is_state(loaded):
+        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if _is_state(loaded.get(k))), None)
+        if key is None:
+            raise LoadError(_no_state(loaded, path))
+        if key in _EMA_KEYS:
+            notes = (f"took the averaged (EMA) weights, entry {key!r} of {path.name}",)
+        loaded = loaded[key]
+    state = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    state.pop("n_averaged", None)  # AveragedModel's counter
+    state = without_wrappers(state)
+    quantized = next((name for name, value in state.items() if value.is_quantized), None)
+    if quantized is not None:
+        raise LoadError(f"{path} is already quantized (tensor {quantized}); expected the float model")
+    if any(name.endswith("._packed_params") for name in loaded):
+        raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
+    return state, notes
+
+
+def without_wrappers(state: State) -> State:
+    """``state`` without the prefixes ``module.`` and ``_orig_mod.``, in whatever order they were put on."""
+    while True:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if prefix is None or not state:
+            return state
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def without_common_prefix(state: State) -> State | None:
+    """``state`` without the one first part that all names share (``model.`` of Lightning), or None."""
+    firsts = {name.partition(".")[0] for name in state}
+    if len(firsts) != 1 or any("." not in name for name in state):
+        return None
+    return {name.partition(".")[2]: value for name, value in state.items()}
+
+
+def _is_state(value: object) -> bool:
+    """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    tensors = sum(isinstance(entry, Tensor) and isinstance(name, str) for name, entry in value.items())
+    return tensors > 0 and tensors * 2 >= len(value)
+
+
+def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
+    """The message for a dictionary without weights."""
+    keys = ", ".join(repr(key) for key in list(loaded)[:8]) or "none"
+    if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
+        return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
+    return (
+        f"{path} is a dictionary without a state_dict (keys: {keys}); expected names with tensors, or one of "
+        f"the keys {', '.join(_PLAIN_KEYS)} with them"
+    )
+
+
+@contextmanager
+def restricted_pickles() -> Iterator[None]:
+    """While inside, every ``torch.load`` is restricted to weights, also those that PyTorch itself makes."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

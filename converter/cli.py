@@ -1,0 +1,206 @@
+"""``zscgan-convert``: the command line. Nothing heavy is imported before the options are right."""
+
+import logging
+import shlex
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from calibrators.errors import CalibrationError
+from calibrators.inputs import PRESETS
+from calibrators.options import ALGORITHMS, CalibrationOptions
+from calibrators.zscgan.options import ZSCGANOptions
+from converter import __version__
+from converter.errors import ConversionError, OptionsError
+from converter.load_options import ModelOptions
+from converter.options import DEVICES, ConvertOptions, ImageOptions
+from engines.errors import EngineError
+from engines.options import ENGINES, BuildOptions, batch_from_shapes, capabilities_from_text
+
+FAILED, USAGE, MISSED, INTERRUPTED = 1, 2, 3, 130
+
+FilePath = click.Path(path_type=Path)
+
+
+class ShapeType(click.ParamType):
+    """``3x224x224`` as (3, 224, 224)."""
+
+    name = "CxHxW"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        parts = value.lower().split("x")
+        if len(parts) != 3 or not all(part.isdecimal() and int(part) > 0 for part in parts):
+            self.fail(
+                f"expected CxHxW of whole numbers from 1 up, for example 3x224x224, got {value!r}", param, ctx
+            )
+        return tuple(map(int, parts))
+
+
+class NumbersType(click.ParamType):
+    """``0.485,0.456,0.406`` as a tuple of floats; one number stands for all channels."""
+
+    name = "X[,X...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(float(part) for part in value.split(","))
+        except ValueError:
+            self.fail(
+                f"expected numbers with commas between, for example 0.485,0.456,0.406, got {value!r}",
+                param,
+                ctx,
+            )
+
+
+def option_group(*options: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Several ``click.option`` in the order in which the help shows them."""
+
+    def decorate(command: Any) -> Any:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+model_options = option_group(
+    click.option("--arch", metavar="NAME", help="torchvision name, package.module:callable or file.py:callable; "
+                 "absent: the torchvision architecture that fits the weights."),
+    click.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
+    click.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
+    click.option("--mean", type=NumbersType(), help="Mean of each channel, for pixels in [0, 1]."),
+    click.option("--std", type=NumbersType(), help="Standard deviation of each channel."),
+    click.option("--preset", type=click.Choice(list(PRESETS)), help="Usual mean, std and shape."),
+)  # fmt: skip
+
+sample_options = option_group(
+    click.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
+                 help="Training steps of the generator."),
+    click.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
+                 help="Samples a step."),
+    click.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
+    click.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True, help="Same seed, same result."),
+    click.option("--device", type=click.Choice(DEVICES), default=ConvertOptions.device, show_default=True,
+                 help="Where to train and calibrate."),
+)  # fmt: skip
+
+calibration_options = option_group(
+    click.option("--calibrator", "algorithm", type=click.Choice(ALGORITHMS), default=CalibrationOptions.algorithm,
+                 show_default=True, help="How the range of each activation is chosen."),
+    click.option("--percentile", type=float, default=CalibrationOptions.percentile, show_default=True,
+                 help="For --calibrator percentile."),
+    click.option("--calib-samples", "samples", type=int, default=CalibrationOptions.samples, show_default=True,
+                 help="Inputs to calibrate with."),
+    click.option("--calib-data", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Calibrate with real images and train no generator."),
+    click.option("--calibration-cache", type=FilePath, metavar="FILE",
+                 help="Ranges: read if the file exists and fits the weights, else written."),
+    click.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
+)  # fmt: skip
+
+engine_options = option_group(
+    click.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
+                 help="Engine to build; auto takes the best that works here and says which."),
+    click.option("--compute-capability", "capabilities", metavar="X.Y[,X.Y...]",
+                 default=",".join(BuildOptions.compute_capabilities), show_default=True,
+                 help="GPUs to build for ahead of time (tensorrt-rtx)."),
+    click.option("--min-shapes", default=str(BuildOptions.min_batch), show_default=True,
+                 help="Smallest batch or shape (tensorrt-rtx), such as 1 or input:1x3x224x224."),
+    click.option("--opt-shapes", default=str(BuildOptions.opt_batch), show_default=True, help="The usual one."),
+    click.option("--max-shapes", default=str(BuildOptions.max_batch), show_default=True, help="The largest one."),
+)  # fmt: skip
+
+image_options = option_group(
+    click.option("--val", type=FilePath, metavar="DIR|FILE.npz", help="Labelled images to measure accuracy with."),
+    click.option("--resize", type=int, metavar="PIXELS", help="Resize images to this shorter side."),
+    click.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
+    click.option("--max-drop", type=float, metavar="PERCENT",
+                 help="Exit with 3 where INT8 loses more top-1 on --val than this."),
+)  # fmt: skip
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.argument("model", metavar="MODEL")
+@click.option(
+    "--int8", is_flag=True, help="Quantize to INT8; required, so that a later default changes nothing."
+)
+@click.option("-o", "--output", type=FilePath, metavar="DIR", help="Output folder.  [default: NAME_int8]")
+@model_options
+@sample_options
+@calibration_options
+@image_options
+@engine_options
+@click.option("--json", "as_json", is_flag=True, help="The report on stdout as JSON.")
+@click.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too.")
+@click.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone.")
+@click.version_option(__version__, prog_name="zscgan-convert")
+def command(model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any) -> None:
+    """Turn the PyTorch classifier MODEL into an INT8 engine without any data.
+
+    MODEL is a state_dict (.pth, .pt), a TorchScript archive, an exported program (.pt2) or the name of a
+    torchvision classifier. Outputs: FP32 and INT8 ONNX, ranges, the generator and its samples, the engine and
+    report.json.
+    """
+    if not int8:
+        raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")
+    try:
+        options = options_from_flags(model, given)
+    except (ValueError, OptionsError) as error:
+        raise click.UsageError(str(error)) from error
+    sys.exit(run(options, as_json=as_json, verbose=verbose, quiet=quiet))
+
+
+def options_from_flags(model: str, given: dict[str, Any]) -> ConvertOptions:
+    """The flags as options. Raises ValueError or OptionsError, whose messages name the flag."""
+
+    def some(kind: type[Any]) -> dict[str, Any]:
+        names = {entry.name for entry in fields(kind)} - {"model"}
+        return {name: value for name, value in given.items() if name in names}
+
+    batches = (batch_from_shapes(given[f"{k}_shapes"], f"--{k}-shapes") for k in ("min", "opt", "max"))
+    return ConvertOptions(
+        model=ModelOptions(model=model, **some(ModelOptions)),
+        synthesis=ZSCGANOptions(**some(ZSCGANOptions)),
+        calibration=CalibrationOptions(**some(CalibrationOptions)),
+        images=ImageOptions(**some(ImageOptions)),
+        build=BuildOptions(capabilities_from_text(given["capabilities"]), *batches),
+        **some(ConvertOptions),
+    )
+
+
+def run(options: ConvertOptions, *, as_json: bool, verbose: int, quiet: bool) -> int:
+    """Convert and print the result; the exit code. A user's mistake ends with one message."""
+    from converter.console import Reporter
+    from converter.pipeline import convert
+    from converter.summary import missed_gate, summary
+
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
+    try:
+        report = convert(options, Reporter(quiet=quiet), shlex.join(["zscgan-convert", *sys.argv[1:]]))
+    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
+        if verbose > 1:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        return USAGE if isinstance(error, OptionsError) else FAILED
+    except KeyboardInterrupt:
+        click.echo("interrupted; the same command goes on with the training where it was saved", err=True)
+        return INTERRUPTED
+    missed = missed_gate(report, options.max_drop)
+    click.echo(summary(report, missed), err=as_json)
+    if as_json:
+        click.echo(report.to_json(), nl=False)
+    return MISSED if missed else 0
+
+
+def main() -> None:
+    """The console script."""
+    command()

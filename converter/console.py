@@ -1,0 +1,92 @@
+"""What a person sees on stderr while the conversion runs: a line for each stage, progress within it."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+LOG_EVERY_S = 15.0
+
+Advance = Callable[[int, str], None]
+"""Called with the number of units done and a short note."""
+
+
+@dataclass
+class Stage:
+    """One stage of the pipeline: its name, how long it took and what came of it."""
+
+    name: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass
+class Reporter:
+    """Prints stages, notes and progress on stderr; ``quiet`` prints warnings alone.
+
+    ``stages`` and ``warnings`` keep what was said, for the report.
+    """
+
+    quiet: bool = False
+    stages: list[Stage] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[Stage]:
+        """Times the block; prints the stage's line when the block ends well."""
+        stage = Stage(name)
+        started = time.perf_counter()
+        yield stage
+        stage.seconds = time.perf_counter() - started
+        self.stages.append(stage)
+        self.say(f"{name:<12} {stage.seconds:7.1f} s  {stage.detail}")
+
+    def say(self, text: str) -> None:
+        """A line for the reader, unless quiet."""
+        if not self.quiet:
+            self.console.print(text, markup=False)
+
+    def warn(self, text: str) -> None:
+        """A line that is printed even when quiet, and kept for the report."""
+        self.warnings.append(text)
+        self.console.print(f"warning: {text}", markup=False, style="yellow")
+
+    @contextmanager
+    def progress(self, name: str, total: int) -> Iterator[Advance]:
+        """A bar on a terminal; elsewhere a plain line every 15 seconds, so that logs stay short."""
+        if self.quiet:
+            yield lambda _done, _note="": None
+        elif sys.stderr.isatty():
+            columns = (
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.completed}/{task.total}"),
+            )
+            bar = Progress(
+                *columns,
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[note]}"),
+                console=self.console,
+                transient=True,
+            )
+            with bar:
+                task = bar.add_task(name, total=total, note="")
+                yield lambda done, note="": bar.update(task, completed=done, note=note)
+        else:
+            yield self._log_lines(name, total)
+
+    def _log_lines(self, name: str, total: int) -> Advance:
+        last = time.monotonic()
+
+        def advance(done: int, note: str = "") -> None:
+            nonlocal last
+            if time.monotonic() - last >= LOG_EVERY_S:
+                last = time.monotonic()
+                self.say(f"  {name} {done}/{total}  {note}".rstrip())
+
+        return advance

@@ -1,0 +1,217 @@
+"""A classifier as one graph in two forms that share every name: an FX module and an FP32 ONNX model."""
+
+import copy
+import logging
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from calibrators.inputs import InputSpec
+from converter.alignment import INPUT, align, cleaned_onnx, value_name
+from converter.errors import CaptureError
+from converter.fold import fold_batch_norms
+
+LOGITS, BATCH = "logits", "batch"
+
+_OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
+
+
+@dataclass(frozen=True)
+class FoldedGraph:
+    """The classifier in eval mode with its batch norms folded, twice.
+
+    ``module(x)`` gives the logits. It is a plain FX graph of ATen calls, and ``value_name(node)`` is the name
+    of the same value in ``onnx``; input and output are ``input`` and ``logits``. Its parameters are its own,
+    trainable, and carry the names of the ONNX initializers. It works for every batch size, in eval mode only.
+
+    ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of
+    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other.
+    """
+
+    module: fx.GraphModule
+    onnx: onnx.ModelProto
+
+
+def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
+    """``model`` in eval mode as a graph with its batch norms folded.
+
+    ``model`` moves to ``device`` and is put in eval mode; its weights are left as they are. Raises
+    CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
+    give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
+    """
+    model.eval().to(device)
+    x = torch.zeros(2, *spec.shape, device=device)
+    _check_forward(model, x)
+    with _silent_exporters(), torch.no_grad():
+        folded = _exported(model, x).module(check_guards=False)
+        fold_batch_norms(folded)
+        program = _onnx_program(_exported(folded, x), x)
+    assert program.exported_program is not None
+    proto = cleaned_onnx(program.model_proto, batch=BATCH)
+    module = _plain_module(program.exported_program.module(check_guards=False))
+    align(module, proto)
+    return FoldedGraph(module, proto)
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph, keeping the named values and freeing the others after their last use."""
+
+    def __init__(self, module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(module)
+        self.names = frozenset(names)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if (name := value_name(node)) in self.names:
+            self.values[name] = value
+        return value
+
+
+@torch.no_grad()
+def observe(
+    module: fx.GraphModule, x: Float[Tensor, "batch channels height width"], names: Collection[str]
+) -> tuple[Float[Tensor, "batch classes"], dict[str, Tensor]]:
+    """Logits for ``x`` and the named intermediate values, in the graph's order, without gradients.
+
+    Raises ValueError for a name that the graph doesn't have.
+    """
+    observer = _Observer(module, names)
+    logits = observer.run(x)
+    if missing := sorted(observer.names - observer.values.keys()):
+        raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
+    return logits, observer.values
+
+
+@torch.no_grad()
+def largest_difference(graph: FoldedGraph, x: Float[Tensor, "batch channels height width"]) -> float:
+    """Largest |difference| between the logits of the FX module and those of ONNX Runtime for ``x``."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(
+        graph.onnx.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    theirs = session.run([LOGITS], {INPUT: x.cpu().numpy()})[0]
+    return float(np.abs(graph.module(x).cpu().numpy() - theirs).max())
+
+
+def _check_forward(model: nn.Module, x: Tensor) -> None:
+    """Raise CaptureError unless ``model(x)`` gives logits; ``x`` holds a batch of 2."""
+    shape = "x".join(map(str, x.shape[1:]))
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except Exception as error:
+        raise CaptureError(
+            f"expected a network that takes inputs of {shape}, but it failed on one: {_first_line(error)}; "
+            "check --input-shape"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise CaptureError(
+            f"expected a network that returns one tensor of logits, got {type(logits).__name__}; "
+            "wrap it in a module that returns the logits alone, and name that with --arch"
+        )
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise CaptureError(
+            f"expected logits of shape [{len(x)}, classes] for a batch of {len(x)}, "
+            f"got {list(logits.shape)}; the network must be a classifier that takes any batch size"
+        )
+
+
+def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
+    except Exception as error:
+        raise CaptureError(_refusal(error)) from error
+
+
+def _refusal(error: Exception) -> str:
+    """What to tell the user about a failure of torch.export."""
+    text = str(error)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (?!_)', text)
+    place = f" ({places[-1][0]}:{places[-1][1]})" if places else ""
+    if "Constraints violated" in text or "specialized" in text.split("\n\n", maxsplit=1)[0]:
+        return (
+            "expected a network that takes any batch size, but its forward fixes the batch"
+            f"{place}; write x.flatten(1), or sizes taken from x.shape[0], in place of a number"
+        )
+    if "data-dependent" in text:
+        return (
+            "expected a network with one fixed flow of control, but its forward branches on the values of a "
+            f"tensor{place}; use torch.where, or keep one branch for inference"
+        )
+    return (
+        f"torch.export can't trace the network{place}: {_first_line(error)}; change its forward accordingly"
+    )
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0].rstrip(".;:") if lines else type(error).__name__
+
+
+def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            (x,),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=[INPUT],
+            output_names=[LOGITS],
+            verbose=False,
+        )
+    except Exception as error:
+        raise CaptureError(
+            f"torch.onnx can't write the network as ONNX: {_first_line(error)}; "
+            "replace the operator that it names, or use a newer PyTorch"
+        ) from error
+    assert onnx_program is not None
+    return onnx_program
+
+
+@contextmanager
+def _silent_exporters() -> Iterator[None]:
+    """No log records meanwhile: on a failure torch logs whole graphs, and we raise one message instead."""
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logging.disable(before)
+
+
+def _plain_module(exported: fx.GraphModule) -> fx.GraphModule:
+    """A copy without what torch.export adds: input guards, pytrees, refusing train() and eval().
+
+    The result takes the ONNX model's name for it.
+    """
+    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
+    result = next(node for node in exported.graph.nodes if node.op == "output").args[0][0]
+    for node in exported.graph.nodes:
+        if node.op == "placeholder":
+            copies[node] = graph.placeholder(INPUT)
+        elif node is result:
+            args = fx.map_arg(node.args, copies.__getitem__)
+            kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
+            copies[node] = graph.create_node(node.op, node.target, args, kwargs, name=LOGITS)
+        elif node.op == "output":
+            graph.output(copies[result])
+        elif node.op != "get_attr" or node.users:
+            copies[node] = graph.node_copy(node, copies.__getitem__)
+        if node in copies:
+            copies[node].meta = {"val": node.meta["val"]} if "val" in node.meta else {}
+    module = copy.deepcopy(fx.GraphModule(exported, graph))
+    for parameter in module.parameters():
+        parameter.requires_grad_(True)
+    return module.eval()

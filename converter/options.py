@@ -1,0 +1,70 @@
+"""All that the command line decides, checked together; free of heavy imports."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from calibrators.options import CalibrationOptions
+from calibrators.zscgan.options import ZSCGANOptions
+from converter.errors import OptionsError
+from converter.load_options import ModelOptions
+from engines.options import BuildOptions
+
+DEVICES = ("auto", "cpu", "cuda")
+
+
+@dataclass(frozen=True)
+class ImageOptions:
+    """Real images: ``calib_data`` calibrates in place of samples, ``val`` measures accuracy.
+
+    Both are folders or .npz files. Images are resized so that the shorter side is ``resize``, then cropped to
+    ``crop`` in the centre; None leaves them as they are.
+    """
+
+    calib_data: Path | None = None
+    val: Path | None = None
+    resize: int | None = None
+    crop: int | None = None
+
+    def __post_init__(self) -> None:
+        for flag, size in (("--resize", self.resize), ("--crop", self.crop)):
+            if size is not None and size < 1:
+                raise OptionsError(f"expected {flag} of at least 1 pixel, got {size}")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """One conversion.
+
+    ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
+    ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
+    ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts as passed.
+    """
+
+    model: ModelOptions
+    synthesis: ZSCGANOptions = field(default_factory=ZSCGANOptions)
+    calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
+    images: ImageOptions = field(default_factory=ImageOptions)
+    build: BuildOptions = field(default_factory=BuildOptions)
+    engine: str = "auto"
+    output: Path | None = None
+    generator: Path | None = None
+    calibration_cache: Path | None = None
+    recalibrate: bool = False
+    device: str = "auto"
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.max_drop is not None and self.images.val is None:
+            raise OptionsError(
+                "--max-drop compares accuracies, which takes labelled images: add --val DIR or --val FILE.npz"
+            )
+        if self.max_drop is not None and not 0 <= self.max_drop <= 100:
+            raise OptionsError(f"expected --max-drop between 0 and 100 percent points, got {self.max_drop}")
+        if self.generator is not None and self.images.calib_data is not None:
+            raise OptionsError(
+                "--generator and --calib-data exclude each other: samples or real images, type one"
+            )
+        if self.recalibrate and self.calibration_cache is None:
+            raise OptionsError(
+                "--recalibrate writes a calibration cache anew: name it with --calibration-cache FILE"
+            )

@@ -1,0 +1,337 @@
+"""The whole way from MODEL to engine and report, a function a stage."""
+
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from calibrators.batches import Batches
+from calibrators.cache import save_cache
+from calibrators.calibrate import calibrate
+from calibrators.files import write_atomic
+from calibrators.inputs import InputSpec
+from calibrators.ranges import Ranges, save_ranges
+from calibrators.zscgan.picture import save_picture
+from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, save_generator
+from converter.alignment import INPUT
+from converter.console import Reporter
+from converter.errors import CaptureError
+from converter.graph import FoldedGraph, graph_from_model, observe
+from converter.inputs import Inputs, inputs_from_options
+from converter.options import ConvertOptions
+from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.qdq import qdq_from_onnx
+from converter.report import REPORT, Report, new_report, save_report
+from converter.synthesis import generator_from_teacher
+from converter.verify import Predictions, predictions
+from converter.workspace import Workspace
+from engines.benchmark import compare
+from engines.onnxruntime import OnnxRuntimeEngine, int8_kernels
+from engines.onnxruntime import build as build_onnxruntime
+from engines.options import BenchOptions
+from engines.tensorrt_rtx import engine_from_onnx
+
+FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
+CPU_ENGINE, RTX_ENGINE = "model.onnxruntime.onnx", "model.tensorrt-rtx.plan"
+BENCH_BATCHES = (1, 8)
+SAME = 1e-3
+"""FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+GOOD_LABELS = 80.0
+"""Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
+
+
+def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report:
+    """Run every stage; the outputs are in the output folder when this returns.
+
+    Raises ConversionError, CalibrationError or EngineError for what the user can mend. Then no output folder
+    is left; the training of the generator is kept beside it for the next try.
+    """
+    started = time.perf_counter()
+    inputs = inputs_from_options(options, reporter)
+    report = new_report(options, inputs, command)
+    with Workspace(options.output or Path(f"{inputs.teacher.name}_int8")) as workspace:
+        graph = capture(inputs, workspace, reporter, report)
+        baseline = fp32_baseline(inputs, workspace, reporter)
+        generator = synthesise(inputs, options, workspace, reporter, report)
+        plan = plan_from_onnx(graph.onnx)
+        ranges = calibrated(inputs, options, graph, plan, generator, reporter)
+        save_calibration(ranges, options, workspace)
+        quantize(graph, plan, ranges, workspace, reporter, report)
+        build(inputs, options, workspace, reporter, report)
+        verify(inputs, options, baseline, generator, workspace, reporter, report)
+        measure(workspace, reporter, report)
+        report.finish(reporter, time.perf_counter() - started, workspace)
+        save_report(report, workspace.path(REPORT))
+    return report
+
+
+def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Report) -> FoldedGraph:
+    """The folded graph, and its FP32 ONNX in the workspace, compared with the teacher on random pixels.
+
+    Raises CaptureError where the two differ by more than rounding.
+    """
+    teacher = inputs.teacher
+    with reporter.stage("capture") as stage:
+        graph = graph_from_model(teacher.module, teacher.spec, inputs.device)
+        write_atomic(workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
+        x = random_pixels(teacher.spec, 4, report.seed).to(inputs.device)
+        with torch.no_grad():
+            ours = teacher.module(x).cpu().numpy()
+        with OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
+            difference = float(np.abs(ours - engine.run(x.cpu().numpy())).max())
+        if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
+            raise CaptureError(
+                f"the FP32 ONNX model and PyTorch differ by {difference:.3g} in a logit of at most "
+                f"{np.abs(ours).max():.3g}; the network does something that torch.onnx writes wrongly"
+            )
+        stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, logits within {difference:.1e}"
+    report.model["onnx_largest_difference"] = difference
+    return graph
+
+
+def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> Predictions | None:
+    """What the FP32 network says to the images of ``--val``: read before the long work, in case one is broken."""
+    if inputs.val is None:
+        return None
+    with reporter.stage("baseline") as stage, OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
+        with reporter.progress("baseline", inputs.val.num_samples) as advance:
+            baseline = predictions(engine.run, inputs.val, lambda done: advance(done, ""))
+        stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {inputs.val.num_samples} images"
+    chance = 100.0 / max(2, inputs.teacher.classes)
+    if baseline.top1 < 2 * chance:
+        reporter.warn(
+            f"the FP32 network is right on only {baseline.top1:.1f} % of --val, hardly more than chance; check "
+            "--mean, --std, --resize, --crop and the order of the labels"
+        )
+    return baseline
+
+
+def synthesise(
+    inputs: Inputs, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
+) -> TrainedGenerator | None:
+    """A trained generator, unless real images or cached ranges take its place; its file and its picture."""
+    if options.generator is None and (inputs.calib is not None or inputs.cached is not None):
+        return None
+    with reporter.stage("synthesis") as stage:
+        trained = generator_from_teacher(
+            inputs.teacher,
+            inputs.fingerprint,
+            options.synthesis,
+            reuse=options.generator,
+            checkpoint=workspace.checkpoint,
+            device=inputs.device,
+            reporter=reporter,
+        )
+        quality = sample_quality(inputs.teacher.module, samples(trained, inputs, options))
+        save_generator(trained, workspace.path("generator.pt"))
+        names = inputs.teacher.class_names
+        save_picture(
+            trained.generator, workspace.path("samples.png"), seed=options.synthesis.seed, class_names=names
+        )
+        stage.detail = (
+            f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}, "
+            f"{quality.label_accuracy:.1f} % of samples have their label"
+        )
+    report.synthesis = {
+        "steps": len(trained.history),
+        "seconds": round(trained.seconds, 3),
+        "bn_kl": quality.bn_kl,
+        "label_accuracy": quality.label_accuracy,
+        "reused": options.generator is not None,
+    }
+    if quality.label_accuracy < GOOD_LABELS:
+        reporter.warn(
+            f"the classifier gives the wanted label to only {quality.label_accuracy:.1f} % of the samples; "
+            "more --gan-steps make better ones"
+        )
+    return trained
+
+
+def samples(
+    trained: TrainedGenerator, inputs: Inputs, options: ConvertOptions, *, fresh: bool = False
+) -> SyntheticBatches:
+    """Samples for calibration, or ``fresh`` ones of another seed to verify with."""
+    seed = options.synthesis.seed + (1 if fresh else 0)
+    return SyntheticBatches(trained.generator, options.calibration.samples, inputs.batch, seed)
+
+
+def calibrated(
+    inputs: Inputs,
+    options: ConvertOptions,
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    generator: TrainedGenerator | None,
+    reporter: Reporter,
+) -> Ranges:
+    """A range for every tensor of the plan: from the cache, from real images or from samples."""
+    if inputs.cached is not None:
+        with reporter.stage("calibration") as stage:
+            ranges = inputs.cached.selected(plan.observed)
+            stage.detail = f"{len(ranges.amax)} ranges from {options.calibration_cache}"
+        if inputs.cached.fingerprint is None:
+            reporter.warn(
+                f"{options.calibration_cache} doesn't say for which weights it was made; its ranges were taken "
+                "as they are (--recalibrate measures them anew)"
+            )
+        return ranges
+    if inputs.calib is not None:
+        data: Batches = inputs.calib
+    else:
+        assert generator is not None
+        data = samples(generator, inputs, options)
+
+    def observed(x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
+        return observe(graph.module, x.to(inputs.device), plan.observed)[1]
+
+    with (
+        reporter.stage("calibration") as stage,
+        reporter.progress("calibration", data.num_samples) as advance,
+    ):
+        result = calibrate(
+            observed, data, options=options.calibration, on_batch=lambda done: advance(done, "")
+        )
+        amax = dict(result.amax)
+        if inputs.calib is None and INPUT in amax:  # known without any data: the brightest or darkest pixel
+            amax[INPUT] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
+        source = "zscgan" if inputs.calib is None else "images"
+        stage.detail = (
+            f"{options.calibration.algorithm}, {len(amax)} ranges from {result.samples} {source} inputs"
+        )
+    if result.dead:
+        reporter.warn(
+            f"always zero on every input, range set to {amax[result.dead[0]]:g}: {', '.join(result.dead)}"
+        )
+    return Ranges(
+        amax,
+        options.calibration.algorithm,
+        result.samples,
+        options.synthesis.seed,
+        source,  # type: ignore[arg-type]
+        inputs.fingerprint,
+    )
+
+
+def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:
+    """``calibration.json`` and TensorRT's ``calibration.cache``; also to ``--calibration-cache``."""
+    save_ranges(ranges, workspace.path("calibration.json"))
+    save_cache(ranges, workspace.path("calibration.cache"))
+    path = options.calibration_cache
+    if path is not None and (options.recalibrate or not path.exists()):
+        save_ranges(ranges, path.with_suffix(".json"))
+        if path.suffix != ".json":
+            save_cache(ranges, path)
+
+
+def quantize(
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    ranges: Ranges,
+    workspace: Workspace,
+    reporter: Reporter,
+    report: Report,
+) -> None:
+    """The INT8 ONNX with Q/DQ in the workspace, checked by ``onnx.checker``."""
+    with reporter.stage("quantize") as stage:
+        model = qdq_from_onnx(graph.onnx, plan, ranges.amax)
+        onnx.checker.check_model(model, full_check=True)
+        write_atomic(workspace.path(INT8_ONNX), model.SerializeToString())
+        stage.detail = (
+            f"{len(plan.weights)} weights and {len(plan.activations)} activations in INT8 -> {INT8_ONNX}"
+        )
+    report.calibration = {
+        "algorithm": ranges.algorithm,
+        "samples": ranges.samples,
+        "source": ranges.source,
+        "ranges": ranges.amax,
+    }
+    report.quantization = {"weights": len(plan.weights), "activations": len(plan.activations)}
+
+
+def build(
+    inputs: Inputs, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
+) -> None:
+    """The engine that was chosen; the ONNX Runtime engine always, as it is what verifies here."""
+    with reporter.stage("engine") as stage:
+        build_onnxruntime(workspace.path(INT8_ONNX), workspace.path(CPU_ENGINE))
+        integer, convolutions = int8_kernels(workspace.path(CPU_ENGINE))
+        stage.detail = (
+            f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
+        )
+    report.quantization |= {"convolutions": convolutions, "int8_convolutions": integer}
+    if inputs.engine != "tensorrt-rtx":
+        return
+    with reporter.stage("engine") as stage:
+        plan = engine_from_onnx(workspace.path(INT8_ONNX), workspace.path(RTX_ENGINE), options.build)
+        capabilities = ", ".join(options.build.compute_capabilities)
+        stage.detail = (
+            f"TensorRT for RTX, {plan.stat().st_size / 1e6:.1f} MB for {capabilities} -> {RTX_ENGINE}"
+        )
+    reporter.warn(
+        "a TensorRT for RTX plan runs on its GPU only: agreement, accuracy and throughput below are those of the "
+        "same INT8 network in ONNX Runtime on this CPU"
+    )
+
+
+def verify(
+    inputs: Inputs,
+    options: ConvertOptions,
+    baseline: Predictions | None,
+    generator: TrainedGenerator | None,
+    workspace: Workspace,
+    reporter: Reporter,
+    report: Report,
+) -> None:
+    """Agreement of FP32 and INT8 on fresh samples, and on the images of ``--val`` also their accuracy."""
+    if generator is None and inputs.val is None:
+        reporter.warn("neither samples nor --val: how often INT8 agrees with FP32 was not measured")
+        return
+    with (
+        reporter.stage("verify") as stage,
+        OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32,
+        OnnxRuntimeEngine(workspace.path(CPU_ENGINE)) as int8,
+    ):
+        found = []
+        if generator is not None:
+            fresh = samples(generator, inputs, options, fresh=True)
+            agreement = predictions(fp32.run, fresh).agreement(predictions(int8.run, fresh))
+            report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
+            found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
+        if inputs.val is not None:
+            assert baseline is not None
+            with reporter.progress("verify", inputs.val.num_samples) as advance:
+                quantized = predictions(int8.run, inputs.val, lambda done: advance(done, ""))
+            report.accuracy = {
+                "images": inputs.val.num_samples,
+                "fp32_top1": baseline.top1,
+                "int8_top1": quantized.top1,
+                "agreement": baseline.agreement(quantized),
+            }
+            found.append(f"{report.accuracy['agreement']:.2f} % on {inputs.val.num_samples} images of --val")
+        stage.detail = ", ".join(found)
+
+
+def measure(workspace: Workspace, reporter: Reporter, report: Report) -> None:
+    """Throughput of FP32 and INT8 in ONNX Runtime, by trtexec's rules, in one alternating run."""
+    with (
+        reporter.stage("benchmark") as stage,
+        OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32,
+        OnnxRuntimeEngine(workspace.path(CPU_ENGINE)) as int8,
+    ):
+        results = compare([fp32, int8], BenchOptions(batches=BENCH_BATCHES))
+        report.throughput = [result.to_json() for result in results]
+        ratios = [b.images_per_s / a.images_per_s for a, b in zip(results[::2], results[1::2], strict=True)]
+        pairs = zip(BENCH_BATCHES, ratios, strict=True)
+        stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
+
+
+def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:
+    """Uniform random pixels, normalised."""
+    random = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(seed))
+    low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (spec.low, spec.high))
+    return low + random * (high - low)

@@ -1,0 +1,54 @@
+"""The last lines on the terminal: the result, the run time, and what to type next."""
+
+from converter.report import Report
+
+
+def missed_gate(report: Report, max_drop: float | None) -> str:
+    """Why ``--max-drop`` was missed; empty where it was met or not set."""
+    if max_drop is None or report.accuracy is None:
+        return ""
+    drop = report.accuracy["fp32_top1"] - report.accuracy["int8_top1"]
+    if drop <= max_drop:
+        return ""
+    return f"INT8 loses {drop:.2f} points of top-1, more than --max-drop {max_drop:g}"
+
+
+def summary(report: Report, missed: str) -> str:
+    """A few lines for a person."""
+    lines = [""]
+    if report.accuracy is not None:
+        a = report.accuracy
+        lines.append(
+            f"top-1 on {a['images']} images: FP32 {a['fp32_top1']:.2f} %, INT8 {a['int8_top1']:.2f} % "
+            f"({a['int8_top1'] - a['fp32_top1']:+.2f} points); same class on {a['agreement']:.2f} %"
+        )
+    if report.agreement is not None:
+        lines.append(f"same class as FP32 on {report.agreement['synthetic_top1']:.2f} % of fresh samples")
+    lines += [
+        throughput_line(report, batch) for batch in dict.fromkeys(t["batch"] for t in report.throughput)
+    ]
+    lines += [f"{name:<24} {path}" for name, path in report.artifacts.items()]
+    verdict = f"MISSED: {missed}; built all the same," if missed else "PASSED"
+    lines += ["", f"{verdict} in {report.seconds:.1f} s", f"next: {next_command(report)}"]
+    return "\n".join(lines)
+
+
+def throughput_line(report: Report, batch: int) -> str:
+    """FP32 beside INT8 at one batch."""
+    speed = {t["precision"]: t["images_per_s"] for t in report.throughput if t["batch"] == batch}
+    return (
+        f"ONNX Runtime, batch {batch}: FP32 {speed['fp32']:.1f} images/s, INT8 {speed['int8']:.1f} images/s "
+        f"({speed['int8'] / speed['fp32']:.2f} x)"
+    )
+
+
+def next_command(report: Report) -> str:
+    """What a user will probably want now."""
+    if report.accuracy is None:
+        return f"{report.command} --val DIR  (accuracy on labelled images)"
+    files = [
+        path
+        for name, path in report.artifacts.items()
+        if name in ("model.fp32.onnx", "model.onnxruntime.onnx")
+    ]
+    return f"zscgan-bench {' '.join(files)} --batch 1,8,32"

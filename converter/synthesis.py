@@ -1,0 +1,76 @@
+"""The stage that makes samples: a generator trained, taken up again after a stop, or reused from a file."""
+
+from pathlib import Path
+
+import torch
+
+from calibrators.zscgan.checkpoint import (
+    SAVE_EVERY_S,
+    checkpointing,
+    restore_checkpoint,
+    run_key,
+    save_checkpoint,
+)
+from calibrators.zscgan.generator import GeneratorConfig
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import TrainedGenerator, load_generator
+from calibrators.zscgan.training import TrainingState, new_state, train_generator
+from converter.console import Reporter
+from converter.interrupt import InterruptAfterStep
+from converter.load import Teacher
+
+KL_MEAN_STEPS = 20
+
+
+def generator_from_teacher(
+    teacher: Teacher,
+    fingerprint: str,
+    options: ZSCGANOptions,
+    *,
+    reuse: Path | None,
+    checkpoint: Path,
+    device: torch.device,
+    reporter: Reporter,
+) -> TrainedGenerator:
+    """A generator for ``teacher``, from the file ``reuse`` or trained.
+
+    Training saves its state to ``checkpoint`` from time to time and when it is interrupted, and goes on from
+    there if the file belongs to the same run. Raises KeyboardInterrupt after the step in which a signal came.
+    """
+    if reuse is not None:
+        return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
+    config = GeneratorConfig(teacher.spec, teacher.classes, options.latent, options.width)
+    state, key = new_state(config, options, device), run_key(fingerprint, teacher.spec, options)
+    if restore_checkpoint(state, checkpoint, key):
+        reporter.say(f"going on from step {state.step} of {options.steps}, saved by an earlier run")
+    state = train(teacher, state, options, checkpoint, key, reporter)
+    history = tuple((step.step, step.bn_kl, step.label) for step in state.history)
+    return TrainedGenerator(state.generator, fingerprint, history, state.seconds)
+
+
+def train(
+    teacher: Teacher,
+    state: TrainingState,
+    options: ZSCGANOptions,
+    checkpoint: Path,
+    key: str,
+    reporter: Reporter,
+) -> TrainingState:
+    """``train_generator`` with progress, checkpoints and a clean stop."""
+    save_sometimes = checkpointing(checkpoint, key)
+    with InterruptAfterStep() as interrupt, reporter.progress("synthesis", options.steps) as advance:
+
+        def on_step(state: TrainingState) -> None:
+            recent = state.history[-KL_MEAN_STEPS:]
+            advance(state.step, f"BN KL {sum(step.bn_kl for step in recent) / len(recent):.4f}")
+            if interrupt.requested:
+                save_checkpoint(state, checkpoint, key)
+                raise KeyboardInterrupt
+            save_sometimes(state)
+
+        # channels_last makes convolutions on a CPU up to twice as fast.
+        module = teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        state = train_generator(module, teacher.spec, teacher.classes, options, state=state, on_step=on_step)
+    if state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
+        save_checkpoint(state, checkpoint, key)
+    return state

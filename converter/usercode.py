@@ -1,0 +1,104 @@
+"""The user's own network: ``package.module:callable`` and ``file.py:callable``."""
+
+import difflib
+import importlib
+import importlib.util
+import sys
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+
+from torch import nn
+
+from converter.errors import ArchitectureError
+
+FORMS = "--arch torchvision_name | package.module:callable | file.py:callable"
+
+
+def module_from_callable(arch: str) -> nn.Module:
+    """The network that the callable named by ``arch`` returns; it is called without arguments.
+
+    The folder of ``file.py``, or the current one for a package, is on ``sys.path`` until it has returned.
+    Raises ArchitectureError with the file and line of an error in the user's code.
+    """
+    place, _, name = arch.rpartition(":")
+    if not place or not name:
+        raise ArchitectureError(f"expected {FORMS}, got --arch {arch}")
+    file = Path(place) if place.endswith(".py") else None
+    if file is not None and not file.is_file():
+        raise ArchitectureError(f"--arch {arch}: there is no file {file}")
+    with _on_sys_path(file.resolve().parent if file else Path.cwd()):
+        try:
+            code = _module_from_file(file) if file else importlib.import_module(place)
+        except Exception as error:  # the user's file can raise anything
+            raise ArchitectureError(_user_error(arch, "importing", error, file)) from error
+        build = getattr(code, name, None)
+        if not callable(build):
+            raise ArchitectureError(_no_callable(arch, code, name))
+        try:
+            network = build()
+        except Exception as error:  # so can its constructor
+            hint = " (it is called without arguments)" if isinstance(error, TypeError) else ""
+            raise ArchitectureError(_user_error(arch, "calling", error, file) + hint) from error
+    if not isinstance(network, nn.Module):
+        raise ArchitectureError(
+            f"--arch {arch} returned a {type(network).__name__}; expected a torch.nn.Module, so point it at "
+            "the network's class or at a function that returns the network"
+        )
+    return network
+
+
+@contextmanager
+def _on_sys_path(folder: Path) -> Iterator[None]:
+    """``folder`` first on ``sys.path`` while inside."""
+    before = list(sys.path)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+def _module_from_file(file: Path) -> ModuleType:
+    """``file`` executed as a module; it stays in ``sys.modules``, where its classes look for it."""
+    name = f"zscgan_arch_{file.stem}"
+    spec = importlib.util.spec_from_file_location(name, file.resolve())
+    if spec is None or spec.loader is None:
+        raise ImportError(f"{file} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
+
+def _no_callable(arch: str, code: ModuleType, name: str) -> str:
+    """The message for a name that is absent or no callable."""
+    if hasattr(code, name):
+        return (
+            f"--arch {arch}: {name} is a {type(getattr(code, name)).__name__}; expected a class or function"
+        )
+    names = [key for key, value in vars(code).items() if callable(value) and not key.startswith("_")]
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
+    return f"--arch {arch}: there is no {name} in it; it has {', '.join(near) or 'no callables'}"
+
+
+def _user_error(arch: str, doing: str, error: Exception, file: Path | None) -> str:
+    """One line for an error in the user's code, with the last line of his own file that was running."""
+    if isinstance(error, SyntaxError) and error.filename:
+        where = f" at {error.filename}:{error.lineno}"
+    else:
+        frames = traceback.extract_tb(error.__traceback__)
+        mine = [frame for frame in frames if file and Path(frame.filename) == file.resolve()]
+        inside = [
+            f for f in mine or frames if f.filename != __file__ and not f.filename.startswith("<frozen")
+        ]
+        inside = [frame for frame in inside if "importlib" not in Path(frame.filename).parts]
+        where = f" at {inside[-1].filename}:{inside[-1].lineno}" if inside else ""
+    return f"--arch {arch}: {doing} it failed{where}: {type(error).__name__}: {error}"

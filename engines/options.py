@@ -1,0 +1,93 @@
+"""Options of building and measuring, each default written once; free of heavy imports."""
+
+import re
+from dataclasses import dataclass
+
+ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
+BUILDABLE = ("onnxruntime", "tensorrt-rtx")
+
+# What TensorRT for RTX 1.x builds for; data-centre GPUs (9.0, 10.0) are TensorRT's.
+COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
+
+
+class OptionError(ValueError):
+    """An option that can't be meant so; the message names the flag."""
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How an engine is built from ONNX; the ONNX Runtime engine needs none of it.
+
+    ``compute_capabilities`` are the GPUs that TensorRT for RTX builds for ahead of time. The batches make the
+    optimization profile of a network with a dynamic batch: any size from ``min_batch`` to ``max_batch`` runs,
+    ``opt_batch`` runs fastest.
+    """
+
+    compute_capabilities: tuple[str, ...] = ("8.6", "8.9")
+    min_batch: int = 1
+    opt_batch: int = 8
+    max_batch: int = 32
+
+    def __post_init__(self) -> None:
+        if not self.compute_capabilities:
+            raise OptionError("expected at least one --compute-capability, for example 8.6,8.9")
+        for capability in self.compute_capabilities:
+            if capability not in COMPUTE_CAPABILITIES:
+                hint = ""
+                if capability in {"9.0", "10.0", "10.3"}:
+                    hint = "; data-centre GPUs need TensorRT itself: take model.int8.onnx to trtexec"
+                raise OptionError(
+                    f"--compute-capability {capability} is not supported by TensorRT for RTX, "
+                    f"choose from {', '.join(COMPUTE_CAPABILITIES)}{hint}"
+                )
+        if not 1 <= self.min_batch <= self.opt_batch <= self.max_batch:
+            raise OptionError(
+                "expected 1 <= --min-shapes <= --opt-shapes <= --max-shapes, "
+                f"got batches {self.min_batch}, {self.opt_batch}, {self.max_batch}"
+            )
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How throughput is measured: trtexec's rules.
+
+    ``warmup_ms`` of unmeasured queries, then queries for at least ``duration_s`` and ``min_iterations``.
+    ``duration_s`` is for each engine and batch; where several are compared it is spent in ``rounds``
+    alternating rounds, so that a machine that slows down slows all of them.
+    """
+
+    batches: tuple[int, ...] = (1,)
+    warmup_ms: float = 200.0
+    duration_s: float = 3.0
+    min_iterations: int = 10
+    percentiles: tuple[float, ...] = (90.0, 95.0, 99.0)
+    rounds: int = 3
+    threads: int | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.batches or min(self.batches) < 1:
+            raise OptionError(f"expected --batch of whole numbers from 1 up, got {self.batches}")
+        if self.warmup_ms < 0:
+            raise OptionError(f"expected --warmup-ms of at least 0, got {self.warmup_ms:g}")
+        if not 0 < self.duration_s < float("inf"):
+            raise OptionError(f"expected --duration-s above 0, got {self.duration_s:g}")
+        if self.min_iterations < 1 or self.rounds < 1:
+            raise OptionError("expected at least one iteration and one round")
+        if not self.percentiles or not all(0 < value < 100 for value in self.percentiles):
+            raise OptionError(f"expected --percentile between 0 and 100, got {self.percentiles}")
+        if self.threads is not None and self.threads < 1:
+            raise OptionError(f"expected --threads of at least 1, got {self.threads}")
+
+
+def capabilities_from_text(text: str) -> tuple[str, ...]:
+    """``"8.6,8.9"`` → ``("8.6", "8.9")``, each once."""
+    return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
+
+
+def batch_from_shapes(text: str, flag: str) -> int:
+    """The batch of a shape as trtexec takes it: ``8``, ``8x3x224x224`` or ``input:8x3x224x224``."""
+    match = re.fullmatch(r"(?:[^:]+:)?([1-9]\d*)(?:x[1-9]\d*)*", text.strip())
+    if match is None:
+        raise OptionError(f"expected {flag} like 8 or input:8x3x224x224, got {text!r}")
+    return int(match.group(1))

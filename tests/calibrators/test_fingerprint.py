@@ -1,0 +1,32 @@
+import pytest
+import torch
+
+from calibrators.fingerprint import fingerprint
+
+STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1, dtype=torch.int64)}
+
+
+def test_neither_order_nor_layout_matters() -> None:
+    layout = STATE["a"].t().contiguous().t()
+    assert fingerprint({"b": STATE["b"], "a": layout}) == fingerprint(STATE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"a": STATE["a"]},
+        {"a": STATE["a"], "c": STATE["b"]},
+        {"a": STATE["a"].view(3, 2), "b": STATE["b"]},
+        {"a": STATE["a"].view(torch.int32), "b": STATE["b"]},
+        {"a": STATE["a"] + torch.eye(2, 3) * 1e-6, "b": STATE["b"]},
+        {"a": STATE["a"].double(), "b": STATE["b"]},
+        {},
+    ],
+)
+def test_any_change_shows(other: dict[str, torch.Tensor]) -> None:
+    assert fingerprint(other) != fingerprint(STATE)
+
+
+def test_every_dtype_and_an_empty_tensor() -> None:
+    state = {str(t): torch.zeros(2).to(t) for t in (torch.bfloat16, torch.float16, torch.bool, torch.uint8)}
+    assert len(fingerprint(state | {"empty": torch.zeros(0, 3)})) == 64

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+import torch
+from torch.distributions import Normal, kl_divergence
+from torch.nn import functional as F
+
+from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, label_loss
+from calibrators.zscgan.statistics import Target
+
+
+def one(value: float) -> torch.Tensor:
+    return torch.tensor([value])
+
+
+def test_kl_is_that_of_torch_distributions() -> None:
+    mean, variance = torch.randn(9, dtype=torch.float64), torch.rand(9, dtype=torch.float64) + 0.1
+    target = Target(torch.randn(9, dtype=torch.float64), torch.rand(9, dtype=torch.float64) + 0.1, 0.0)
+    theirs = kl_divergence(Normal(mean, variance.sqrt()), Normal(target.mean, target.variance.sqrt()))
+    torch.testing.assert_close(gaussian_kl((mean, variance), target), theirs)
+
+
+def test_kl_of_equal_statistics_is_zero() -> None:
+    assert gaussian_kl((one(3.0), one(2.0)), Target(one(3.0), one(2.0), 1e-5)).item() == 0.0
+
+
+def test_kl_by_hand() -> None:
+    # means one standard deviation apart: 1/2
+    assert gaussian_kl((one(1.0), one(1.0)), Target(one(0.0), one(1.0), 0.0)).item() == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("variance", [0.0, 1e-26, 1e-12])
+def test_a_vanishing_variance_stays_finite(variance: float) -> None:
+    moments = (torch.zeros(1, requires_grad=True), torch.full((1,), variance, requires_grad=True))
+    loss = gaussian_kl(moments, Target(one(0.0), one(1e-26), 1e-5)).sum()
+    loss.backward()
+    assert math.isfinite(loss.item())
+    assert all(part.grad is not None and part.grad.isfinite().all() for part in moments)
+
+
+def test_the_loss_is_the_mean_of_layer_means() -> None:
+    targets = {"a": Target(torch.zeros(2), torch.ones(2), 0.0), "b": Target(one(0.0), one(1.0), 0.0)}
+    moments = {"a": (torch.tensor([1.0, 0.0]), torch.ones(2)), "b": (one(2.0), one(1.0))}
+    # layer a: (0.5 + 0) / 2; layer b: 2
+    assert batch_norm_loss(moments, targets).item() == pytest.approx((0.25 + 2.0) / 2)
+
+
+def test_label_loss_is_zero_at_the_soft_labels() -> None:
+    soft = torch.full((1, 4), 0.1 / 4)
+    soft[0, 2] += 0.9
+    assert label_loss(soft.log(), torch.tensor([2]), 0.1).item() == pytest.approx(0.0, abs=1e-6)
+
+
+def test_label_loss_without_smoothing_is_cross_entropy() -> None:
+    logits, labels = torch.randn(5, 7), torch.arange(5)
+    torch.testing.assert_close(label_loss(logits, labels, 0.0), F.cross_entropy(logits, labels))
+
+
+def test_overconfidence_costs() -> None:
+    labels = torch.tensor([0])
+    sure, surer = torch.tensor([[5.0, 0.0]]), torch.tensor([[50.0, 0.0]])
+    assert label_loss(surer, labels, 0.1) > label_loss(sure, labels, 0.1)
+
+
+def test_one_class_has_no_label_loss() -> None:
+    assert label_loss(torch.randn(3, 1), torch.zeros(3, dtype=torch.long), 0.1).item() == pytest.approx(0.0)

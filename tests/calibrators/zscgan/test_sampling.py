@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from calibrators.errors import GeneratorError
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.picture import GAP, HEADER, ROWS, save_picture
+from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture
+def generator(spec: InputSpec) -> Generator:
+    torch.manual_seed(0)
+    generator = Generator(GeneratorConfig(spec, 4, latent=8, width=8)).eval()
+    return generator.to(memory_format=torch.channels_last)  # as training gives it
+
+
+def everything(batches: SyntheticBatches) -> tuple[torch.Tensor, torch.Tensor]:
+    x, y = zip(*batches, strict=True)
+    return torch.cat(x), torch.cat(y)
+
+
+def test_batches_come_out_the_same_again(generator: Generator) -> None:
+    batches = SyntheticBatches(generator, 10, 4, seed=3)
+    assert [len(x) for x, _ in batches] == [4, 4, 2]
+    (x, y), (again, same) = everything(batches), everything(batches)
+    assert torch.equal(x, again)
+    assert torch.equal(y, same)
+
+
+def test_samples_do_not_depend_on_the_batch_size(generator: Generator) -> None:
+    x, y = everything(SyntheticBatches(generator, 10, 10, seed=3))
+    others, same = everything(SyntheticBatches(generator, 10, 3, seed=3))
+    assert torch.equal(y, same)
+    # convolutions of other batch sizes may add up in another order
+    torch.testing.assert_close(x, others, rtol=0, atol=1e-5)
+
+
+def test_other_seeds_give_other_samples(generator: Generator) -> None:
+    assert not torch.equal(
+        everything(SyntheticBatches(generator, 4, 4, seed=0))[0],
+        everything(SyntheticBatches(generator, 4, 4, seed=1))[0],
+    )
+
+
+def test_a_saved_generator_gives_the_same_samples(
+    generator: Generator, spec: InputSpec, tmp_path: Path
+) -> None:
+    path = save_generator(
+        TrainedGenerator(generator, "abc", ((1, 0.5, 0.25),), 2.5), tmp_path / "generator.pt"
+    )
+    loaded = load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+    assert (loaded.history, loaded.seconds) == (((1, 0.5, 0.25),), 2.5)
+    ours, theirs = (everything(SyntheticBatches(g, 4, 4, seed=0))[0] for g in (loaded.generator, generator))
+    assert torch.equal(ours, theirs)
+
+
+def test_a_generator_of_another_model_is_refused(
+    generator: Generator, spec: InputSpec, tmp_path: Path
+) -> None:
+    path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
+    with pytest.raises(GeneratorError, match="trained for another"):
+        load_generator(path, fingerprint="xyz", spec=spec, device=CPU)
+    with pytest.raises(GeneratorError, match="--input-shape"):
+        load_generator(path, fingerprint="abc", spec=InputSpec((3, 9, 9)), device=CPU)
+
+
+@pytest.mark.parametrize("content", [b"", b"noise", None])
+def test_what_is_no_generator_is_refused(content: bytes | None, spec: InputSpec, tmp_path: Path) -> None:
+    path = tmp_path / "generator.pt"
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(GeneratorError, match="--generator"):
+        load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+
+
+@pytest.mark.parametrize("document", [{"weights": {}}, [1, 2]])
+def test_other_checkpoints_are_refused(document: object, spec: InputSpec, tmp_path: Path) -> None:
+    torch.save(document, tmp_path / "generator.pt")
+    with pytest.raises(GeneratorError, match="that zscgan-convert saved"):
+        load_generator(tmp_path / "generator.pt", fingerprint="abc", spec=spec, device=CPU)
+
+
+def test_the_picture_has_a_column_a_class(generator: Generator, tmp_path: Path) -> None:
+    names = ["a", "b", "a name that is far too long for its column", "d"]
+    with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, class_names=names)) as picture:
+        assert picture.size == (4 * (64 + GAP) + GAP, HEADER + ROWS * (64 + GAP) + GAP)
+
+
+@pytest.mark.parametrize(("channels", "classes", "columns"), [(1, 1, 1), (2, 3, 3), (5, 1000, 10)])
+def test_pictures_of_any_channels_and_classes(
+    channels: int, classes: int, columns: int, tmp_path: Path
+) -> None:
+    generator = Generator(GeneratorConfig(InputSpec((channels, 64, 64)), classes, latent=4, width=8))
+    with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0)) as picture:
+        assert picture.width == columns * (64 + GAP) + GAP
+
+
+def test_quality_of_the_teachers_own_data_is_good(teacher: nn.Module) -> None:
+    class Real:
+        num_samples, batch_size = 512, 64
+
+        def __iter__(self):
+            random = torch.Generator().manual_seed(1)
+            for _ in range(8):
+                x = torch.rand(64, 3, 8, 8, generator=random)
+                yield x, teacher(x).argmax(1)
+
+    quality = sample_quality(teacher, Real())
+    assert quality.label_accuracy == 100.0
+    assert quality.bn_kl < 0.02

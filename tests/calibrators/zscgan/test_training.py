@@ -1,0 +1,119 @@
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from calibrators.errors import GeneratorError
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.checkpoint import restore_checkpoint, run_key, save_checkpoint
+from calibrators.zscgan.generator import GeneratorConfig
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sampling import SyntheticBatches
+from calibrators.zscgan.training import TrainingState, draw, new_state, train_generator
+
+OPTIONS = ZSCGANOptions(steps=6, batch=8, latent=8, width=8)
+CPU = torch.device("cpu")
+
+
+def fresh(spec: InputSpec, options: ZSCGANOptions) -> TrainingState:
+    return new_state(GeneratorConfig(spec, 4, options.latent, options.width), options, CPU)
+
+
+def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec) -> None:
+    options = replace(OPTIONS, steps=80, batch=32)
+    before = fresh(spec, options).generator
+    after = train_generator(teacher, spec, 4, options).generator
+    was, now = (
+        sample_quality(teacher, SyntheticBatches(generator, 128, 32, seed=5)) for generator in (before, after)
+    )
+    assert now.bn_kl < was.bn_kl / 2
+    assert now.label_accuracy > max(50.0, was.label_accuracy)
+
+
+def test_the_teacher_is_left_as_it_was(teacher: nn.Module, spec: InputSpec) -> None:
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    train_generator(teacher, spec, 4, OPTIONS)
+    assert all(torch.equal(before[name], value) for name, value in teacher.state_dict().items())
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+
+
+def test_same_seed_same_bits_other_seed_others(teacher: nn.Module, spec: InputSpec) -> None:
+    torch.manual_seed(1)
+    one = train_generator(teacher, spec, 4, OPTIONS).generator.state_dict()
+    torch.manual_seed(2)  # the global random state must not matter
+    two = train_generator(teacher, spec, 4, OPTIONS).generator.state_dict()
+    other = train_generator(teacher, spec, 4, replace(OPTIONS, seed=1)).generator.state_dict()
+    assert all(torch.equal(one[name], two[name]) for name in one)
+    assert not all(torch.equal(one[name], other[name]) for name in one)
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(teacher: nn.Module, spec: InputSpec, tmp_path: Path) -> None:
+    class StopError(Exception):
+        pass
+
+    def stop_at_three(state: TrainingState) -> None:
+        if state.step == 3:
+            save_checkpoint(state, tmp_path / "ckpt", "key")
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_generator(teacher, spec, 4, OPTIONS, on_step=stop_at_three)
+    state = fresh(spec, OPTIONS)
+    assert restore_checkpoint(state, tmp_path / "ckpt", "key")
+    assert state.step == 3
+    resumed = train_generator(teacher, spec, 4, OPTIONS, state=state)
+    whole = train_generator(teacher, spec, 4, OPTIONS)
+    assert resumed.history == whole.history
+    theirs = whole.generator.state_dict()
+    assert all(torch.equal(value, theirs[name]) for name, value in resumed.generator.state_dict().items())
+
+
+def test_a_checkpoint_of_another_run_is_left_aside(spec: InputSpec, tmp_path: Path) -> None:
+    state = fresh(spec, OPTIONS)
+    save_checkpoint(state, tmp_path / "ckpt", run_key("weights", spec, OPTIONS))
+    assert not restore_checkpoint(
+        state, tmp_path / "ckpt", run_key("weights", spec, replace(OPTIONS, seed=1))
+    )
+    assert not restore_checkpoint(state, tmp_path / "ckpt", run_key("others", spec, OPTIONS))
+    assert not restore_checkpoint(state, tmp_path / "none", "key")
+    (tmp_path / "ckpt").write_bytes(b"half a file")
+    assert not restore_checkpoint(state, tmp_path / "ckpt", "key")
+
+
+def test_broken_statistics_end_in_an_error(teacher: nn.Module, spec: InputSpec) -> None:
+    layer = teacher.get_submodule("1")
+    layer.running_mean.fill_(math.nan)
+    with pytest.raises(GeneratorError, match="--calib-data"):
+        train_generator(teacher, spec, 4, replace(OPTIONS, steps=30))
+
+
+def test_a_variance_of_almost_nothing_trains(teacher: nn.Module, spec: InputSpec) -> None:
+    layer = teacher.get_submodule("1")
+    layer.running_var[0] = 1e-26
+    state = train_generator(teacher, spec, 4, OPTIONS)
+    assert all(math.isfinite(step.bn_kl) for step in state.history)
+
+
+@pytest.mark.parametrize("classes", [1, 2, 1000])
+def test_draw_covers_the_classes_evenly(spec: InputSpec, classes: int) -> None:
+    config = GeneratorConfig(spec, classes, 4, 4)
+    labels = torch.cat([draw(config, 8, 0, step, CPU)[1] for step in range(max(1, classes // 4))])
+    counts = labels.bincount(minlength=classes)
+    assert counts.max() - counts.min() <= 1
+
+
+def test_draws_differ_by_step_and_seed(spec: InputSpec) -> None:
+    config = GeneratorConfig(spec, 4, 4, 4)
+    z = [draw(config, 8, seed, step, CPU)[0] for seed, step in ((0, 0), (0, 1), (1, 0))]
+    assert not torch.equal(z[0], z[1])
+    assert not torch.equal(z[0], z[2])
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("batch", 1), ("batch", -3), ("seed", -1)])
+def test_wrong_options_name_the_flag(field: str, value: int) -> None:
+    with pytest.raises(ValueError, match=r"--(gan-steps|gan-batch|seed)"):
+        ZSCGANOptions(**{field: value})

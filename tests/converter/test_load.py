@@ -1,0 +1,418 @@
+"""Checkpoints of every form around one tiny network, against PyTorch's own loading; and what is refused."""
+
+import argparse
+import json
+import os
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calibrators.inputs import InputSpec
+from converter.errors import ArchitectureError, LoadError, OptionsError
+from converter.load import Teacher, load_model, require_batch_norm
+from converter.load_options import ModelOptions
+
+CODE = """
+import torch
+from torch import nn
+
+class Tiny(nn.Module):
+    def __init__(self, channels=3, classes=5):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, classes)
+
+    def forward(self, x, scale=1.0):
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3))) * scale
+
+class Plain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = nn.Linear(3, 5)
+
+    def forward(self, x):
+        return self.fc(x.mean((2, 3)))
+
+class Pair(Tiny):
+    def forward(self, x):
+        return super().forward(x), x
+
+class Map(Tiny):
+    def forward(self, x):
+        return super().forward(x)[:, :, None]
+
+def needs(argument):
+    return Tiny(argument)
+
+def broken():
+    raise RuntimeError("no such luck")
+
+def number():
+    return 7
+
+constant = 3
+"""
+
+
+class Tiny(nn.Module):
+    """The network of CODE, so that expectations don't come from the code under test."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3, padding=1, bias=False)
+        self.bn = nn.BatchNorm2d(4)
+        self.fc = nn.Linear(4, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(torch.relu(self.bn(self.conv(x))).mean((2, 3)))
+
+
+def trained() -> Tiny:
+    torch.manual_seed(0)
+    network = Tiny()
+    network(torch.randn(16, 3, 8, 8) * 2 + 1)
+    return network.eval()
+
+
+@pytest.fixture
+def network() -> Tiny:
+    return trained()
+
+
+@pytest.fixture
+def code(tmp_path: Path) -> Path:
+    (tmp_path / "nets.py").write_text(CODE)
+    return tmp_path / "nets.py"
+
+
+def load(path: Path | str, arch: str | None = None, **options) -> Teacher:
+    options = {"input_shape": (3, 8, 8), "preset": "unit"} | options
+    return load_model(ModelOptions(str(path), arch=arch, **options))
+
+
+def assert_same_network(teacher: Teacher, network: nn.Module) -> None:
+    x = torch.randn(3, *teacher.spec.shape)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            teacher.module(x), network(x), rtol=1e-6, atol=1e-6
+        )  # the same float32 sums
+
+
+def saved(obj: object, path: Path) -> Path:
+    torch.save(obj, path)
+    return path
+
+
+FORMS = {
+    "plain": lambda s: s,
+    "state_dict": lambda s: {"state_dict": s, "epoch": 3, "best": 91.2},
+    "model": lambda s: {"model": s, "optimizer": {"state": {}, "param_groups": []}},
+    "model_state_dict": lambda s: {"model_state_dict": s},
+    "net": lambda s: {"net": s},
+    "module": lambda s: {f"module.{k}": v for k, v in s.items()},
+    "compiled": lambda s: {f"_orig_mod.{k}": v for k, v in s.items()},
+    "both": lambda s: {"state_dict": {f"module._orig_mod.{k}": v for k, v in s.items()}},
+    "lightning": lambda s: {"state_dict": {f"model.{k}": v for k, v in s.items()}},
+    "no counters": lambda s: {k: v for k, v in s.items() if not k.endswith("num_batches_tracked")},
+    "double": lambda s: {k: v.double() if v.is_floating_point() else v for k, v in s.items()},
+    "namespace": lambda s: {"state_dict": s, "args": argparse.Namespace(lr=0.1)},
+    "ema": lambda s: {"model": {k: v * 0 for k, v in s.items()}, "model_ema": averaged(s)},
+}
+
+
+def averaged(state):
+    return {"n_averaged": torch.tensor(7)} | {f"module.{k}": v for k, v in state.items()}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_forms_of_a_state_dict(form: str, network: Tiny, code: Path) -> None:
+    path = saved(FORMS[form](network.state_dict()), code.parent / "net.pth")
+    teacher = load(path, f"{code}:Tiny")
+    assert_same_network(teacher, network)
+    assert (teacher.classes, teacher.name, teacher.bn_layers) == (5, "net", 1)
+    assert teacher.parameters == 3 * 4 * 9 + 8 + 25
+    assert teacher.class_names is None
+    assert not teacher.module.training
+    assert all(not p.requires_grad and p.dtype == torch.float32 for p in teacher.module.parameters())
+    assert any("averaged (EMA) weights, entry 'model_ema'" in note for note in teacher.notes) == (
+        form == "ema"
+    )
+
+
+def test_half_precision_becomes_float32(network: Tiny, code: Path) -> None:
+    path = saved(network.half().state_dict(), code.parent / "net.pth")
+    assert_same_network(load(path, f"{code}:Tiny"), network.float())
+
+
+def test_old_format_and_digest(network: Tiny, code: Path) -> None:
+    import hashlib
+
+    path = code.parent / "net.th"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
+    teacher = load(path, f"{code}:Tiny")
+    assert_same_network(teacher, network)
+    assert teacher.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def write_safetensors(state: dict[str, Tensor], path: Path) -> Path:
+    header, body = {"__metadata__": {"format": "pt"}}, b""
+    for name, tensor in state.items():
+        data = tensor.numpy().tobytes()
+        dtype = "I64" if tensor.dtype == torch.int64 else "F32"
+        span = [len(body), len(body) + len(data)]
+        header[name] = {"dtype": dtype, "shape": list(tensor.shape), "data_offsets": span}
+        body += data
+    text = json.dumps(header).encode()
+    path.write_bytes(struct.pack("<Q", len(text)) + text + body)
+    return path
+
+
+def test_safetensors(network: Tiny, code: Path) -> None:
+    path = write_safetensors(network.state_dict(), code.parent / "net.safetensors")
+    assert_same_network(load(path, f"{code}:Tiny"), network)
+    path.write_bytes(path.read_bytes()[:-40])
+    with pytest.raises(LoadError, match="truncated or damaged safetensors"):
+        load(path, f"{code}:Tiny")
+
+
+def test_importable_module_from_the_current_folder(
+    network: Tiny, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code.rename(code.parent / "tiny_nets_of_this_test.py")
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    monkeypatch.chdir(code.parent)
+    before = list(sys.path)
+    assert_same_network(load("net.pth", "tiny_nets_of_this_test:Tiny"), network)
+    assert_same_network(load(path, "tiny_nets_of_this_test.py:Tiny"), network)
+    assert sys.path == before
+
+
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("{code}:Tinny", "there is no Tinny in it; it has Tiny"),
+        ("{code}:constant", "constant is a int; expected a class or function"),
+        ("{code}:number", "returned a int; expected a torch.nn.Module"),
+        ("{code}:broken", r"calling it failed at .*nets.py:\d+: RuntimeError: no such luck"),
+        ("{code}:needs", r"TypeError: needs.. missing 1 .*\(it is called without arguments\)"),
+        ("gone.py:Tiny", "there is no file gone.py"),
+        ("no_such_package_here:Tiny", "ModuleNotFoundError: No module named 'no_such_package_here'"),
+        ("{folder}/bad.py:Tiny", r"importing it failed at .*bad.py:2: SyntaxError"),
+        ("{folder}/raises.py:Tiny", r"importing it failed at .*raises.py:1: ZeroDivisionError"),
+        ("resnet81", r"torchvision has no classifier resnet81 \(did you mean resnet\d+.*expected --arch"),
+        (":Tiny", "expected --arch torchvision_name | package.module:callable | file.py:callable"),
+    ],
+)
+def test_arch_refusals(arch: str, message: str, network: Tiny, code: Path) -> None:
+    (code.parent / "bad.py").write_text("x = 1\ny = = 2\n")
+    (code.parent / "raises.py").write_text("1 / 0\n")
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(ArchitectureError, match=message):
+        load(path, arch.format(code=code, folder=code.parent))
+
+
+def test_mismatches_are_told_apart_in_one_message(network: Tiny, code: Path) -> None:
+    state = network.state_dict()
+    state["fc.weight"] = torch.zeros(6, 4)
+    state["extra.weight"] = state.pop("conv.weight")
+    del state["bn.bias"], state["bn.num_batches_tracked"]
+    path = saved(state, code.parent / "net.pth")
+    with pytest.raises(ArchitectureError) as caught:
+        load(path, f"{code}:Tiny")
+    text = str(caught.value)
+    assert "2 missing from the file: conv.weight, bn.bias" in text
+    assert "1 unknown to the network: extra.weight" in text
+    assert "1 of another shape: fc.weight: 6x4 in the file, 5x4 in the network" in text
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite(bad: float, network: Tiny, code: Path) -> None:
+    network.conv.weight.data[0, 0, 0, 0] = bad
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(LoadError, match=r"conv.weight holds 1 NaN or infinite values"):
+        load(path, f"{code}:Tiny")
+
+
+def test_negative_variance(network: Tiny, code: Path) -> None:
+    network.bn.running_var[1] = -0.5
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(LoadError, match=r"bn.running_var holds a negative variance \(-0.5\)"):
+        load(path, f"{code}:Tiny")
+
+
+def test_network_without_batch_norm(code: Path) -> None:
+    path = saved({"fc.weight": torch.ones(5, 3), "fc.bias": torch.ones(5)}, code.parent / "net.pth")
+    teacher = load(path, f"{code}:Plain")
+    assert teacher.bn_layers == 0
+    with pytest.raises(LoadError, match=r"net has no batch norm .* --calib-data DIR"):
+        require_batch_norm(teacher)
+
+
+def test_batch_norm_is_enough(network: Tiny, code: Path) -> None:
+    require_batch_norm(load(saved(network.state_dict(), code.parent / "net.pth"), f"{code}:Tiny"))
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Pair", "expected the network to return one tensor of logits, got a tuple; wrap it"),
+        ("Map", r"expected logits of shape 2x\(classes\) for two images, got 2x5x1; wrap it"),
+    ],
+)
+def test_outputs_that_are_no_logits(name: str, message: str, network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(LoadError, match=message):
+        load(path, f"{code}:{name}")
+
+
+def test_wrong_channels(network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(LoadError, match="takes 3 channels, got an input of 1x8x8; type --input-shape 3x8x8"):
+        load(path, f"{code}:Tiny", input_shape=(1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", r"is empty \(0 bytes\); expected a PyTorch state_dict"),
+        (os.urandom(4) + b"\0" * 4 + b"noise" * 20, "truncated, damaged or no checkpoint"),
+        (b"hello world, this is text", "truncated, damaged or no checkpoint"),
+        (b"\xff\xd8\xff\xe0" + b"\0" * 50, "is a JPEG image"),
+        (b"version https://git-lfs.github.com/spec/v1\noid", "Git LFS pointer: run `git lfs pull`"),
+        (b"<!DOCTYPE html><html></html>", "is a web page"),
+        (b"PK\x03\x04broken", "is truncated or damaged .*; copy or download it again"),
+    ],
+)
+def test_files_that_are_no_checkpoint(content: bytes, message: str, tmp_path: Path) -> None:
+    (tmp_path / "net.pth").write_bytes(content)
+    with pytest.raises(LoadError, match=message):
+        load(tmp_path / "net.pth")
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_truncated_checkpoint(network: Tiny, new_format: bool, tmp_path: Path) -> None:
+    path = tmp_path / "net.pth"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=new_format)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    with pytest.raises(LoadError, match="truncated"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"a": 1.0, "b": 2.0}, r"dictionary without a state_dict \(keys: 'a', 'b'\)"),
+        ({"state": {}, "param_groups": []}, "the state of an optimizer and no weights"),
+        ([torch.zeros(2)], "holds a list, no state_dict"),
+        (torch.zeros(2), "holds a Tensor, no state_dict"),
+        ({}, "keys: none"),
+        ({"fc.scale": torch.ones(1), "fc._packed_params": (torch.ones(1),)}, "already quantized"),
+    ],
+)
+def test_contents_that_are_no_weights(content: object, message: str, tmp_path: Path) -> None:
+    with pytest.raises(LoadError, match=message):
+        load(saved(content, tmp_path / "net.pth"))
+
+
+def test_places_that_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(LoadError, match="is a folder; expected"):
+        load(tmp_path)
+    with pytest.raises(LoadError, match=r"there is no file .*gone.pth"):
+        load(tmp_path / "gone.pth")
+    with pytest.raises(LoadError, match=r"resnet19 is neither a file .*did you mean resnet18"):
+        load("resnet19")
+    (tmp_path / "secret.pth").write_bytes(b"x")
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(LoadError, match=r"secret.pth can't be read: Permission denied"):
+        load(tmp_path / "secret.pth")
+
+
+def test_numpy_archive_is_called_data(tmp_path: Path) -> None:
+    import numpy as np
+
+    np.savez(tmp_path / "data.npz", images=np.zeros(3))
+    with pytest.raises(LoadError, match=r"NumPy archive .*data and no model"):
+        load(tmp_path / "data.npz")
+
+
+class Payload:
+    """Unpickled by an ordinary unpickler, it makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.path),))
+
+
+@pytest.mark.parametrize("new_format", [True, False])
+def test_code_in_a_pickle_never_runs(new_format: bool, network: Tiny, tmp_path: Path) -> None:
+    mark = tmp_path / "ran"
+    content = {"state_dict": network.state_dict(), "extra": Payload(mark)}
+    torch.save(content, tmp_path / "net.pth", _use_new_zipfile_serialization=new_format)
+    with pytest.raises(
+        LoadError, match=r"holds the Python object \w+.mkdir.*add --trust-pickle if you trust"
+    ):
+        load(tmp_path / "net.pth")
+    assert not mark.exists()
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_whole_module_needs_trust(network: Tiny, tmp_path: Path) -> None:
+    path = saved(nn.DataParallel(network), tmp_path / "net.pth")
+    with pytest.raises(LoadError, match=r"holds the Python object .*DataParallel.*--trust-pickle"):
+        load(path)
+    teacher = load(path, trust_pickle=True)
+    assert_same_network(teacher, network)
+    assert any("whole pickled network" in note for note in teacher.notes)
+    assert_same_network(load(saved({"model": network}, path), trust_pickle=True), network)
+
+
+def test_pickle_of_code_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = type(sys)("gone_for_this_test")
+    module.Net = type("Net", (nn.Linear,), {"__module__": "gone_for_this_test"})
+    monkeypatch.setitem(sys.modules, "gone_for_this_test", module)
+    path = saved(module.Net(2, 2), tmp_path / "net.pth")
+    monkeypatch.delitem(sys.modules, "gone_for_this_test")
+    with pytest.raises(LoadError, match=r"needs code that can't be imported here: .*gone_for_this_test"):
+        load(path, trust_pickle=True)
+
+
+def options(**given) -> ModelOptions:
+    return ModelOptions("net.pth", **given)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"preset": "cifar"}, r"expected --preset imagenet\|cifar10\|inception\|unit, got 'cifar'"),
+        ({"mean": (0.5,)}, "--mean and --std belong together: got --mean without --std"),
+        ({"mean": (0.5, 0.5), "std": (1.0,), "input_shape": (3, 8, 8)}, "expected 1 or 3 values for --mean"),
+        ({"mean": (0.5,), "std": (0.0,)}, "expected --std above 0"),
+        ({"input_shape": (3, 0, 8)}, "sizes from 1 up, got 3x0x8"),
+    ],
+)
+def test_options_that_contradict(given: dict[str, object], message: str) -> None:
+    with pytest.raises(OptionsError, match=message):
+        options(**given)
+
+
+def test_input_is_never_guessed(network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    arch = f"{code}:Tiny"
+    with pytest.raises(OptionsError, match=r"shape is unknown: type --input-shape.*--preset"):
+        load(path, arch, input_shape=None)
+    with pytest.raises(OptionsError, match=r"normalisation is unknown: type --mean and --std.*unit"):
+        load(path, arch, preset=None)
+    assert load(path, arch, preset="cifar10", input_shape=None).spec.shape == (3, 32, 32)
+    spec = load(path, arch, preset="cifar10", mean=(0.1,), std=(0.5,)).spec
+    assert spec == InputSpec((3, 8, 8), (0.1,), (0.5,))

@@ -1,0 +1,99 @@
+"""Running on ONNX Runtime, and what it refuses."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from engines import onnxruntime
+from engines.errors import BuildError
+from engines.onnxruntime import OnnxRuntimeEngine
+from tests.engines.networks import Net, literal, small_network
+
+
+@pytest.fixture
+def built(tmp_path: Path) -> Path:
+    onnx.save(small_network(), tmp_path / "qdq.onnx")
+    return onnxruntime.build(tmp_path / "qdq.onnx", tmp_path / "out" / "engine.onnx")
+
+
+def test_build_and_run(built: Path) -> None:
+    x = Net().images(3)
+    with OnnxRuntimeEngine(built, threads=1) as engine:
+        assert (engine.name, engine.precision, engine.input_shape) == ("onnxruntime", "int8", (3, 8, 8))
+        np.testing.assert_array_equal(engine.run(x), literal(small_network(), x))
+    assert [path.name for path in built.parent.iterdir()] == ["engine.onnx"]
+
+
+def test_fp32_network_runs(tmp_path: Path) -> None:
+    net = Net()
+    onnx.save(net.model(net.node("Relu", "input")), tmp_path / "fp32.onnx")
+    with OnnxRuntimeEngine(tmp_path / "fp32.onnx") as engine:
+        assert engine.precision == "fp32"
+        x = net.images()
+        np.testing.assert_array_equal(engine.run(x), np.maximum(x, 0))
+
+
+@pytest.mark.parametrize(
+    ("x", "message"),
+    [
+        (np.zeros((1, 3, 8, 9), np.float32), r"float32 \(batch, 3, 8, 8\), got float32 \(1, 3, 8, 9\)"),
+        (np.zeros((3, 8, 8), np.float32), r"got float32 \(3, 8, 8\)"),
+        (np.zeros((1, 3, 8, 8), np.float64), "got float64"),
+        (np.zeros((0, 3, 8, 8), np.float32), "got a batch of 0"),
+    ],
+)
+def test_wrong_images_are_refused(built: Path, x: np.ndarray, message: str) -> None:
+    with OnnxRuntimeEngine(built) as engine, pytest.raises(BuildError, match=message):
+        engine.run(x)
+
+
+def test_closed_engine_is_refused(built: Path) -> None:
+    with OnnxRuntimeEngine(built) as engine:
+        pass
+    with pytest.raises(BuildError, match="closed"):
+        engine.run(np.zeros((1, 3, 8, 8), np.float32))
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    text, empty = tmp_path / "text.onnx", tmp_path / "empty.onnx"
+    text.write_text("not a network")
+    empty.touch()
+    for take in (OnnxRuntimeEngine, lambda path: onnxruntime.build(path, tmp_path / "engine.onnx")):
+        with pytest.raises(BuildError, match="missing"):
+            take(tmp_path / "absent.onnx")
+        with pytest.raises(BuildError, match="is a folder"):
+            take(tmp_path)
+        with pytest.raises(BuildError, match="is empty"):
+            take(empty)
+        with pytest.raises(BuildError, match="expected an ONNX network"):
+            take(text)
+    assert not (tmp_path / "engine.onnx").exists()
+
+
+def test_other_inputs_are_refused(tmp_path: Path) -> None:
+    def value(name: str, kind: int, shape: list[object]) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, kind, shape)
+
+    for kind, shape in (
+        (TensorProto.INT64, ["n", 3, 8, 8]),
+        (TensorProto.FLOAT, ["n", 3, "h", "w"]),
+        (TensorProto.FLOAT, ["n", 3]),
+    ):
+        nodes = [helper.make_node("Identity", ["x"], ["y"])]
+        graph = helper.make_graph(nodes, "g", [value("x", kind, shape)], [value("y", kind, shape)])
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+        onnx.save(model, tmp_path / "other.onnx")
+        with pytest.raises(BuildError, match="expected one float32 input"):
+            OnnxRuntimeEngine(tmp_path / "other.onnx")
+
+
+def test_failed_build_leaves_the_old_engine(built: Path, tmp_path: Path) -> None:
+    before = built.read_bytes()
+    (tmp_path / "bad.onnx").write_text("bad")
+    with pytest.raises(BuildError):
+        onnxruntime.build(tmp_path / "bad.onnx", built)
+    assert built.read_bytes() == before
+    assert len(list(built.parent.iterdir())) == 1
