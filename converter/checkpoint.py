@@ -8,7 +8,7 @@ import re
 import struct
 import zipfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import LoadError
+from converter.usercode import on_sys_path
 
 State = dict[str, Tensor]
 Kind = Literal["weights", "safetensors", "torchscript", "exported"]
@@ -107,7 +108,8 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     it is a bag of values. Raises LoadError.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
+        with torch.serialization.safe_globals([argparse.Namespace]), importable:
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error
@@ -174,7 +176,8 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
             raise LoadError(_no_state(loaded, path))
         if key in _EMA_KEYS:
             notes = (f"took the averaged (EMA) weights, entry {key!r} of {path.name}",)
-        loaded = loaded[key]
+        nested: Mapping[str, Any] = loaded[key]
+        loaded = nested
     state = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
     state.pop("n_averaged", None)  # AveragedModel's counter
     state = without_wrappers(state)

@@ -27,7 +27,7 @@ FAILED, USAGE, MISSED, INTERRUPTED = 1, 2, 3, 130
 FilePath = click.Path(path_type=Path)
 
 
-class ShapeType(click.ParamType):
+class ShapeType(click.ParamType):  # type: ignore[type-arg]
     """``3x224x224`` as (3, 224, 224)."""
 
     name = "CxHxW"
@@ -43,7 +43,7 @@ class ShapeType(click.ParamType):
         return tuple(map(int, parts))
 
 
-class NumbersType(click.ParamType):
+class NumbersType(click.ParamType):  # type: ignore[type-arg]
     """``0.485,0.456,0.406`` as a tuple of floats; one number stands for all channels."""
 
     name = "X[,X...]"

@@ -2,17 +2,26 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 LOG_EVERY_S = 15.0
 
-Advance = Callable[[int, str], None]
-"""Called with the number of units done and a short note."""
+
+@runtime_checkable
+class Advance(Protocol):
+    """Called with the number of units done and a short note."""
+
+    def __call__(self, done: int, note: str = "") -> None: ...
+
+
+def nothing(done: int, note: str = "") -> None:
+    """Progress that nobody sees."""
 
 
 @dataclass
@@ -60,7 +69,7 @@ class Reporter:
     def progress(self, name: str, total: int) -> Iterator[Advance]:
         """A bar on a terminal; elsewhere a plain line every 15 seconds, so that logs stay short."""
         if self.quiet:
-            yield lambda _done, _note="": None
+            yield nothing
         elif sys.stderr.isatty():
             columns = (
                 TextColumn("{task.description}"),
@@ -76,7 +85,11 @@ class Reporter:
             )
             with bar:
                 task = bar.add_task(name, total=total, note="")
-                yield lambda done, note="": bar.update(task, completed=done, note=note)
+
+                def advance(done: int, note: str = "") -> None:
+                    bar.update(task, completed=done, note=note)
+
+                yield advance
         else:
             yield self._log_lines(name, total)
 

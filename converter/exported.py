@@ -167,7 +167,7 @@ def _batch_norm_module(root: nn.Module, graph: fx.Graph, node: fx.Node) -> None:
     x, weight, bias, mean, var = node.args[:5]
     eps = node.args[6] if legit else node.args[7]
     tensors = [
-        operator.attrgetter(arg.target)(root) if isinstance(arg, fx.Node) else None
+        operator.attrgetter(str(arg.target))(root) if isinstance(arg, fx.Node) else None
         for arg in (weight, bias, mean, var)
     ]
     value = x.meta["val"]  # type: ignore[union-attr]

@@ -246,6 +246,11 @@ def _network_for_state(
     transform_input = released is not None
     module = architectures.build(name, classes, transform_input=transform_input)
     architectures.fit(module, state, name)
+    if released is None and getattr(module, "transform_input", None) is False:
+        notes += (
+            f"built {name} with transform_input=False; weights fine-tuned from torchvision's pretrained ones need "
+            "transform_input=True: name a function that returns such a network by --arch file.py:callable",
+        )
     weights = released or architectures.default_weights(name)
     return module, Origin(weights, assumed=released is None), notes
 

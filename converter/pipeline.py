@@ -101,7 +101,7 @@ def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> P
         return None
     with reporter.stage("baseline") as stage, OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
         with reporter.progress("baseline", inputs.val.num_samples) as advance:
-            baseline = predictions(engine.run, inputs.val, lambda done: advance(done, ""))
+            baseline = predictions(engine.run, inputs.val, advance)
         stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {inputs.val.num_samples} images"
     chance = 100.0 / max(2, inputs.teacher.classes)
     if baseline.top1 < 2 * chance:
@@ -193,9 +193,7 @@ def calibrated(
         reporter.stage("calibration") as stage,
         reporter.progress("calibration", data.num_samples) as advance,
     ):
-        result = calibrate(
-            observed, data, options=options.calibration, on_batch=lambda done: advance(done, "")
-        )
+        result = calibrate(observed, data, options=options.calibration, on_batch=advance)
         amax = dict(result.amax)
         if inputs.calib is None and INPUT in amax:  # known without any data: the brightest or darkest pixel
             amax[INPUT] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
@@ -305,7 +303,7 @@ def verify(
         if inputs.val is not None:
             assert baseline is not None
             with reporter.progress("verify", inputs.val.num_samples) as advance:
-                quantized = predictions(int8.run, inputs.val, lambda done: advance(done, ""))
+                quantized = predictions(int8.run, inputs.val, advance)
             report.accuracy = {
                 "images": inputs.val.num_samples,
                 "fp32_top1": baseline.top1,

@@ -29,7 +29,7 @@ def module_from_callable(arch: str) -> nn.Module:
     file = Path(place) if place.endswith(".py") else None
     if file is not None and not file.is_file():
         raise ArchitectureError(f"--arch {arch}: there is no file {file}")
-    with _on_sys_path(file.resolve().parent if file else Path.cwd()):
+    with on_sys_path(file.resolve().parent if file else Path.cwd()):
         try:
             code = _module_from_file(file) if file else importlib.import_module(place)
         except Exception as error:  # the user's file can raise anything
@@ -51,7 +51,7 @@ def module_from_callable(arch: str) -> nn.Module:
 
 
 @contextmanager
-def _on_sys_path(folder: Path) -> Iterator[None]:
+def on_sys_path(folder: Path) -> Iterator[None]:
     """``folder`` first on ``sys.path`` while inside."""
     before = list(sys.path)
     sys.path.insert(0, str(folder))

@@ -46,7 +46,8 @@ def chosen_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """The class of each row; a single logit decides between 0 and 1 by its sign."""
     if logits.shape[1] == 1:
         return (logits[:, 0] > 0).astype(np.int64)
-    return np.argmax(logits, axis=1).astype(np.int64)
+    chosen: NDArray[np.int64] = np.argmax(logits, axis=1)
+    return chosen
 
 
 def percent_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:

@@ -1,8 +1,8 @@
 """The generator: latent vector and class in, a valid input of the classifier out."""
 
 import math
-from itertools import pairwise
 from dataclasses import dataclass
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float, Int

@@ -1,4 +1,4 @@
-"""The two losses of ZS-CGAN: the samples' labels and their batch-norm statistics."""
+"""The losses of ZS-CGAN: the samples' labels, their batch-norm statistics, and their variety."""
 
 import torch
 from jaxtyping import Float, Int
@@ -22,7 +22,7 @@ def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
 
 
 def batch_norm_loss(moments: dict[str, Moments], targets: dict[str, Target]) -> Float[Tensor, ""]:
-    """Mean over the layers of the mean over the channels of ``gaussian_kl``."""
+    """Mean over the layers of the mean over the channels of ``gaussian_kl``; at least one layer."""
     return torch.stack([gaussian_kl(moments[name], targets[name]).mean() for name in moments]).mean()
 
 
@@ -38,4 +38,16 @@ def label_loss(
     loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
     soft = torch.full((classes,), smoothing / classes, device=logits.device)
     soft[0] += 1 - smoothing
-    return loss + torch.special.entr(soft).sum().neg()
+    entropy: Tensor = torch.special.entr(soft).sum()
+    return loss - entropy
+
+
+def sameness_loss(pixels: Float[Tensor, "pairs two channels height width"]) -> Float[Tensor, ""]:
+    """``-log`` of the mean absolute difference of the two samples of a pair, averaged over the pairs.
+
+    Both samples of a pair have one class and two latent vectors; pixels are in [0, 1]. Labels and statistics
+    alone are met by one picture a class. As the difference grows the pull fades, and the statistics decide
+    (after the mode-seeking loss of Mao et al., arXiv 1903.05628, which takes 1/difference).
+    """
+    difference = (pixels[:, 0] - pixels[:, 1]).abs().flatten(1).mean(1)
+    return -torch.log(difference + 1e-4).mean()

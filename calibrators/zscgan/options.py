@@ -23,6 +23,7 @@ class ZSCGANOptions:
     learning_rate: float = 2e-3
     bn_weight: float = 10.0
     label_smoothing: float = 0.001
+    variety_weight: float = 0.5
     window: int = 256
     seed: int = 0
 

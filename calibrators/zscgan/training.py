@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import Generator, GeneratorConfig
-from calibrators.zscgan.losses import batch_norm_loss, label_loss
+from calibrators.zscgan.losses import batch_norm_loss, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.statistics import BatchStatistics, MovingMoments, targets_from_model
+from calibrators.zscgan.statistics import BatchStatistics, Moments, MovingMoments, targets_from_model
 
 MAX_GRADIENT_NORM = 1.0
 MAX_SKIPPED = 10
@@ -81,6 +81,22 @@ def draw(
     return z.to(device), labels.to(device)
 
 
+def draw_pairs(
+    config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
+) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
+    """``draw`` with each label twice in a row, for ``pairs_of``. An odd ``count`` gives one sample less."""
+    z, _ = draw(config, count - count % 2, seed, step, device)
+    _, labels = draw(config, count // 2, seed, step, device)
+    return z, labels.repeat_interleave(2)
+
+
+def pairs_of(
+    x: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "pairs 2 channels height width"]:
+    """The samples two by two."""
+    return x.view(-1, 2, *x.shape[1:])
+
+
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
     """An untrained generator with its optimizer; the weights depend on ``options.seed`` alone."""
     with torch.random.fork_rng(devices=[]):
@@ -117,11 +133,13 @@ def train_generator(
         while state.step < options.steps:
             started = time.perf_counter()
             set_learning_rate(state, options)
-            z, labels = draw(state.generator.config, batch, options.seed, state.step, device)
-            logits = teacher(state.generator(z, labels))
-            bn_kl = batch_norm_loss(state.moving.update(statistics.moments()), targets)
+            z, labels = draw_pairs(state.generator.config, batch, options.seed, state.step, device)
+            x = state.generator(z, labels)
+            logits = teacher(x)
+            bn_kl = batch_norm_loss(state.moving.update(moments_of(statistics)), targets)
             label = label_loss(logits, labels, options.label_smoothing)
-            finite = descend(state, options.bn_weight * bn_kl + label)
+            sameness = sameness_loss(pairs_of(x / state.generator.span))
+            finite = descend(state, options.bn_weight * bn_kl + label + options.variety_weight * sameness)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
                 raise GeneratorError(
@@ -133,6 +151,17 @@ def train_generator(
             on_step(state)
     state.generator.eval()
     return state
+
+
+def moments_of(statistics: BatchStatistics) -> dict[str, Moments]:
+    """Moments of the last forward pass. Raises GeneratorError where no batch norm ran in it."""
+    moments = statistics.moments()
+    if not moments:
+        raise GeneratorError(
+            "expected a batch norm with stored statistics to run in the forward pass, but none did; "
+            "give real images instead: --calib-data DIR"
+        )
+    return moments
 
 
 def set_learning_rate(state: TrainingState, options: ZSCGANOptions) -> None:

@@ -40,7 +40,7 @@ class Block(nn.Module):
 
 
 class Residual(nn.Module):
-    """Stem with a max pool, a block with an identity, one with a convolution beside it, pool, linear layer."""
+    """Stem with a max pool, a block with an identity, one with a convolution beside it, pool, linear."""
 
     def __init__(self) -> None:
         super().__init__()

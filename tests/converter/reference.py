@@ -1,4 +1,4 @@
-"""What the tests of the graph, its plan and the Q/DQ model share: cached graphs and an independent reference."""
+"""What the tests of the graph, its plan and the Q/DQ model share: cached graphs and a reference."""
 
 from functools import cache
 
@@ -25,7 +25,7 @@ SHAPES: dict[type[nn.Module], tuple[int, int, int]] = {
 }
 NETWORKS = list(SHAPES)
 
-# Folding rounds each weight once and reorders float32 sums: a few units in the last place of the logits' spread.
+# Of the logits' spread. Folding rounds each weight once and reorders float32 sums: a few last places.
 FLOAT_TOLERANCE = 1e-5
 
 
@@ -106,7 +106,7 @@ def _fake_quantized_weight(weight: Tensor, axis: int) -> Tensor:
 
 
 def assert_pairs_are_as_planned(int8: onnx.ModelProto, plan: QuantizationPlan) -> None:
-    """Every QuantizeLinear feeds one DequantizeLinear of equal scale, which feeds the planned readers alone."""
+    """Every QuantizeLinear feeds one DequantizeLinear of equal scale, and that the planned readers alone."""
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in int8.graph.node:
         for name in dict.fromkeys(node.input):

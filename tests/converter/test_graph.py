@@ -139,7 +139,7 @@ class LeavesTorch(Head):
 @pytest.mark.parametrize(
     ("network", "message"),
     [
-        (FixedBatch, "its forward fixes the batch.*test_graph.py.*x.flatten"),
+        (FixedBatch, "its forward fixes the batch; write x.flatten"),
         (Branching, "branches on the values of a tensor.*test_graph.py.*torch.where"),
         (TwoOutputs, "one tensor of logits, got tuple; wrap it"),
         (NoBatch, r"expected logits of shape \[2, classes\] for a batch of 2, got \[5\]"),

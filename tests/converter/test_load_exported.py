@@ -142,6 +142,7 @@ def test_code_in_an_exported_program_never_runs(network: Residual, tmp_path: Pat
     mark = tmp_path / "ran"
     torch.save((Payload(mark),), tmp_path / "payload.pt")
     path = save_pt2(network, tmp_path / "net.pt2")
+    load(replaced(path, "nothing", bytes))  # the copying itself does no harm
     evil = replaced(path, "sample_inputs/model.pt", lambda _: (tmp_path / "payload.pt").read_bytes())
     with pytest.raises(LoadError, match=r"changed.pt2"):
         load(evil)

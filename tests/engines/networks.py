@@ -6,6 +6,8 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+WEIGHT_SCALE = 2.0**-11  # of the first output channel; the next two have twice and four times that
+
 
 class Net:
     """Builds one network node by node; each method gives the name of its result.
@@ -47,7 +49,9 @@ class Net:
         return result
 
     def weight(self, codes: NDArray[np.int8], axis: int = 0) -> tuple[str, NDArray[np.float32]]:
-        scales = np.array([self.scale(2.0 ** (i % 3 - 8)) for i in range(codes.shape[axis])], np.float32)
+        scales = np.array(
+            [self.scale(WEIGHT_SCALE * 2.0 ** (i % 3)) for i in range(codes.shape[axis])], np.float32
+        )
         zero = np.zeros(len(scales), np.int8)
         name = self.node(
             "DequantizeLinear", *(self.constant(value) for value in (codes, scales, zero)), axis=axis
@@ -100,7 +104,7 @@ class Net:
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
         return onnx.shape_inference.infer_shapes(model, strict_mode=True)
 
-    def images(self, batch: int = 2) -> NDArray[np.float32]:
+    def images(self, batch: int = 4) -> NDArray[np.float32]:
         return self.rng.normal(0, 5, (batch, *self.shape)).astype(np.float32)
 
 

@@ -46,14 +46,14 @@ class FakeEngine:
 
 def test_nearest_rank_percentile() -> None:
     values = [float(value) for value in range(1, 101)]
-    assert [percentile(values, percent) for percent in (50, 90, 95, 99, 0.1)] == [50, 90, 95, 99, 1]
-    assert percentile([7.0], 99) == 7.0
+    assert [percentile(values, percent) for percent in (50.0, 90.0, 95.0, 99.0, 0.1)] == [50, 90, 95, 99, 1]
+    assert percentile([7.0], 99.0) == 7.0
 
 
 def test_throughput_is_images_by_wall_time() -> None:
     clock = Clock()
     engine = FakeEngine("a", clock, 0.0625, 0.1875)
-    options = BenchOptions(batches=(4,), duration_s=3, rounds=1, warmup_ms=250)
+    options = BenchOptions(batches=(4,), duration_s=3.0, rounds=1, warmup_ms=250.0)
     (result,) = compare([engine], options, clock=clock)
     assert result.iterations == 24  # 3 s of queries that take 125 ms on average
     assert result.images_per_s == pytest.approx(4 / 0.125)
@@ -71,7 +71,7 @@ def test_slow_engine_still_makes_ten_queries() -> None:
 def test_engines_take_turns() -> None:
     clock, log = Clock(), list[str]()
     engines = [FakeEngine("a", clock, 0.5, log=log), FakeEngine("b", clock, 0.25, log=log)]
-    options = BenchOptions(duration_s=3, rounds=3, min_iterations=1, warmup_ms=0)
+    options = BenchOptions(duration_s=3.0, rounds=3, min_iterations=1, warmup_ms=0.0)
     results = compare(engines, options, clock=clock)
     assert "".join(log) == "ab" + "aabbbb" * 3
     assert ratios(results, 2) == [1.0, 2.0]

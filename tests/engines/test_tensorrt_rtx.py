@@ -32,6 +32,27 @@ def test_plan_is_built(
 
 
 @needs_wheel
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+def test_int8_plan_of_resnet18_is_three_times_smaller(tmp_path: Path) -> None:
+    import torchvision
+
+    from calibrators.inputs import InputSpec
+    from converter.graph import graph_from_model
+    from converter.placement import plan_from_onnx
+    from converter.qdq import qdq_from_onnx
+
+    graph = graph_from_model(torchvision.models.resnet18(weights=None), InputSpec((3, 224, 224)))
+    plan = plan_from_onnx(graph.onnx)
+    onnx.save(graph.onnx, tmp_path / "fp32.onnx")
+    onnx.save(qdq_from_onnx(graph.onnx, plan, dict.fromkeys(plan.observed, 4.0)), tmp_path / "int8.onnx")
+    fp32, int8 = (
+        engine_from_onnx(tmp_path / f"{name}.onnx", tmp_path / f"{name}.plan").stat().st_size
+        for name in ("fp32", "int8")
+    )
+    assert fp32 > 3 * int8
+
+
+@needs_wheel
 def test_refused_node_is_named(tmp_path: Path) -> None:
     net = Net()
     model = net.model(net.node("Relu", "input"))

@@ -1,0 +1,76 @@
+"""Architectures of torchvision through graph, plan and Q/DQ model, up to TensorRT's parser."""
+
+import onnx
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from calibrators.inputs import InputSpec
+from converter.graph import graph_from_model, largest_difference
+from converter.qdq import qdq_from_onnx
+from tests.converter.networks import randomised
+from tests.converter.reference import FLOAT_TOLERANCE, assert_pairs_are_as_planned, planned, run_onnx
+
+# Layers, activation quantizers. More quantizers than layers: residual branches, pools and concats have theirs.
+FAMILIES = {
+    "resnet18": (21, 23),
+    "mobilenet_v2": (53, 54),
+    "mobilenet_v3_small": (54, 55),
+    "efficientnet_b0": (82, 83),
+    "densenet121": (121, 122),
+    "googlenet": (58, 81),
+    "regnet_y_400mf": (86, 87),
+    "shufflenet_v2_x0_5": (57, 56),
+    "mnasnet0_5": (53, 54),
+    "vgg11_bn": (11, 15),
+}
+
+
+def family_model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    if name == "vgg11_bn":
+        options = {"init_weights": False}
+    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
+    if name == "vgg11_bn":  # the same three layers, without the 120 million weights
+        model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 32), nn.Linear(32, 32)
+        model.classifier[6] = nn.Linear(32, 10)
+    return randomised(model)
+
+
+def assert_tensorrt_parses(model: onnx.ModelProto) -> None:
+    trt = pytest.importorskip("tensorrt_rtx_bindings")
+    logger = trt.Logger(trt.Logger.ERROR)
+    builder = trt.Builder(logger)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, logger)
+    accepted = parser.parse(model.SerializeToString())
+    assert accepted, [parser.get_error(index).desc() for index in range(parser.num_errors)]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_family(name: str) -> None:
+    model = family_model(name)
+    graph = graph_from_model(model, InputSpec((3, 64, 64)))
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    expected = model(x)
+    spread = float(expected.std())
+    torch.testing.assert_close(graph.module(x), expected, rtol=0, atol=2 * FLOAT_TOLERANCE * spread)
+    assert largest_difference(graph, x) < 2 * FLOAT_TOLERANCE * spread
+
+    plan, amax = planned(graph, x)
+    layers = {n.output[0] for n in graph.onnx.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")}
+    consumers = {consumer for pair in plan.activations for consumer in pair.consumers}
+    assert layers == {weight.consumer for weight in plan.weights}
+    assert layers <= consumers
+    assert (len(layers), len(plan.activations)) == FAMILIES[name]
+
+    int8 = qdq_from_onnx(graph.onnx, plan, amax)
+    onnx.checker.check_model(int8, full_check=True)
+    assert_pairs_are_as_planned(int8, plan)
+    assert_tensorrt_parses(int8)
+    logits = torch.from_numpy(run_onnx(int8, x)[0])
+    # Random weights, ranges from the same images: 0.9994 is the least that was seen.
+    assert float(torch.cosine_similarity(logits.flatten(), expected.flatten(), dim=0)) > 0.998
