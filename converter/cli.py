@@ -1,6 +1,7 @@
 """``zscgan-convert``: the command line. Nothing heavy is imported before the options are right."""
 
 import logging
+import os
 import shlex
 import sys
 import traceback
@@ -202,5 +203,11 @@ def run(options: ConvertOptions, *, as_json: bool, verbose: int, quiet: bool) ->
 
 
 def main() -> None:
-    """The console script."""
+    """The console script.
+
+    OpenMP's workers wait for their next task by spinning. Where another process wants the same core, that costs
+    ten times the work itself (measured: 1.1 s in place of 0.09 s for a training step), so they spin less here.
+    It has to be said before PyTorch loads OpenMP.
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     command()

@@ -4,8 +4,9 @@ import copy
 import logging
 import re
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -182,11 +183,15 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
 
 @contextmanager
 def _silent_exporters() -> Iterator[None]:
-    """No log records meanwhile: on a failure torch logs whole graphs, and we raise one message instead."""
+    """No log records and no output meanwhile.
+
+    On a failure torch logs and prints whole graphs, where one message is raised instead.
+    """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        yield
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
     finally:
         logging.disable(before)
 

@@ -16,7 +16,7 @@ class ZSCGANOptions:
     which the batch statistics are averaged.
     """
 
-    steps: int = 300
+    steps: int = 250
     batch: int = 0
     latent: int = 64
     width: int = 32
