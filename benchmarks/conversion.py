@@ -107,7 +107,12 @@ def convert(network: Network, source: str, calibrator: str, seed: int, work: Pat
     """The figures of one conversion in a process of its own."""
     output = work / f"{source}-{calibrator}-{seed}"
     command = [sys.executable, "-m", "converter", str(network.weights), "--int8", "-o", str(output), "-q"]
-    command += ["--arch", f"{ARCHITECTURES}:{network.arch}", "--input-shape", "x".join(map(str, network.shape))]
+    command += [
+        "--arch",
+        f"{ARCHITECTURES}:{network.arch}",
+        "--input-shape",
+        "x".join(map(str, network.shape)),
+    ]
     command += ["--mean", ",".join(map(str, network.mean)), "--std", ",".join(map(str, network.std))]
     command += ["--val", str(network.val), "--calibrator", calibrator, "--seed", str(seed)]
     if source == "images":

@@ -1,6 +1,7 @@
 """What a valid input of the classifier is: its shape and the bounds of a pixel."""
 
 from dataclasses import dataclass
+from math import isfinite
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,10 @@ class InputSpec:
                     f"got {len(values)}"
                 )
             object.__setattr__(self, name, tuple(values) * (channels // len(values)))
-        if any(value <= 0 for value in self.std):
-            raise ValueError(f"expected --std above 0, got {', '.join(map(str, self.std))}")
+        if not all(value > 0 and isfinite(value) for value in self.std):
+            raise ValueError(f"expected finite --std above 0, got {', '.join(map(str, self.std))}")
+        if not all(map(isfinite, self.mean)):
+            raise ValueError(f"expected finite --mean, got {', '.join(map(str, self.mean))}")
 
     @property
     def low(self) -> tuple[float, ...]:

@@ -86,7 +86,7 @@ def check_made_for(ranges: Ranges, path: Path, *, fingerprint: str | None, algor
     """Raise CacheError where ranges belong to other weights or another calibrator than was asked for."""
     if fingerprint is not None and ranges.fingerprint != fingerprint:
         raise CacheError(
-            f"expected {path} to hold ranges for these weights (fingerprint {fingerprint[:12]}…), got "
+            f"expected {path} to hold ranges for these weights and this input (fingerprint {fingerprint[:12]}…), got "
             f"ranges for others ({(ranges.fingerprint or 'unknown')[:12]}…); calibrate again with "
             "--recalibrate, or give another --calibration-cache"
         )

@@ -3,14 +3,19 @@
 import logging
 import os
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import click
+from click.core import ParameterSource
 
 from calibrators.errors import CalibrationError
 from calibrators.inputs import PRESETS
@@ -104,7 +109,7 @@ calibration_options = option_group(
     click.option("--calib-data", type=FilePath, metavar="DIR|FILE.npz",
                  help="Calibrate with real images and train no generator."),
     click.option("--calibration-cache", type=FilePath, metavar="FILE",
-                 help="Ranges: read if the file exists and fits the weights, else written."),
+                 help="Ranges: read where the file exists (refused for another model), else written."),
     click.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
 )  # fmt: skip
 
@@ -121,7 +126,8 @@ engine_options = option_group(
 )  # fmt: skip
 
 image_options = option_group(
-    click.option("--val", type=FilePath, metavar="DIR|FILE.npz", help="Labelled images to measure accuracy with."),
+    click.option("--val", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Measure accuracy: class folders, a folder with labels.csv, or an .npz."),
     click.option("--resize", type=int, metavar="PIXELS", help="Resize images to this shorter side."),
     click.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
     click.option("--max-drop", type=float, metavar="PERCENT",
@@ -129,11 +135,38 @@ image_options = option_group(
 )  # fmt: skip
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.argument("model", metavar="MODEL")
-@click.option(
-    "--int8", is_flag=True, help="Quantize to INT8; required, so that a later default changes nothing."
+EPILOG = """\b
+Examples:
+  zscgan-convert resnet18.pth --int8
+  zscgan-convert resnet18.pth --int8 --val imagenet/val --resize 256 --crop 224
+  zscgan-convert mine.pth --int8 --arch mine.py:build --input-shape 3x64x64 --preset unit
+
+\b
+Exit codes: 0 done, 1 failed, 2 wrong command line, 3 built but --max-drop missed,
+130 interrupted (the same command goes on with the training)."""
+
+IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
+    "percentile": ("--percentile", "--calibrator percentile", lambda g: g["algorithm"] == "percentile"),
+    "resize": ("--resize", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
+    "crop": ("--crop", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
+    "steps": ("--gan-steps", "a generator to train", lambda g: not (g["generator"] or g["calib_data"])),
+    "capabilities": (
+        "--compute-capability",
+        "--engine tensorrt-rtx",
+        lambda g: g["engine"] == "tensorrt-rtx",
+    ),
+    "min_shapes": ("--min-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
+    "opt_shapes": ("--opt-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
+    "max_shapes": ("--max-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
+}
+"""Option -> its flag, what it needs to have an effect, and whether that is there."""
+
+
+@click.command(
+    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
 )
+@click.argument("model", metavar="MODEL")
+@click.option("--int8", is_flag=True, help="Convert to INT8, the one precision there is; required.")
 @click.option("-o", "--output", type=FilePath, metavar="DIR", help="Output folder.  [default: NAME_int8]")
 @model_options
 @sample_options
@@ -144,23 +177,32 @@ image_options = option_group(
 @click.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too.")
 @click.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone.")
 @click.version_option(__version__, prog_name="zscgan-convert")
-def command(model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any) -> None:
+@click.pass_context
+def command(
+    context: click.Context, /, model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any
+) -> None:
     """Turn the PyTorch classifier MODEL into an INT8 engine without any data.
 
-    MODEL is a state_dict (.pth, .pt), a TorchScript archive, an exported program (.pt2) or the name of a
-    torchvision classifier. Outputs: FP32 and INT8 ONNX, ranges, the generator and its samples, the engine and
-    report.json.
+    MODEL is a state_dict (.pth, .pt, .safetensors), a TorchScript archive, an exported program (.pt2) or the name
+    of a torchvision classifier. The output folder gets FP32 and INT8 ONNX, the ranges, the generator and a picture
+    of its samples, the engine and report.json.
     """
     if not int8:
         raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")
+    typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     try:
-        options = options_from_flags(model, given)
+        options = options_from_flags(model, given, typed)
     except (ValueError, OptionsError) as error:
         raise click.UsageError(str(error)) from error
-    sys.exit(run(options, as_json=as_json, verbose=verbose, quiet=quiet))
+    idle = [
+        f"{flag} has no effect without {need}"
+        for name, (flag, need, used) in IDLE.items()
+        if name in typed and not used(given)
+    ]
+    sys.exit(run(options, idle, as_json=as_json, verbose=verbose, quiet=quiet))
 
 
-def options_from_flags(model: str, given: dict[str, Any]) -> ConvertOptions:
+def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> ConvertOptions:
     """The flags as options. Raises ValueError or OptionsError, whose messages name the flag."""
 
     def some(kind: type[Any]) -> dict[str, Any]:
@@ -174,32 +216,55 @@ def options_from_flags(model: str, given: dict[str, Any]) -> ConvertOptions:
         calibration=CalibrationOptions(**some(CalibrationOptions)),
         images=ImageOptions(**some(ImageOptions)),
         build=BuildOptions(capabilities_from_text(given["capabilities"]), *batches),
+        asked_algorithm=given["algorithm"] if "algorithm" in typed else None,
         **some(ConvertOptions),
     )
 
 
-def run(options: ConvertOptions, *, as_json: bool, verbose: int, quiet: bool) -> int:
+def run(options: ConvertOptions, warnings: list[str], *, as_json: bool, verbose: int, quiet: bool) -> int:
     """Convert and print the result; the exit code. A user's mistake ends with one message."""
-    from converter.console import Reporter
-    from converter.pipeline import convert
-    from converter.summary import missed_gate, summary
-
-    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
     try:
-        report = convert(options, Reporter(quiet=quiet), shlex.join(["zscgan-convert", *sys.argv[1:]]))
-    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
+        with stopped_by_sigterm():
+            from converter.console import Reporter
+            from converter.pipeline import convert
+            from converter.summary import missed_gate, summary
+
+            logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
+            reporter = Reporter(quiet=quiet)
+            for warning in warnings:
+                reporter.warn(warning)
+            report = convert(options, reporter, shlex.join(["zscgan-convert", *sys.argv[1:]]))
+    except (ConversionError, CalibrationError, EngineError, OptionsError, MemoryError) as error:
         if verbose > 1:
             traceback.print_exc()
-        click.echo(f"error: {error}", err=True)
+        text = str(error) or "out of memory; lower --gan-batch or --calib-samples"
+        click.echo(f"error: {text}", err=True)
         return USAGE if isinstance(error, OptionsError) else FAILED
     except KeyboardInterrupt:
-        click.echo("interrupted; the same command goes on with the training where it was saved", err=True)
+        click.echo("interrupted", err=True)
         return INTERRUPTED
     missed = missed_gate(report, options.max_drop)
     click.echo(summary(report, missed), err=as_json)
     if as_json:
         click.echo(report.to_json(), nl=False)
     return MISSED if missed else 0
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what is half done is removed."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def main() -> None:

@@ -19,6 +19,7 @@ from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
+from converter.idle import drop_idle_nodes
 
 LOGITS, BATCH = "logits", "batch"
 
@@ -53,6 +54,7 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
         folded = _exported(model, x).module(check_guards=False)
+        drop_idle_nodes(folded)
         fold_batch_norms(folded)
         program = _onnx_program(_exported(folded, x), x)
     assert program.exported_program is not None

@@ -1,14 +1,15 @@
 """What a conversion starts from: everything is read and checked before any work begins."""
 
+import hashlib
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from calibrators.cache import ranges_from_cache
+from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint
 from calibrators.images import ImageBatches, images_from_path
-from calibrators.ranges import Ranges
+from calibrators.ranges import Ranges, holds_ranges
 from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.load import Teacher, load_model, require_batch_norm
@@ -18,10 +19,14 @@ from engines.base import choose_engine
 
 @dataclass(frozen=True)
 class Inputs:
-    """The teacher, where and how to run it, and the images and ranges that the user brought."""
+    """The teacher, where and how to run it, and the images and ranges that the user brought.
+
+    ``fingerprint`` is of the weights, ``ranges_for`` of weights and input: ranges hold for both together.
+    """
 
     teacher: Teacher
     fingerprint: str
+    ranges_for: str
     device: torch.device
     engine: str
     batch: int
@@ -43,7 +48,8 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
         calib = calibration_images(teacher, options, batch)
         val = validation_images(teacher, options, batch)
-        cached = cached_ranges(options, weights)
+        ranges_for = hashlib.sha256(f"{weights} {teacher.spec}".encode()).hexdigest()
+        cached = cached_ranges(options, ranges_for)
         if calib is None and cached is None:
             require_batch_norm(teacher)
         stage.detail = (
@@ -53,7 +59,7 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
     for note in teacher.notes:
         reporter.say(f"note: {note}")
     reporter.say(f"engine: {choice.name} ({choice.reason})")
-    return Inputs(teacher, weights, device, choice.name, batch, calib, val, cached)
+    return Inputs(teacher, weights, ranges_for, device, choice.name, batch, calib, val, cached)
 
 
 def device_from_name(name: str) -> torch.device:
@@ -61,7 +67,12 @@ def device_from_name(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise OptionsError("expected a CUDA GPU for --device cuda, but PyTorch sees none; type --device cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if available and name != "cpu":
+        # TF32 rounds inputs to 10 bits, which is more than FP32 and ONNX Runtime may differ by.
+        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+        torch.backends.cudnn.deterministic = True
+        return torch.device("cuda")
+    return torch.device("cpu")
 
 
 def calibration_images(teacher: Teacher, options: ConvertOptions, batch: int) -> ImageBatches | None:
@@ -96,9 +107,24 @@ def validation_images(teacher: Teacher, options: ConvertOptions, batch: int) -> 
     )
 
 
-def cached_ranges(options: ConvertOptions, weights: str) -> Ranges | None:
-    """Ranges of ``--calibration-cache``, where the file exists and isn't to be written anew."""
-    path: Path | None = options.calibration_cache
-    if path is None or options.recalibrate or not path.exists():
+def cached_ranges(options: ConvertOptions, ranges_for: str) -> Ranges | None:
+    """Ranges of ``--calibration-cache``, where the file exists and isn't to be written anew.
+
+    Raises CacheError for ranges that were made for something else, and where the cache would overwrite a file
+    that isn't ours.
+    """
+    path = options.calibration_cache
+    if path is None:
         return None
-    return ranges_from_cache(path, fingerprint=weights)
+    if options.recalibrate or not path.exists():
+        beside = path.with_suffix(".json")
+        if beside.exists() and not holds_ranges(beside):
+            raise CacheError(
+                f"{beside} would be overwritten and isn't ours; give another --calibration-cache"
+            )
+        return None
+    if options.images.calib_data is not None:
+        raise OptionsError(
+            f"{path} exists, so --calib-data would not be used; add --recalibrate, or leave one of the two out"
+        )
+    return ranges_from_cache(path, fingerprint=ranges_for, algorithm=options.asked_algorithm)

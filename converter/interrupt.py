@@ -8,6 +8,8 @@ from types import FrameType, TracebackType
 class InterruptAfterStep:
     """Context manager that turns the first SIGINT or SIGTERM into ``requested``; a second one stops at once.
 
+    A request that nobody answered inside the block becomes a KeyboardInterrupt at its end.
+
     Without it a signal can land between two writes of the optimizer, and the state that is saved then is of
     no step at all. Outside the main thread signals stay as they are.
     """
@@ -32,3 +34,5 @@ class InterruptAfterStep:
     ) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
+        if self.requested and error is None:
+            raise KeyboardInterrupt

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from calibrators.fingerprint import fingerprint
 from calibrators.inputs import InputSpec
 from converter import architectures
 from converter.checkpoint import (
@@ -77,7 +78,7 @@ def load_model(options: ModelOptions) -> Teacher:
         name = path.stem
     else:
         network = _network_from_torchvision(options)
-        sha256 = sha256_of_weights(network.module)
+        sha256 = fingerprint(network.module.state_dict())
         name = options.model
     spec, notes = spec_from_options(options, network.origin)
     module = network.module.eval().float().requires_grad_(False)
@@ -112,15 +113,6 @@ def require_batch_norm(teacher: Teacher) -> None:
             f"{teacher.name} has no batch norm with running statistics, and samples can't be made without "
             "them; calibrate it with real images: --calib-data DIR"
         )
-
-
-def sha256_of_weights(module: nn.Module) -> str:
-    """SHA-256 over names, types, shapes and bytes of a network's state_dict."""
-    digest = hashlib.sha256()
-    for name, tensor in module.state_dict().items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()
 
 
 def _exists(path: Path) -> bool:
@@ -297,8 +289,6 @@ def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
     if output.dim() != 2 or len(output) != 2 or output.shape[1] < 1:
         got = "x".join(map(str, output.shape))
         raise LoadError(f"expected logits of shape 2x(classes) for two images, got {got}; {wrap}")
-    if output.shape[1] == 1:
-        raise LoadError("expected at least 2 classes, got a single output")
     if not torch.isfinite(output).all():
         raise LoadError(
             "the network's logits for a black image are NaN or infinite; the checkpoint is damaged"

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calibrators.options import CalibrationOptions
+from calibrators.options import Algorithm, CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load_options import ModelOptions
@@ -37,6 +37,7 @@ class ConvertOptions:
 
     ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
     ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
+    ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then refused.
     ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts as passed.
     """
 
@@ -51,6 +52,7 @@ class ConvertOptions:
     calibration_cache: Path | None = None
     recalibrate: bool = False
     device: str = "auto"
+    asked_algorithm: Algorithm | None = None
     max_drop: float | None = None
 
     def __post_init__(self) -> None:

@@ -13,6 +13,7 @@ from torch import Tensor
 from calibrators.batches import Batches
 from calibrators.cache import save_cache
 from calibrators.calibrate import calibrate
+from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
 from calibrators.ranges import Ranges, save_ranges
@@ -31,7 +32,7 @@ from converter.report import REPORT, Report, new_report, save_report
 from converter.synthesis import generator_from_teacher
 from converter.verify import Predictions, predictions
 from converter.workspace import Workspace
-from engines.benchmark import compare
+from engines.benchmark import compare, ratios
 from engines.onnxruntime import OnnxRuntimeEngine, int8_kernels
 from engines.onnxruntime import build as build_onnxruntime
 from engines.options import BenchOptions
@@ -40,6 +41,9 @@ from engines.tensorrt_rtx import engine_from_onnx
 FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
 CPU_ENGINE, RTX_ENGINE = "model.onnxruntime.onnx", "model.tensorrt-rtx.plan"
 BENCH_BATCHES = (1, 8)
+LARGEST_ONNX = 2**31 - 1
+"""Bytes of a protobuf file."""
+KEPT = "the training so far is in {}; the same command goes on from there"
 SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
 GOOD_LABELS = 80.0
@@ -55,7 +59,8 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
     started = time.perf_counter()
     inputs = inputs_from_options(options, reporter)
     report = new_report(options, inputs, command)
-    with Workspace(options.output or Path(f"{inputs.teacher.name}_int8")) as workspace:
+    output = options.output or Path(f"{inputs.teacher.name}_int8")
+    with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
         graph = capture(inputs, workspace, reporter, report)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report)
@@ -79,6 +84,11 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
     teacher = inputs.teacher
     with reporter.stage("capture") as stage:
         graph = graph_from_model(teacher.module, teacher.spec, inputs.device)
+        if graph.onnx.ByteSize() >= LARGEST_ONNX:
+            raise CaptureError(
+                f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
+                "one ONNX file can hold; convert a smaller one"
+            )
         write_atomic(workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
         x = random_pixels(teacher.spec, 4, report.seed).to(inputs.device)
         with torch.no_grad():
@@ -104,7 +114,7 @@ def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> P
             baseline = predictions(engine.run, inputs.val, advance)
         stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {inputs.val.num_samples} images"
     chance = 100.0 / max(2, inputs.teacher.classes)
-    if baseline.top1 < 2 * chance:
+    if baseline.top1 < chance + (100.0 - chance) / 10:
         reporter.warn(
             f"the FP32 network is right on only {baseline.top1:.1f} % of --val, hardly more than chance; check "
             "--mean, --std, --resize, --crop and the order of the labels"
@@ -144,6 +154,7 @@ def synthesise(
         "bn_kl": quality.bn_kl,
         "label_accuracy": quality.label_accuracy,
         "reused": options.generator is not None,
+        "history": [{"step": step, "bn_kl": kl, "label": label} for step, kl, label in trained.history],
     }
     if quality.label_accuracy < GOOD_LABELS:
         reporter.warn(
@@ -211,7 +222,7 @@ def calibrated(
         result.samples,
         options.synthesis.seed,
         source,  # type: ignore[arg-type]
-        inputs.fingerprint,
+        inputs.ranges_for,
     )
 
 
@@ -220,10 +231,16 @@ def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspa
     save_ranges(ranges, workspace.path("calibration.json"))
     save_cache(ranges, workspace.path("calibration.cache"))
     path = options.calibration_cache
-    if path is not None and (options.recalibrate or not path.exists()):
+    if path is None or not (options.recalibrate or not path.exists()):
+        return
+    try:
         save_ranges(ranges, path.with_suffix(".json"))
         if path.suffix != ".json":
             save_cache(ranges, path)
+    except OSError as error:
+        raise CacheError(
+            f"expected to write {path}, but: {error.strerror}; check --calibration-cache"
+        ) from error
 
 
 def quantize(
@@ -323,8 +340,7 @@ def measure(workspace: Workspace, reporter: Reporter, report: Report) -> None:
     ):
         results = compare([fp32, int8], BenchOptions(batches=BENCH_BATCHES))
         report.throughput = [result.to_json() for result in results]
-        ratios = [b.images_per_s / a.images_per_s for a, b in zip(results[::2], results[1::2], strict=True)]
-        pairs = zip(BENCH_BATCHES, ratios, strict=True)
+        pairs = zip(BENCH_BATCHES, ratios(results, 2)[1::2], strict=True)
         stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
 
 

@@ -9,10 +9,9 @@ import onnx
 from jaxtyping import Float, Int8
 from onnx import helper, numpy_helper
 
+from calibrators.scales import LEVELS, scale_from_amax
 from converter.errors import ConversionError
 from converter.placement import ActivationQuantizer, QuantizationPlan
-
-LEVELS = 127  # of each sign; -128 is not used
 
 # An engine on a CPU holds the bias as int32 in steps of s_x * s_w. Half of int32's range leaves the sum room.
 _LARGEST_BIAS = 2.0**30
@@ -122,7 +121,7 @@ def _pairs(plan: QuantizationPlan, amax: Mapping[str, float]) -> list[_Pair]:
             f"expected ranges for {len(plan.observed)} tensors, got none for {names}; calibrate again"
         )
     with np.errstate(over="ignore", under="ignore"):
-        scales = {name: np.float32(amax[name]) / np.float32(LEVELS) for name in plan.observed}
+        scales = {name: np.float32(scale_from_amax(amax[name])) for name in plan.observed}
     for name, scale in scales.items():
         if not (np.isfinite(scale) and scale > 0):
             raise ConversionError(

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import math
 import platform
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, is_dataclass
@@ -80,6 +81,7 @@ def new_report(options: ConvertOptions, inputs: Inputs, command: str) -> Report:
             "bn_layers": teacher.bn_layers,
             "classes": teacher.classes,
             "input": plain(teacher.spec),
+            "notes": list(teacher.notes),
         },
     )
 
@@ -97,12 +99,15 @@ def plain(value: Any) -> Any:
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
         return [plain(entry) for entry in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None  # JSON has no NaN
     return str(value) if isinstance(value, Path) else value
 
 
 def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     """Package -> installed version, with Python's; packages that aren't installed are left out."""
-    installed = {name.lower() for d in importlib.metadata.distributions() if (name := d.metadata["Name"])}
+    names = (d.metadata["Name"] for d in importlib.metadata.distributions())
+    installed = {name.lower().replace("_", "-") for name in names if name}
     found = {package: importlib.metadata.version(package) for package in packages if package in installed}
     return {"python": platform.python_version(), **found}
 

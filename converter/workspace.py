@@ -1,40 +1,44 @@
 """The output folder: filled under a temporary name, and put in place only when everything is there."""
 
-import errno
+import contextlib
+import fcntl
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 from converter.errors import OutputError
 
 CHECKPOINT = "training.ckpt"
+MARKER = ".zscgan-convert"
+OUTPUTS = frozenset({
+    "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
+    "model.onnxruntime.onnx", "model.tensorrt-rtx.plan", "report.json", "samples.png",
+})  # fmt: skip
+"""Names that a conversion may write; those of an earlier one don't stay beside a new report."""
 
 
 class Workspace:
-    """Context manager over ``DIR.partial``, whose files move into ``DIR`` when the block ends well.
+    """Context manager over a draft folder, whose files move into ``output`` when the block ends well.
 
-    When it ends badly, all is removed but the training checkpoint, so that the same command can go on from
-    there; without a checkpoint nothing is left. Raises OutputError where the folder can't be written.
+    The draft is ``DIR.partial``, or ``DIR/.partial`` where DIR exists, so that both are on one disk. When the
+    block ends badly all is removed but the training checkpoint, which ``on_kept`` is told of, so that the same
+    command can go on from there; without a checkpoint nothing is left. Raises OutputError where the folder
+    can't be written, belongs to somebody else, or is in use by another run.
     """
 
-    def __init__(self, output: Path) -> None:
+    def __init__(self, output: Path, on_kept: Callable[[Path], None] = lambda _: None) -> None:
         self.output = output
-        self.draft = output.with_name(output.name + ".partial")
-        self.checkpoint = self.draft / CHECKPOINT
+        self.draft = output
+        self._on_kept = on_kept
+        self._lock: IO[str] | None = None
         self._made: list[Path] = []
 
-    def __enter__(self) -> "Workspace":
-        if self.output.exists() and not self.output.is_dir():
-            raise OutputError(
-                f"expected -o {self.output} to be a folder, but it is a file; give another -o DIR"
-            )
-        try:
-            self._make(self.draft)
-            self._remove_leftovers()
-        except OSError as error:
-            self._unmake()
-            raise output_error(self.output, error) from error
-        return self
+    @property
+    def checkpoint(self) -> Path:
+        """Where the training saves its state."""
+        return self.draft / CHECKPOINT
 
     def path(self, name: str) -> Path:
         """Where to write the file ``name`` for now."""
@@ -42,33 +46,71 @@ class Workspace:
 
     def files(self) -> list[str]:
         """Names of the outputs that have been written so far."""
-        return sorted(path.name for path in self.draft.iterdir() if path != self.checkpoint)
+        return sorted(p.name for p in self.draft.iterdir() if p.name not in (CHECKPOINT, MARKER))
+
+    def __enter__(self) -> "Workspace":
+        try:
+            resolved = self.output.resolve()
+            if resolved.exists() and not resolved.is_dir():
+                raise OutputError(
+                    f"expected -o {self.output} to be a folder, but it is a file; give another -o DIR"
+                )
+            inside = resolved.is_dir()
+            self.draft = resolved / ".partial" if inside else resolved.with_name(resolved.name + ".partial")
+            self._make()
+            self._claim()
+            self._remove_leftovers()
+        except OSError as error:
+            self._release()
+            self._unmake()
+            raise output_error(self.output, error) from error
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is None:
-            try:
+        try:
+            if error is None:
                 self._publish()
-            except OSError as failure:
-                raise output_error(self.output, failure) from failure
-            return
-        self._remove_leftovers()
-        if not self.checkpoint.exists():
-            self._unmake()
-        if isinstance(error, OSError) and error.errno in (
-            errno.ENOSPC,
-            errno.EDQUOT,
-            errno.EROFS,
-            errno.EACCES,
-            errno.EPERM,
-        ):
+                return
+        except OSError as failure:
+            error = failure
+        finally:
+            self._release()
+        with contextlib.suppress(OSError):  # the error that led here says more
+            self._remove_leftovers()
+            if self.checkpoint.exists():
+                self._on_kept(self.checkpoint)
+            else:
+                (self.draft / MARKER).unlink(missing_ok=True)
+                self._unmake()
+        if isinstance(error, OSError):
             raise output_error(self.output, error) from error
 
-    def _make(self, folder: Path) -> None:
-        missing = [folder, *folder.parents]
+    def _make(self) -> None:
+        missing = [self.draft, *self.draft.parents]
         self._made = [path for path in missing if not path.exists()]
-        folder.mkdir(parents=True, exist_ok=True)
+        self.draft.mkdir(parents=True, exist_ok=True)
+        marked = (self.draft / MARKER).exists()
+        if self.draft not in self._made and not marked and any(self.draft.iterdir()):
+            raise OutputError(f"{self.draft} is in the way and isn't ours; move it or give another -o DIR")
+        if marked:  # left by an earlier run, which made it
+            self._made = [self.draft]
+
+    def _claim(self) -> None:
+        self._lock = (self.draft / MARKER).open("w")
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            self._release()
+            raise OutputError(
+                f"another run is writing to {self.output}; wait for it or give another -o DIR"
+            ) from error
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            self._lock.close()
+            self._lock = None
 
     def _unmake(self) -> None:
         """Remove the folders that this run made, the deepest first."""
@@ -78,20 +120,25 @@ class Workspace:
 
     def _remove_leftovers(self) -> None:
         for path in self.draft.iterdir():
-            if path != self.checkpoint:
+            if path.name not in (CHECKPOINT, MARKER):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _publish(self) -> None:
+        self.output.mkdir(parents=True, exist_ok=True)
+        written = self.files()
+        for name in written:
+            self.path(name).replace(self.output / name)
+        for name in OUTPUTS.difference(written):
+            (self.output / name).unlink(missing_ok=True)
         self.checkpoint.unlink(missing_ok=True)
-        self.output.mkdir(exist_ok=True)
-        for path in sorted(self.draft.iterdir()):
-            path.replace(self.output / path.name)
+        (self.draft / MARKER).unlink()
         self.draft.rmdir()
 
 
 def output_error(output: Path, error: OSError) -> OutputError:
     """What a failed write means to the user."""
+    where = f" ({error.filename})" if error.filename else ""
     return OutputError(
-        f"expected to write the output folder {output}, but: {error.strerror or error}; "
+        f"expected to write the output folder {output}, but: {error.strerror or error}{where}; "
         "free some space or give another folder with -o DIR"
     )

@@ -9,7 +9,7 @@ from pathlib import Path
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import load_torch, save_torch
+from calibrators.zscgan.sampling import VERSION, load_torch, save_torch
 from calibrators.zscgan.training import TrainingState
 
 SAVE_EVERY_S = 20.0
@@ -17,7 +17,7 @@ SAVE_EVERY_S = 20.0
 
 def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
     """A name for all that decides the result of a training run."""
-    return hashlib.sha256(repr((fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
+    return hashlib.sha256(repr((VERSION, fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
 
 
 def save_checkpoint(state: TrainingState, path: Path, key: str) -> None:

@@ -34,8 +34,8 @@ class ZSCGANOptions:
             raise ValueError(
                 f"expected --gan-batch of at least {MIN_BATCH} (or 0 for the default), got {self.batch}"
             )
-        if self.seed < 0:
-            raise ValueError(f"expected --seed of at least 0, got {self.seed}")
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""

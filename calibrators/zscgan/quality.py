@@ -7,7 +7,7 @@ from torch import nn
 
 from calibrators.batches import Batches
 from calibrators.zscgan.losses import batch_norm_loss
-from calibrators.zscgan.statistics import BatchStatistics, Moments, merged_moments, targets_from_model
+from calibrators.zscgan.statistics import BatchStatistics, Moments, targets_from_model
 
 
 @dataclass(frozen=True)
@@ -21,16 +21,22 @@ class SampleQuality:
 
 def sample_quality(teacher: nn.Module, batches: Batches) -> SampleQuality:
     """Quality of all the batches together; a smaller last one is left out, as moments count by batch."""
-    parts: dict[str, list[Moments]] = {}
-    right = total = 0
+    sums: dict[str, Moments] = {}
+    count = right = total = 0
     with torch.no_grad(), BatchStatistics(teacher) as statistics:
         for x, labels in batches:
-            if total and len(x) < batches.batch_size:
+            if count and len(x) < batches.batch_size:
                 break
             right += int((teacher(x).argmax(1) == labels).sum())
             total += len(x)
-            for name, moments in statistics.moments().items():
-                parts.setdefault(name, []).append(moments)
-    merged = {name: merged_moments(some) for name, some in parts.items()}
-    kl = float(batch_norm_loss(merged, targets_from_model(teacher))) if merged else 0.0
+            count += 1
+            for name, (mean, variance) in statistics.moments().items():
+                wide = mean.double()  # squares of large means lose digits
+                old = sums.get(name, (torch.zeros_like(wide), torch.zeros_like(wide)))
+                sums[name] = (old[0] + wide, old[1] + variance.double() + wide * wide)
+    moments = {
+        name: (mean / count, (square / count - (mean / count) ** 2).clamp_min(0))
+        for name, (mean, square) in sums.items()
+    }
+    kl = float(batch_norm_loss(moments, targets_from_model(teacher))) if moments else 0.0
     return SampleQuality(kl, 100.0 * right / max(1, total))

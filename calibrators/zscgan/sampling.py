@@ -23,7 +23,7 @@ VERSION = 1
 class SyntheticBatches:
     """``num_samples`` labelled samples, evenly over the classes; the same each time for the same seed.
 
-    Nothing is stored: each iteration runs the generator again, so memory depends on the batch alone.
+    Images are not stored: each iteration runs the generator again.
     """
 
     generator: Generator
@@ -77,6 +77,19 @@ def load_generator(
     Raises GeneratorError for a file that can't be read, is something else, or belongs to another model.
     """
     document = load_torch(path)
+    try:
+        return generator_from_document(document, path, fingerprint, spec, device)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise GeneratorError(
+            f"expected {path} to be a whole generator of this version, but it is not ({error}); "
+            "leave --generator out to train one"
+        ) from error
+
+
+def generator_from_document(
+    document: dict[str, Any], path: Path, fingerprint: str, spec: InputSpec, device: torch.device
+) -> TrainedGenerator:
+    """The generator in the content of ``generator.pt``."""
     if document.get("format") != FORMAT or document.get("version") != VERSION:
         raise GeneratorError(
             f"expected {path} to be a generator that zscgan-convert saved; check --generator"

@@ -112,8 +112,8 @@ def merged_moments(parts: Iterable[Moments]) -> Moments:
     if len(parts) == 1:
         return parts[0]
     mean = torch.stack([m for m, _ in parts]).mean(0)
-    square = torch.stack([v + m * m for m, v in parts]).mean(0)
-    return mean, square - mean * mean
+    variance = torch.stack([v + (m - mean) ** 2 for m, v in parts]).mean(0)
+    return mean, variance
 
 
 def value_of(average: Tensor, newest: Tensor) -> Tensor:
@@ -140,7 +140,9 @@ class MovingMoments:
         weight = self.decay * self._weight + (1 - self.decay)
         averaged, sums = {}, {}
         for name, (mean, variance) in moments.items():
-            old_mean, old_square = self._sums.get(name, (torch.zeros_like(mean), torch.zeros_like(mean)))
+            zero = torch.zeros_like(mean)
+            # A restored state lies on the CPU.
+            old_mean, old_square = (part.to(mean.device) for part in self._sums.get(name, (zero, zero)))
             sum_mean = self.decay * old_mean + (1 - self.decay) * mean
             sum_square = self.decay * old_square + (1 - self.decay) * (variance + mean * mean)
             sums[name] = (sum_mean.detach(), sum_square.detach())

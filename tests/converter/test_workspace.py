@@ -28,6 +28,37 @@ def test_an_earlier_result_is_replaced_at_the_end(tmp_path: Path) -> None:
     assert (output / "mine.txt").read_text() == "the user's"
 
 
+def test_outputs_of_an_earlier_run_do_not_stay(tmp_path: Path) -> None:
+    (tmp_path / "generator.pt").write_text("old")
+    with Workspace(tmp_path) as workspace:
+        workspace.path("report.json").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
+def test_a_strangers_folder_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "out.partial").mkdir()
+    (tmp_path / "out.partial" / "theirs").write_text("")
+    with pytest.raises(OutputError, match="in the way"), Workspace(tmp_path / "out"):
+        pass
+    assert (tmp_path / "out.partial" / "theirs").exists()
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    with Workspace(tmp_path / "out") as first:
+        first.path("a").write_text("first")
+        with pytest.raises(OutputError, match="another run"), Workspace(tmp_path / "out"):
+            pass
+        assert first.path("a").exists()
+    assert (tmp_path / "out" / "a").read_text() == "first"
+
+
+def test_the_current_folder_can_be_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with Workspace(Path()) as workspace:
+        workspace.path("report.json").write_text("new")
+    assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+
+
 def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(ConversionError), Workspace(tmp_path / "deep" / "out") as workspace:
         workspace.path("half").write_text("half")
@@ -36,10 +67,12 @@ def test_a_failure_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_a_failure_keeps_the_training(tmp_path: Path) -> None:
-    with pytest.raises(KeyboardInterrupt), Workspace(tmp_path / "out") as workspace:
+    kept: list[Path] = []
+    with pytest.raises(KeyboardInterrupt), Workspace(tmp_path / "out", kept.append) as workspace:
         workspace.checkpoint.write_text("steps")
         workspace.path("half").write_text("half")
         raise KeyboardInterrupt
+    assert kept == [tmp_path / "out.partial" / "training.ckpt"]
     assert not (tmp_path / "out").exists()
     with Workspace(tmp_path / "out") as workspace:
         assert workspace.checkpoint.read_text() == "steps"
