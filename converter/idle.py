@@ -47,5 +47,7 @@ def _is_idle(node: fx.Node) -> bool:
     if node.target in _DROPOUTS:
         return node.args[2] is False
     scalar = node.args[1] if len(node.args) > 1 else None
-    neutral = node.target in _NEUTRAL and not node.kwargs and isinstance(scalar, int | float)
-    return node.target in _COPIES or (neutral and scalar == _NEUTRAL[node.target])
+    if node.target in _COPIES:
+        return True
+    neutral = _NEUTRAL.get(node.target)
+    return neutral is not None and not node.kwargs and isinstance(scalar, int | float) and scalar == neutral

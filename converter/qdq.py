@@ -9,7 +9,7 @@ import onnx
 from jaxtyping import Float, Int8
 from onnx import helper, numpy_helper
 
-from calibrators.scales import LEVELS, scale_from_amax
+from calibrators.scales import LEVELS, is_valid_amax, scale_from_amax
 from converter.errors import ConversionError
 from converter.placement import ActivationQuantizer, QuantizationPlan
 
@@ -120,13 +120,12 @@ def _pairs(plan: QuantizationPlan, amax: Mapping[str, float]) -> list[_Pair]:
         raise ConversionError(
             f"expected ranges for {len(plan.observed)} tensors, got none for {names}; calibrate again"
         )
-    with np.errstate(over="ignore", under="ignore"):
-        scales = {name: np.float32(scale_from_amax(amax[name])) for name in plan.observed}
-    for name, scale in scales.items():
-        if not (np.isfinite(scale) and scale > 0):
+    for name in plan.observed:
+        if not is_valid_amax(amax[name]):
             raise ConversionError(
                 f"expected a finite range above 0 for {name}, got {amax[name]}; calibrate again"
             )
+    scales = {name: np.float32(scale_from_amax(amax[name])) for name in plan.observed}
     pairs, taken = [], set[str]()
     for quantizer in plan.activations:
         stem = quantizer.tensor
