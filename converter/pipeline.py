@@ -153,6 +153,7 @@ def synthesise(
         "seconds": round(trained.seconds, 3),
         "bn_kl": quality.bn_kl,
         "label_accuracy": quality.label_accuracy,
+        "classes": trained.generator.config.conditions,
         "reused": options.generator is not None,
         "history": [{"step": step, "bn_kl": kl, "label": label} for step, kl, label in trained.history],
     }

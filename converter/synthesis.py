@@ -11,10 +11,9 @@ from calibrators.zscgan.checkpoint import (
     run_key,
     save_checkpoint,
 )
-from calibrators.zscgan.generator import GeneratorConfig
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
-from calibrators.zscgan.training import TrainingState, new_state, train_generator
+from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.console import Reporter
 from converter.interrupt import InterruptAfterStep
 from converter.load import Teacher
@@ -39,7 +38,12 @@ def generator_from_teacher(
     """
     if reuse is not None:
         return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
-    config = GeneratorConfig(teacher.spec, teacher.classes, options.latent, options.width)
+    config = new_config(teacher.spec, teacher.classes, options)
+    if config.conditions < teacher.classes:
+        reporter.say(
+            f"note: {options.steps} steps can learn {config.conditions} of the {teacher.classes} classes; the samples "
+            "are of those (--gan-steps for more)"
+        )
     state, key = new_state(config, options, device), run_key(fingerprint, teacher.spec, options)
     if restore_checkpoint(state, checkpoint, key):
         reporter.say(f"going on from step {state.step} of {options.steps}, saved by an earlier run")

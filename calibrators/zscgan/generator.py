@@ -19,12 +19,21 @@ FULL_WIDTH = 32
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """All that is needed to build a generator again."""
+    """All that is needed to build a generator again.
+
+    ``conditions`` of the ``classes`` are trained and sampled, an even choice of them.
+    """
 
     spec: InputSpec
     classes: int
+    conditions: int
     latent: int
     width: int
+
+    def labels(self) -> Int[Tensor, "conditions"]:
+        """The classes that are trained, in a random order that is always the same."""
+        order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(0))
+        return order[: self.conditions]
 
 
 class ConditionalBatchNorm(nn.Module):

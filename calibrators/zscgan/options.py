@@ -13,7 +13,8 @@ class ZSCGANOptions:
 
     ``batch`` of 0 means 64 for inputs up to 96x96 pixels and 16 above. ``bn_weight`` multiplies the
     batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of samples over
-    which the batch statistics are averaged.
+    which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples of a
+    class apart. A class takes about ``samples_per_class`` samples to be learned.
     """
 
     steps: int = 250
@@ -21,10 +22,11 @@ class ZSCGANOptions:
     latent: int = 64
     width: int = 32
     learning_rate: float = 2e-3
-    bn_weight: float = 10.0
+    bn_weight: float = 100.0
     label_smoothing: float = 0.001
     variety_weight: float = 0.5
-    window: int = 256
+    window: int = 128
+    samples_per_class: int = 60
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -36,6 +38,10 @@ class ZSCGANOptions:
             )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
+
+    def classes_for(self, classes: int, batch: int) -> int:
+        """How many of ``classes`` there are enough samples in the training to learn; at least 2 of several."""
+        return min(classes, max(2, self.steps * batch // self.samples_per_class))
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""

@@ -27,8 +27,10 @@ def save_picture(
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
     """
-    spec, classes = generator.config.spec, generator.config.classes
-    columns = torch.linspace(0, classes - 1, min(classes, MOST_COLUMNS)).round().long().tolist()
+    spec, trained = generator.config.spec, generator.config.labels().sort().values
+    columns = trained[
+        torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
+    ].tolist()
     device = next(generator.parameters()).device
     labels = torch.tensor(columns).repeat(ROWS)
     z = torch.randn(len(labels), generator.config.latent, generator=torch.Generator().manual_seed(seed))

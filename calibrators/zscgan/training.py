@@ -71,13 +71,12 @@ def draw(
 ) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
     """Latent vectors and labels of one step, the same on every device.
 
-    Labels run evenly through the classes, from an offset that moves on with each step. The random
+    Labels run evenly through the trained classes, from an offset that moves on with each step. The random
     numbers depend on seed and step alone, so a resumed run draws what an uninterrupted one would.
     """
     random = torch.Generator().manual_seed((seed * SEED_STRIDE + step) % 2**32)
     z = torch.randn(count, config.latent, generator=random)
-    order = torch.randperm(config.classes, generator=torch.Generator().manual_seed(seed))
-    labels = order[(torch.arange(count) + step * count) % config.classes]
+    labels = config.labels()[(torch.arange(count) + step * count) % config.conditions]
     return z.to(device), labels.to(device)
 
 
@@ -95,6 +94,12 @@ def pairs_of(
 ) -> Float[Tensor, "pairs 2 channels height width"]:
     """The samples two by two."""
     return x.view(-1, 2, *x.shape[1:])
+
+
+def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
+    """The generator that ``options`` call for."""
+    conditions = options.classes_for(classes, options.batch_for(*spec.shape[1:]))
+    return GeneratorConfig(spec, classes, conditions, options.latent, options.width)
 
 
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
@@ -125,7 +130,7 @@ def train_generator(
     Raises GeneratorError if the losses stay NaN or infinite.
     """
     device = next(teacher.parameters()).device
-    state = state or new_state(GeneratorConfig(spec, classes, options.latent, options.width), options, device)
+    state = state or new_state(new_config(spec, classes, options), options, device)
     targets = targets_from_model(teacher)
     batch, skipped = options.batch_for(*spec.shape[1:]), 0
     state.generator.train()

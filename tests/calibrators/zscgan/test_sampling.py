@@ -18,7 +18,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def generator(spec: InputSpec) -> Generator:
     torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(spec, 4, latent=8, width=8)).eval()
+    generator = Generator(GeneratorConfig(spec, 4, 4, latent=8, width=8)).eval()
     return generator.to(memory_format=torch.channels_last)  # as training gives it
 
 
@@ -98,7 +98,7 @@ def test_the_picture_has_a_column_a_class(generator: Generator, tmp_path: Path) 
 def test_pictures_of_any_channels_and_classes(
     channels: int, classes: int, columns: int, tmp_path: Path
 ) -> None:
-    generator = Generator(GeneratorConfig(InputSpec((channels, 64, 64)), classes, latent=4, width=8))
+    generator = Generator(GeneratorConfig(InputSpec((channels, 64, 64)), classes, classes, latent=4, width=8))
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0)) as picture:
         assert picture.width == columns * (64 + GAP) + GAP
 

@@ -13,18 +13,18 @@ from calibrators.zscgan.generator import GeneratorConfig
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
-from calibrators.zscgan.training import TrainingState, draw, new_state, train_generator
+from calibrators.zscgan.training import TrainingState, draw, new_config, new_state, train_generator
 
-OPTIONS = ZSCGANOptions(steps=6, batch=8, latent=8, width=8)
+OPTIONS = ZSCGANOptions(steps=6, batch=8, latent=8, width=8, samples_per_class=1)
 CPU = torch.device("cpu")
 
 
 def fresh(spec: InputSpec, options: ZSCGANOptions) -> TrainingState:
-    return new_state(GeneratorConfig(spec, 4, options.latent, options.width), options, CPU)
+    return new_state(new_config(spec, 4, options), options, CPU)
 
 
 def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec) -> None:
-    options = replace(OPTIONS, steps=80, batch=32)
+    options = replace(OPTIONS, steps=80, batch=32, bn_weight=10.0)
     before = fresh(spec, options).generator
     after = train_generator(teacher, spec, 4, options).generator
     was, now = (
@@ -100,14 +100,29 @@ def test_a_variance_of_almost_nothing_trains(teacher: nn.Module, spec: InputSpec
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
 def test_draw_covers_the_classes_evenly(spec: InputSpec, classes: int) -> None:
-    config = GeneratorConfig(spec, classes, 4, 4)
+    config = GeneratorConfig(spec, classes, classes, 4, 4)
     labels = torch.cat([draw(config, 8, 0, step, CPU)[1] for step in range(max(1, classes // 4))])
     counts = labels.bincount(minlength=classes)
     assert counts.max() - counts.min() <= 1
 
 
+def test_few_samples_train_few_classes(spec: InputSpec) -> None:
+    config = new_config(spec, 1000, replace(OPTIONS, steps=60, samples_per_class=24))
+    assert config.conditions == 60 * 8 // 24
+    drawn = {seed: set(draw(config, 100, seed, 0, CPU)[1].tolist()) for seed in (0, 1)}
+    assert drawn[0] == drawn[1] == set(config.labels().tolist())
+    assert len(drawn[0]) == 20
+
+
+@pytest.mark.parametrize(
+    ("classes", "steps", "trained"), [(1, 1, 1), (2, 1, 2), (10, 250, 10), (1000, 250, 66)]
+)
+def test_classes_by_steps(classes: int, steps: int, trained: int) -> None:
+    assert ZSCGANOptions(steps=steps).classes_for(classes, 16) == trained
+
+
 def test_draws_differ_by_step_and_seed(spec: InputSpec) -> None:
-    config = GeneratorConfig(spec, 4, 4, 4)
+    config = GeneratorConfig(spec, 4, 4, 4, 4)
     z = [draw(config, 8, seed, step, CPU)[0] for seed, step in ((0, 0), (0, 1), (1, 0))]
     assert not torch.equal(z[0], z[1])
     assert not torch.equal(z[0], z[2])
