@@ -25,10 +25,11 @@ from converter import __version__
 from converter.errors import ConversionError, OptionsError
 from converter.load_options import ModelOptions
 from converter.options import DEVICES, ConvertOptions, ImageOptions
+from engines.cli import FAILED, INTERRUPTED, USAGE, build_options, profile_options
 from engines.errors import EngineError
-from engines.options import ENGINES, BuildOptions, batch_from_shapes, capabilities_from_text
+from engines.options import ENGINES
 
-FAILED, USAGE, MISSED, INTERRUPTED = 1, 2, 3, 130
+MISSED = 3
 
 FilePath = click.Path(path_type=Path)
 
@@ -116,13 +117,7 @@ calibration_options = option_group(
 engine_options = option_group(
     click.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
                  help="Engine to build; auto takes the best that works here and says which."),
-    click.option("--compute-capability", "capabilities", metavar="X.Y[,X.Y...]",
-                 default=",".join(BuildOptions.compute_capabilities), show_default=True,
-                 help="GPUs to build for ahead of time (tensorrt-rtx)."),
-    click.option("--min-shapes", default=str(BuildOptions.min_batch), show_default=True,
-                 help="Smallest batch or shape (tensorrt-rtx), such as 1 or input:1x3x224x224."),
-    click.option("--opt-shapes", default=str(BuildOptions.opt_batch), show_default=True, help="The usual one."),
-    click.option("--max-shapes", default=str(BuildOptions.max_batch), show_default=True, help="The largest one."),
+    profile_options,
 )  # fmt: skip
 
 image_options = option_group(
@@ -209,13 +204,12 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
         names = {entry.name for entry in fields(kind)} - {"model"}
         return {name: value for name, value in given.items() if name in names}
 
-    batches = (batch_from_shapes(given[f"{k}_shapes"], f"--{k}-shapes") for k in ("min", "opt", "max"))
     return ConvertOptions(
         model=ModelOptions(model=model, **some(ModelOptions)),
         synthesis=ZSCGANOptions(**some(ZSCGANOptions)),
         calibration=CalibrationOptions(**some(CalibrationOptions)),
         images=ImageOptions(**some(ImageOptions)),
-        build=BuildOptions(capabilities_from_text(given["capabilities"]), *batches),
+        build=build_options(given),
         asked_algorithm=given["algorithm"] if "algorithm" in typed else None,
         **some(ConvertOptions),
     )

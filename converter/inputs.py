@@ -2,6 +2,8 @@
 
 import hashlib
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -46,8 +48,8 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
         teacher = load_model(options.model)
         weights = fingerprint(teacher.module.state_dict())
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
-        calib = calibration_images(teacher, options, batch)
-        val = validation_images(teacher, options, batch)
+        calib = real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples)
+        val = real_images(options.images.val, teacher, options, require_labels=True, classes=teacher.classes)
         ranges_for = hashlib.sha256(f"{weights} {teacher.spec}".encode()).hexdigest()
         cached = cached_ranges(options, ranges_for)
         if calib is None and cached is None:
@@ -75,35 +77,20 @@ def device_from_name(name: str) -> torch.device:
     return torch.device("cpu")
 
 
-def calibration_images(teacher: Teacher, options: ConvertOptions, batch: int) -> ImageBatches | None:
-    """Real images of ``--calib-data``, at most ``--calib-samples`` of them."""
-    if options.images.calib_data is None:
+def real_images(
+    path: Path | None, teacher: Teacher, options: ConvertOptions, **how: Any
+) -> ImageBatches | None:
+    """The images at ``path``, if there is one, resized and cropped as the options say."""
+    if path is None:
         return None
     return images_from_path(
-        options.images.calib_data,
+        path,
         teacher.spec,
         resize=options.images.resize,
         crop=options.images.crop,
-        batch_size=batch,
-        limit=options.calibration.samples,
+        batch_size=options.synthesis.batch_for(*teacher.spec.shape[1:]),
         seed=options.synthesis.seed,
-    )
-
-
-def validation_images(teacher: Teacher, options: ConvertOptions, batch: int) -> ImageBatches | None:
-    """Labelled images of ``--val``, all of them."""
-    if options.images.val is None:
-        return None
-    return images_from_path(
-        options.images.val,
-        teacher.spec,
-        resize=options.images.resize,
-        crop=options.images.crop,
-        batch_size=batch,
-        limit=None,
-        seed=0,
-        require_labels=True,
-        classes=teacher.classes,
+        **how,
     )
 
 

@@ -4,7 +4,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -149,40 +149,52 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def profile_options(command: Any) -> Any:
+    """The options of ``BuildOptions``, for ``zscgan-build`` and ``zscgan-convert``; see ``build_options``."""
+    shapes = {
+        "min": (
+            "Smallest batch or shape (tensorrt-rtx), such as 1 or input:1x3x224x224.",
+            BuildOptions.min_batch,
+        )
+    }
+    shapes["opt"] = ("The batch or shape to be fastest for.", BuildOptions.opt_batch)
+    shapes["max"] = ("The largest batch or shape.", BuildOptions.max_batch)
+    for kind, (text, batch) in reversed(shapes.items()):
+        command = click.option(f"--{kind}-shapes", default=str(batch), show_default=True, help=text)(command)
+    return click.option(
+        "--compute-capability",
+        "capabilities",
+        metavar="X.Y[,X.Y...]",
+        default=_joined(BuildOptions.compute_capabilities),
+        show_default=True,
+        help="GPUs to build for ahead of time (tensorrt-rtx).",
+    )(command)
+
+
+def build_options(given: Mapping[str, Any]) -> BuildOptions:
+    """What ``profile_options`` gave. Raises OptionError, which names the flag."""
+    batches = (
+        batch_from_shapes(given[f"{kind}_shapes"], f"--{kind}-shapes") for kind in ("min", "opt", "max")
+    )
+    return BuildOptions(capabilities_from_text(given["capabilities"]), *batches)
+
+
 @click.command(epilog="Next: zscgan-bench ENGINE measures an ONNX Runtime engine.")
 @click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Engine file to write.")
 @click.option(
     "--engine", type=click.Choice(BUILDABLE), default=BUILDABLE[0], show_default=True, help="Engine to build."
 )
-@click.option(
-    "--compute-capability",
-    "capabilities",
-    default=_joined(BuildOptions.compute_capabilities),
-    show_default=True,
-    help="GPUs to build for (tensorrt-rtx).",
-)
-@click.option(
-    "--min-shapes",
-    default=str(BuildOptions.min_batch),
-    show_default=True,
-    help="Smallest batch or shape (tensorrt-rtx), such as 1 or input:1x3x224x224.",
-)
-@click.option("--opt-shapes", default=str(BuildOptions.opt_batch), show_default=True, help="The usual one.")
-@click.option("--max-shapes", default=str(BuildOptions.max_batch), show_default=True, help="The largest one.")
+@profile_options
 @click.option("-v", "--verbose", is_flag=True, help="The engine's own log on stderr.")
-def build(model: Path, output: Path, engine: str, capabilities: str, verbose: bool, **shapes: str) -> None:
+def build(model: Path, output: Path, engine: str, verbose: bool, **given: str) -> None:
     """Build an engine from MODEL.onnx: Q/DQ (INT8) or FP32."""  # fmt: skip
     if verbose:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    _guarded(lambda: _build(model, output, engine, capabilities, shapes))
+    _guarded(lambda: _build(model, output, engine, build_options(given)))
 
 
-def _build(model: Path, output: Path, engine: str, capabilities: str, shapes: dict[str, str]) -> None:
-    options = BuildOptions(
-        capabilities_from_text(capabilities),
-        *(batch_from_shapes(shapes[f"{kind}_shapes"], f"--{kind}-shapes") for kind in ("min", "opt", "max")),
-    )
+def _build(model: Path, output: Path, engine: str, options: BuildOptions) -> None:
     start = time.perf_counter()
     if engine == "tensorrt-rtx":
         from engines.tensorrt_rtx import engine_from_onnx

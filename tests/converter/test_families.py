@@ -18,7 +18,7 @@ FAMILIES = {
     "mobilenet_v2": (53, 54),
     "mobilenet_v3_small": (54, 55),
     "efficientnet_b0": (82, 83),
-    "densenet121": (121, 122),
+    "densenet": (21, 22),
     "googlenet": (58, 81),
     "regnet_y_400mf": (86, 87),
     "shufflenet_v2_x0_5": (57, 56),
@@ -32,6 +32,8 @@ def family_model(name: str) -> nn.Module:
     options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
     if name == "vgg11_bn":
         options = {"init_weights": False}
+    if name == "densenet":  # DenseNet-121 with blocks of 2: the same pieces, in a tenth of the time
+        return randomised(torchvision.models.DenseNet(32, (2, 2, 2, 2), num_classes=10))
     model = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
     if name == "vgg11_bn":  # the same three layers, without the 120 million weights
         model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 32), nn.Linear(32, 32)
