@@ -43,12 +43,12 @@ class InputSpec:
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, channels):
                 raise ValueError(
-                    f"expected 1 or {channels} values for --{name} (the input has {channels} channels), "
+                    f"expected one value for --{name}, or one for each of the input's {channels} channels, "
                     f"got {len(values)}"
                 )
             object.__setattr__(self, name, tuple(values) * (channels // len(values)))
         if not all(value > 0 and isfinite(value) for value in self.std):
-            raise ValueError(f"expected finite --std above 0, got {', '.join(map(str, self.std))}")
+            raise ValueError(f"expected --std above 0 and finite, got {', '.join(map(str, self.std))}")
         if not all(map(isfinite, self.mean)):
             raise ValueError(f"expected finite --mean, got {', '.join(map(str, self.mean))}")
 

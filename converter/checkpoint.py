@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -109,7 +110,9 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     """
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
-        with torch.serialization.safe_globals([argparse.Namespace]), importable:
+        with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
+            # Of a pickle protocol that isn't torch.save's; what can't be read is refused below.
+            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error

@@ -47,7 +47,7 @@ def _is_idle(node: fx.Node) -> bool:
     if node.target in _DROPOUTS:
         return node.args[2] is False
     scalar = node.args[1] if len(node.args) > 1 else None
-    if node.target in _COPIES:
-        return True
+    if node.target in _COPIES:  # a copy in another memory order is what a view behind it needs
+        return bool(before.is_contiguous() and after.is_contiguous())
     neutral = _NEUTRAL.get(node.target)
     return neutral is not None and not node.kwargs and isinstance(scalar, int | float) and scalar == neutral

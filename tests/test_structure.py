@@ -37,15 +37,19 @@ REGISTRY_HOST = re.compile(
 
 # Runs in a fresh interpreter: argv is the blocked names, a bar, the modules to import.
 IMPORT_WITHOUT = """
-import importlib, importlib.abc, sys, traceback
+import importlib, importlib.abc, importlib.machinery, sys, traceback
 
 bar = sys.argv.index("|")
 blocked, modules = set(sys.argv[1:bar]), sys.argv[bar + 1 :]
 
-class Blocker(importlib.abc.MetaPathFinder):
+class Blocker(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    # PyTorch looks for some specs without importing them, so the import fails and not the search.
     def find_spec(self, name, path=None, target=None):
         if name.partition(".")[0] in blocked:
-            raise ImportError(f"blocked by the test: {name}", name=name)
+            return importlib.machinery.ModuleSpec(name, self)
+
+    def exec_module(self, module):
+        raise ImportError(f"blocked by the test: {module.__name__}", name=module.__name__)
 
 sys.meta_path.insert(0, Blocker())
 failed = 0

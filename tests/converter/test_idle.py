@@ -41,6 +41,20 @@ def test_what_changes_nothing_is_dropped(ending: str) -> None:
     assert [node.op_type for node in graph.onnx.graph.node][-1] == "Gemm"
 
 
+class Shuffle(nn.Module):
+    """A copy that a view behind it needs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.transpose(1, 2).contiguous().view(x.shape[0], -1)
+
+
+def test_a_copy_in_another_order_stays() -> None:
+    x = torch.randn(2, 3, 4, 1)
+    module = torch.export.export(Shuffle(), (x,)).module(check_guards=False)
+    assert drop_idle_nodes(module) == 0
+    torch.testing.assert_close(module(x), Shuffle()(x), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("ending", ["double", "one more", "as double"])
 def test_what_changes_something_stays(ending: str) -> None:
     x = torch.randn(2, 1, 2, 2)

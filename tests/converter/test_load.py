@@ -284,7 +284,10 @@ def options(**given) -> ModelOptions:
     [
         ({"preset": "cifar"}, r"expected --preset imagenet\|cifar10\|inception\|unit, got 'cifar'"),
         ({"mean": (0.5,)}, "--mean and --std belong together: got --mean without --std"),
-        ({"mean": (0.5, 0.5), "std": (1.0,), "input_shape": (3, 8, 8)}, "expected 1 or 3 values for --mean"),
+        (
+            {"mean": (0.5, 0.5), "std": (1.0,), "input_shape": (3, 8, 8)},
+            "expected one value for --mean, or one for each of the input",
+        ),
         ({"mean": (0.5,), "std": (0.0,)}, "expected --std above 0"),
         ({"input_shape": (3, 0, 8)}, "sizes from 1 up, got 3x0x8"),
     ],
