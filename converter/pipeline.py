@@ -341,8 +341,14 @@ def measure(workspace: Workspace, reporter: Reporter, report: Report) -> None:
     ):
         results = compare([fp32, int8], BenchOptions(batches=BENCH_BATCHES))
         report.throughput = [result.to_json() for result in results]
-        pairs = zip(BENCH_BATCHES, ratios(results, 2)[1::2], strict=True)
+        gains = ratios(results, 2)[1::2]
+        pairs = zip(BENCH_BATCHES, gains, strict=True)
         stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
+    if max(gains) < 1:
+        reporter.warn(
+            "INT8 is slower than FP32 in ONNX Runtime on this CPU, as it is for narrow and depthwise networks; "
+            "for a CPU like this take model.fp32.onnx"
+        )
 
 
 def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:
