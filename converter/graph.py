@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
-import numpy as np
 import onnx
 import torch
 from jaxtyping import Float
@@ -92,20 +91,6 @@ def observe(
     if missing := sorted(observer.names - observer.values.keys()):
         raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
     return logits, observer.values
-
-
-@torch.no_grad()
-def largest_difference(graph: FoldedGraph, x: Float[Tensor, "batch channels height width"]) -> float:
-    """Largest |difference| between the logits of the FX module and those of ONNX Runtime for ``x``."""
-    import onnxruntime
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(
-        graph.onnx.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    theirs = session.run([LOGITS], {INPUT: x.cpu().numpy()})[0]
-    return float(np.abs(graph.module(x).cpu().numpy() - theirs).max())
 
 
 def _check_forward(model: nn.Module, x: Tensor) -> None:

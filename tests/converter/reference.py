@@ -126,3 +126,9 @@ def assert_pairs_are_as_planned(int8: onnx.ModelProto, plan: QuantizationPlan) -
         for reader in readers[node.output[0]]
     ]
     assert set(weights) <= {weight.consumer for weight in plan.weights}
+
+
+@torch.no_grad()
+def largest_difference(graph: FoldedGraph, x: Tensor) -> float:
+    """Largest |difference| between the logits of the FX module and those of ONNX Runtime for ``x``."""
+    return float((graph.module(x) - torch.from_numpy(run_onnx(graph.onnx, x)[0])).abs().max())

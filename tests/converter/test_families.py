@@ -7,10 +7,16 @@ import torchvision
 from torch import nn
 
 from calibrators.inputs import InputSpec
-from converter.graph import graph_from_model, largest_difference
+from converter.graph import graph_from_model
 from converter.qdq import qdq_from_onnx
 from tests.converter.networks import randomised
-from tests.converter.reference import FLOAT_TOLERANCE, assert_pairs_are_as_planned, planned, run_onnx
+from tests.converter.reference import (
+    FLOAT_TOLERANCE,
+    assert_pairs_are_as_planned,
+    largest_difference,
+    planned,
+    run_onnx,
+)
 
 # Layers, activation quantizers. More quantizers than layers: residual branches, pools and concats have theirs.
 FAMILIES = {

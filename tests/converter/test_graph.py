@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from calibrators.inputs import InputSpec
 from converter.errors import CaptureError
-from converter.graph import graph_from_model, largest_difference, observe, value_name
+from converter.graph import graph_from_model, observe, value_name
 from converter.placement import plan_from_onnx
 from tests.converter import networks
 from tests.converter.reference import (
@@ -16,6 +16,7 @@ from tests.converter.reference import (
     SHAPES,
     graph_of,
     inputs_of,
+    largest_difference,
     run_onnx,
     seeded_model,
 )
