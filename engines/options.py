@@ -2,9 +2,15 @@
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
-BUILDABLE = ("onnxruntime", "tensorrt-rtx")
+BUILDABLE = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+BUFFERS = ("auto", "pycuda", "torch")
+HARDWARE = ("none", "ampere+", "same")
+"""GPUs that a plan runs on: the one that it was built on, Ampere and later, or that compute capability."""
+
+BUILDER_LEVELS = range(6)
 
 # What TensorRT for RTX 1.x builds for; data-centre GPUs (9.0, 10.0) are TensorRT's.
 COMPUTE_CAPABILITIES = ("7.5", "8.0", "8.6", "8.9", "12.0", "12.1")
@@ -20,13 +26,25 @@ class BuildOptions:
 
     ``compute_capabilities`` are the GPUs that TensorRT for RTX builds for ahead of time. The batches make the
     optimization profile of a network with a dynamic batch: any size from ``min_batch`` to ``max_batch`` runs,
-    ``opt_batch`` runs fastest.
+    ``opt_batch`` runs fastest. ``fp16`` lets what is not INT8 run in half precision.
+
+    The rest is TensorRT's, with its own defaults for None: ``workspace_mib`` bounds the scratch memory in MiB,
+    ``timing_cache`` is read and written so that a second build is fast, ``builder_level`` trades build time
+    for speed (0 to 5), ``version_compatible`` plans run on later versions, ``hardware_compatible`` on more GPUs
+    (``HARDWARE``), ``refit`` allows other weights later.
     """
 
     compute_capabilities: tuple[str, ...] = ("8.6", "8.9")
     min_batch: int = 1
     opt_batch: int = 8
     max_batch: int = 32
+    fp16: bool = False
+    workspace_mib: int | None = None
+    timing_cache: Path | None = None
+    builder_level: int | None = None
+    version_compatible: bool = False
+    hardware_compatible: str = HARDWARE[0]
+    refit: bool = False
 
     def __post_init__(self) -> None:
         if not self.compute_capabilities:
@@ -45,6 +63,14 @@ class BuildOptions:
                 "expected 1 <= --min-shapes <= --opt-shapes <= --max-shapes, "
                 f"got batches {self.min_batch}, {self.opt_batch}, {self.max_batch}"
             )
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise OptionError(f"expected --workspace of at least 1 MiB, got {self.workspace_mib}")
+        if self.builder_level is not None and self.builder_level not in BUILDER_LEVELS:
+            raise OptionError(f"expected --builder-level from 0 to 5, got {self.builder_level}")
+        if self.hardware_compatible not in HARDWARE:
+            raise OptionError(
+                f"expected --hardware-compatible from {', '.join(HARDWARE)}, got {self.hardware_compatible!r}"
+            )
 
 
 @dataclass(frozen=True)
@@ -54,6 +80,10 @@ class BenchOptions:
     ``warmup_ms`` of unmeasured queries, then queries for at least ``duration_s`` and ``min_iterations``.
     ``duration_s`` is for each engine and batch; where several are compared it is spent in ``rounds``
     alternating rounds, so that a machine that slows down slows all of them.
+
+    ``threads`` is for the CPU. On a GPU, ``streams`` queries run at a time, each with copies to and from the
+    device unless ``transfers`` is False, as one CUDA graph with ``cuda_graph``; ``buffers`` provides the memory.
+    ``host_code`` allows a version-compatible plan to run the code that it brings.
     """
 
     batches: tuple[int, ...] = (1,)
@@ -64,6 +94,11 @@ class BenchOptions:
     rounds: int = 3
     threads: int | None = None
     seed: int = 0
+    cuda_graph: bool = False
+    transfers: bool = True
+    streams: int = 1
+    buffers: str = BUFFERS[0]
+    host_code: bool = False
 
     def __post_init__(self) -> None:
         if not self.batches or min(self.batches) < 1:
@@ -78,6 +113,10 @@ class BenchOptions:
             raise OptionError(f"expected --percentile between 0 and 100, got {self.percentiles}")
         if self.threads is not None and self.threads < 1:
             raise OptionError(f"expected --threads of at least 1, got {self.threads}")
+        if self.streams < 1:
+            raise OptionError(f"expected --streams of at least 1, got {self.streams}")
+        if self.buffers not in BUFFERS:
+            raise OptionError(f"expected --buffers from {', '.join(BUFFERS)}, got {self.buffers!r}")
 
 
 def capabilities_from_text(text: str) -> tuple[str, ...]:
