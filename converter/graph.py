@@ -40,6 +40,21 @@ class FoldedGraph:
     module: fx.GraphModule
     onnx: onnx.ModelProto
 
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the float values that depend on the input, in the graph's order: what may need a range."""
+        graph = self.onnx.graph
+        declared = [value for value in graph.value_info if _is_float_batch(value)]
+        known = {value.name for value in (*declared, *graph.output)}
+        made = (name for node in graph.node for name in node.output)
+        return (INPUT, *(name for name in made if name in known))
+
+
+def _is_float_batch(value: onnx.ValueInfoProto) -> bool:
+    tensor = value.type.tensor_type
+    dims = tensor.shape.dim
+    return tensor.elem_type == onnx.TensorProto.FLOAT and len(dims) > 0 and dims[0].dim_param == BATCH
+
 
 def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
     """``model`` in eval mode as a graph with its batch norms folded.

@@ -181,10 +181,15 @@ def calibrated(
     generator: TrainedGenerator | None,
     reporter: Reporter,
 ) -> Ranges:
-    """A range for every tensor of the plan: from the cache, from real images or from samples."""
+    """A range for every activation: from the cache, from real images or from samples.
+
+    The plan's Q/DQ pairs need some of them; the rest is for TensorRT's implicit quantization, which places its
+    own and takes the ranges from ``calibration.cache``. A cache must have those of the plan.
+    """
     if inputs.cached is not None:
         with reporter.stage("calibration") as stage:
-            ranges = inputs.cached.selected(plan.observed)
+            inputs.cached.selected(plan.observed)
+            ranges = inputs.cached.selected(name for name in graph.activations if name in inputs.cached.amax)
             stage.detail = f"{len(ranges.amax)} ranges from {options.calibration_cache}"
         if inputs.cached.fingerprint is None:
             reporter.warn(
@@ -199,7 +204,7 @@ def calibrated(
         data = samples(generator, inputs, options)
 
     def observed(x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
-        return observe(graph.module, x.to(inputs.device), plan.observed)[1]
+        return observe(graph.module, x.to(inputs.device), graph.activations)[1]
 
     with (
         reporter.stage("calibration") as stage,
@@ -213,10 +218,8 @@ def calibrated(
         stage.detail = (
             f"{options.calibration.algorithm}, {len(amax)} ranges from {result.samples} {source} inputs"
         )
-    if result.dead:
-        reporter.warn(
-            f"always zero on every input, range set to {amax[result.dead[0]]:g}: {', '.join(result.dead)}"
-        )
+    if dead := [name for name in result.dead if name in plan.observed]:
+        reporter.warn(f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}")
     return Ranges(
         amax,
         options.calibration.algorithm,
@@ -264,7 +267,7 @@ def quantize(
         "algorithm": ranges.algorithm,
         "samples": ranges.samples,
         "source": ranges.source,
-        "ranges": ranges.amax,
+        "ranges": ranges.selected(plan.observed).amax,
     }
     report.quantization = {"weights": len(plan.weights), "activations": len(plan.activations)}
 

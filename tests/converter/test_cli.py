@@ -18,6 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import nn
 
+from calibrators.cache import cache_from_text
 from converter import pipeline
 from converter.cli import command
 from engines.options import BenchOptions
@@ -82,7 +83,13 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     assert report["synthesis"]["steps"] == 12
     assert report["calibration"]["algorithm"] == "entropy"
     assert report["calibration"]["samples"] == 64
-    assert all(value > 0 for value in report["calibration"]["ranges"].values())
+    ranges = report["calibration"]["ranges"]
+    assert all(value > 0 for value in ranges.values())
+    # The cache has every activation, for TensorRT's implicit quantization; the report those with Q/DQ pairs.
+    cache = cache_from_text((converted / "calibration.cache").read_text())
+    assert set(ranges) < set(cache.scales)
+    assert list(cache.scales)[0] == "input"
+    assert list(cache.scales)[-1] == "logits"
     assert report["accuracy"]["images"] == 500
     assert report["accuracy"]["fp32_top1"] == pytest.approx(99.8)
     assert {(t["precision"], t["batch"]) for t in report["throughput"]} == {

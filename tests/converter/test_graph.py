@@ -38,9 +38,12 @@ def test_agrees_with_the_model(network: type[nn.Module]) -> None:
 def test_equal_names_mean_equal_values(network: type[nn.Module]) -> None:
     graph, x = graph_of(network), inputs_of(network)
     plan = plan_from_onnx(graph.onnx)
-    names = list(dict.fromkeys([*plan.observed, *(pair.tensor for pair in plan.activations)]))
+    names = graph.activations
+    assert {*plan.observed, *(pair.tensor for pair in plan.activations)} <= set(names)
+    assert names[0] == "input"
+    assert names[-1] == "logits"
     logits, values = observe(graph.module, x, names)
-    for name, theirs in zip(names, run_onnx(graph.onnx, x, names), strict=True):
+    for name, theirs in zip(names, run_onnx(graph.onnx, x, list(names)), strict=True):
         ours = values[name]
         torch.testing.assert_close(ours, torch.from_numpy(theirs), rtol=1e-4, atol=1e-5, msg=name)
     assert torch.equal(logits, graph.module(x))
