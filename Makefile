@@ -8,14 +8,19 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 DIGITS := examples/digits
 ARGS ?=
+# Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
+# outside of sys.path, where a folder called tensorrt would look like TensorRT.
+STUBS := tensorrt-stubs==10.13.0.35.1
 
-.PHONY: help demo test lint types check format clean
+.PHONY: help demo test gpu-here gpu-test lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    convert the digits example to INT8 without data and measure it'
 	@echo 'make test    run the tests'
+	@echo 'make gpu-test'
+	@echo '             on a machine with an NVIDIA GPU: the tests that need one, and a self-test of each engine'
 	@echo 'make lint    ruff format --check, ruff check'
 	@echo 'make types   mypy'
 	@echo 'make check   lint, types and test'
@@ -29,11 +34,20 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+gpu-test: gpu-here $(VENV)/.installed-gpu
+	$(BIN)/python -m pytest -m gpu $(ARGS)
+	$(BIN)/zscgan-doctor --selftest
+
+# Asked first, as TensorRT and PyCUDA are large and of no use without a GPU.
+gpu-here:
+	@$(PYTHON) -c 'import sys; from engines.gpu import gpus; number, why = gpus(); \
+	    sys.exit(None if number else f"make gpu-test needs an NVIDIA GPU, but {why}; make test needs none")'
+
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: $(VENV)/.installed-dev
+types: $(VENV)/.installed-dev $(VENV)/stubs/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy $(DIGITS)/model.py $(DIGITS)/train.py
 
@@ -42,6 +56,14 @@ check: lint types test
 format: $(VENV)/.installed-dev
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+
+# The stubs' own syntax errors (a parameter called in, one without a default after others) would stop mypy.
+$(VENV)/stubs/.installed: Makefile | $(VENV)/.installed-dev
+	@rm -rf $(VENV)/stubs
+	@$(PIP_INSTALL) --no-deps --target $(VENV)/stubs '$(STUBS)'
+	@sed -i -E 's/([(, ])in: /\1in_: /; s/channel_axis: int\) -> IScaleLayer/channel_axis: int = ...) -> IScaleLayer/' \
+	    $(VENV)/stubs/tensorrt_bindings/tensorrt.pyi
+	@touch $@
 
 clean:
 	rm -rf $(DIGITS)/out dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -58,6 +80,11 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@echo 'Installing the project into $(VENV) (PyTorch is large: minutes on the first run)'
 	@$(PIP_INSTALL) -e .
 	@touch $@
+
+$(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
+	@echo 'Installing TensorRT and PyCUDA into $(VENV) (minutes; PyCUDA is compiled with the CUDA toolkit)'
+	@$(PIP_INSTALL) -e '.[dev,tensorrt]'
+	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $@
 
 # The dev extra holds all that the demo needs.
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip

@@ -89,9 +89,9 @@ NETWORKS = {
 }
 
 
-def noise_file(kind: str, network: Network, work: Path) -> Path:
+def noise_file(kind: str, network: Network, work: Path, seed: int = 0) -> Path:
     """Noise as pixels: uniform, or standard normal in the normalised domain and clipped to valid pixels."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     channels, height, width = network.shape
     size = (NOISE_IMAGES, height, width, channels)
     if kind == "uniform":

@@ -96,6 +96,11 @@ def save_cache(ranges: Ranges, path: Path | str, *, version: int = TENSORRT_VERS
     return write_atomic(path, text_from_cache(cache_from_ranges(ranges, version=version)))
 
 
+def load_cache(path: Path) -> CalibrationCache:
+    """The file's content, whatever weights it was made for. Raises CacheError."""
+    return cache_from_text(_read_text(path), path)
+
+
 def ranges_from_cache(path: Path | str, *, fingerprint: str, algorithm: Algorithm | None = None) -> Ranges:
     """Ranges from a cache that are safe to use with the weights of this ``fingerprint``.
 
@@ -113,7 +118,7 @@ def ranges_from_cache(path: Path | str, *, fingerprint: str, algorithm: Algorith
     path = Path(path)
     if path.suffix == ".json":
         return load_ranges(path, fingerprint=fingerprint, algorithm=algorithm)
-    cache = cache_from_text(_read_text(path), path)
+    cache = load_cache(path)
     beside = path.with_suffix(".json")
     if holds_ranges(beside):
         ranges = load_ranges(beside, fingerprint=fingerprint, algorithm=algorithm)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from calibrators.inputs import InputSpec
+
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:
     """SHA-256 (hex) over the name, dtype, shape and bytes of each tensor, whatever their order and device."""
@@ -16,3 +18,8 @@ def fingerprint(state: Mapping[str, Tensor]) -> str:
         digest.update(f"{name!r} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def fingerprint_for_input(weights: str, spec: InputSpec) -> str:
+    """SHA-256 (hex) of the weights' fingerprint with the input: what ranges and caches are made for."""
+    return hashlib.sha256(f"{weights} {spec}".encode()).hexdigest()

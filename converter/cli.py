@@ -25,9 +25,10 @@ from converter import __version__
 from converter.errors import ConversionError, OptionsError
 from converter.load_options import ModelOptions
 from converter.options import DEVICES, ConvertOptions, ImageOptions
-from engines.cli import FAILED, INTERRUPTED, USAGE, build_options, profile_options
+from engines.build_cli import build_options, builder_options, profile_options
+from engines.cli import FAILED, INTERRUPTED, USAGE
 from engines.errors import EngineError
-from engines.options import ENGINES
+from engines.options import BUFFERS, ENGINES
 
 MISSED = 3
 
@@ -117,7 +118,12 @@ calibration_options = option_group(
 engine_options = option_group(
     click.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
                  help="Engine to build; auto takes the best that works here and says which."),
+    click.option("--implicit", is_flag=True,
+                 help="TensorRT 10's own calibrator on the samples, in place of Q/DQ pairs."),
     profile_options,
+    builder_options,
+    click.option("--buffers", type=click.Choice(BUFFERS), default=ConvertOptions.buffers, show_default=True,
+                 help="Who provides GPU memory to run the engine."),
 )  # fmt: skip
 
 image_options = option_group(
@@ -145,14 +151,6 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "resize": ("--resize", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
     "crop": ("--crop", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
     "steps": ("--gan-steps", "a generator to train", lambda g: not (g["generator"] or g["calib_data"])),
-    "capabilities": (
-        "--compute-capability",
-        "--engine tensorrt-rtx",
-        lambda g: g["engine"] == "tensorrt-rtx",
-    ),
-    "min_shapes": ("--min-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
-    "opt_shapes": ("--opt-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
-    "max_shapes": ("--max-shapes", "--engine tensorrt-rtx", lambda g: g["engine"] == "tensorrt-rtx"),
 }
 """Option -> its flag, what it needs to have an effect, and whether that is there."""
 

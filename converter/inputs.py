@@ -1,6 +1,5 @@
 """What a conversion starts from: everything is read and checked before any work begins."""
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,14 +8,17 @@ import torch
 
 from calibrators.cache import ranges_from_cache
 from calibrators.errors import CacheError
-from calibrators.fingerprint import fingerprint
+from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.images import ImageBatches, images_from_path
 from calibrators.ranges import Ranges, holds_ranges
 from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.load import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
-from engines.base import choose_engine
+from engines.base import EngineChoice, choose_engine
+from engines.options import OptionError, refuse_unused, unused_flags
+from engines.tensorrt import require_calibrators
+from engines.tensorrt_rtx import check_options
 
 
 @dataclass(frozen=True)
@@ -43,14 +45,14 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
     Raises ConversionError, CalibrationError, EngineError or OptionsError.
     """
     device = device_from_name(options.device)
-    choice = choose_engine(options.engine)
+    choice = chosen_engine(options, reporter)
     with reporter.stage("load") as stage:
         teacher = load_model(options.model)
         weights = fingerprint(teacher.module.state_dict())
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
         calib = real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples)
         val = real_images(options.images.val, teacher, options, require_labels=True, classes=teacher.classes)
-        ranges_for = hashlib.sha256(f"{weights} {teacher.spec}".encode()).hexdigest()
+        ranges_for = fingerprint_for_input(weights, teacher.spec)
         cached = cached_ranges(options, ranges_for)
         if calib is None and cached is None:
             require_batch_norm(teacher)
@@ -62,6 +64,27 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
         reporter.say(f"note: {note}")
     reporter.say(f"engine: {choice.name} ({choice.reason})")
     return Inputs(teacher, weights, ranges_for, device, choice.name, batch, calib, val, cached)
+
+
+def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
+    """The engine to build. Raises OptionsError or EngineUnavailableError where it can't do what was asked for."""
+    choice = choose_engine(options.engine)
+    try:
+        refuse_unused(choice.name, options.build)
+        if choice.name == "tensorrt-rtx":
+            check_options(options.build)
+    except OptionError as error:
+        raise OptionsError(f"{error} (engine: {choice.reason})") from error
+    for flag in unused_flags(choice.name, options.build):
+        reporter.warn(f"{flag} has no effect on {choice.name}")
+    if options.implicit:
+        if choice.name != "tensorrt":
+            raise OptionsError(
+                f"--implicit is TensorRT 10's own calibration, but the engine is {choice.name} ({choice.reason}); "
+                "leave --implicit out: model.int8.onnx carries the same ranges as Q/DQ pairs"
+            )
+        require_calibrators()
+    return choice
 
 
 def device_from_name(name: str) -> torch.device:

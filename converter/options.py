@@ -7,9 +7,10 @@ from calibrators.options import Algorithm, CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load_options import ModelOptions
-from engines.options import BuildOptions
+from engines.options import BUFFERS, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
+IMPLICIT_ALGORITHMS = ("entropy", "max")
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class ConvertOptions:
     ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
     ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
     ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then refused.
-    ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts as passed.
+    ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
+    the GPU's memory. ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts
+    as passed.
     """
 
     model: ModelOptions
@@ -54,8 +57,20 @@ class ConvertOptions:
     device: str = "auto"
     asked_algorithm: Algorithm | None = None
     max_drop: float | None = None
+    implicit: bool = False
+    buffers: str = BUFFERS[0]
 
     def __post_init__(self) -> None:
+        if self.implicit and self.calibration.algorithm not in IMPLICIT_ALGORITHMS:
+            raise OptionsError(
+                f"--implicit calibrates by TensorRT's own calibrators, which are {' and '.join(IMPLICIT_ALGORITHMS)}; "
+                f"leave --implicit out for --calibrator {self.calibration.algorithm}"
+            )
+        if self.implicit and self.calibration_cache is not None:
+            raise OptionsError(
+                "--implicit has TensorRT calibrate by itself, so --calibration-cache would not be used; leave one of "
+                "the two out (trtexec --int8 --calib=FILE builds implicitly from a cache)"
+            )
         if self.max_drop is not None and self.images.val is None:
             raise OptionsError(
                 "--max-drop compares accuracies, which takes labelled images: add --val DIR or --val FILE.npz"

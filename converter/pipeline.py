@@ -19,28 +19,23 @@ from calibrators.inputs import InputSpec
 from calibrators.ranges import Ranges, save_ranges
 from calibrators.zscgan.picture import save_picture
 from calibrators.zscgan.quality import sample_quality
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, save_generator
+from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from converter.alignment import INPUT
 from converter.console import Reporter
+from converter.deploy import FP32_ONNX, INT8_ONNX, build, verify
 from converter.errors import CaptureError
 from converter.graph import FoldedGraph, graph_from_model, observe
 from converter.inputs import Inputs, inputs_from_options
+from converter.measure import measure
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
 from converter.qdq import qdq_from_onnx
 from converter.report import REPORT, Report, new_report, save_report
-from converter.synthesis import generator_from_teacher
+from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
 from converter.workspace import Workspace
-from engines.benchmark import compare, ratios
-from engines.onnxruntime import OnnxRuntimeEngine, int8_kernels
-from engines.onnxruntime import build as build_onnxruntime
-from engines.options import BenchOptions
-from engines.tensorrt_rtx import engine_from_onnx
+from engines.onnxruntime import OnnxRuntimeEngine
 
-FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
-CPU_ENGINE, RTX_ENGINE = "model.onnxruntime.onnx", "model.tensorrt-rtx.plan"
-BENCH_BATCHES = (1, 8)
 LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""
 KEPT = "the training so far is in {}; the same command goes on from there"
@@ -68,9 +63,9 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
         ranges = calibrated(inputs, options, graph, plan, generator, reporter)
         save_calibration(ranges, options, workspace)
         quantize(graph, plan, ranges, workspace, reporter, report)
-        build(inputs, options, workspace, reporter, report)
-        verify(inputs, options, baseline, generator, workspace, reporter, report)
-        measure(workspace, reporter, report)
+        deployed = build(inputs, options, generator, workspace, reporter, report)
+        verify(inputs, options, deployed, baseline, generator, workspace, reporter, report)
+        measure(options, deployed, workspace, reporter, report)
         report.finish(reporter, time.perf_counter() - started, workspace)
         save_report(report, workspace.path(REPORT))
     return report
@@ -163,14 +158,6 @@ def synthesise(
             "more --gan-steps make better ones"
         )
     return trained
-
-
-def samples(
-    trained: TrainedGenerator, inputs: Inputs, options: ConvertOptions, *, fresh: bool = False
-) -> SyntheticBatches:
-    """Samples for calibration, or ``fresh`` ones of another seed to verify with."""
-    seed = options.synthesis.seed + (1 if fresh else 0)
-    return SyntheticBatches(trained.generator, options.calibration.samples, inputs.batch, seed)
 
 
 def calibrated(
@@ -270,88 +257,6 @@ def quantize(
         "ranges": ranges.selected(plan.observed).amax,
     }
     report.quantization = {"weights": len(plan.weights), "activations": len(plan.activations)}
-
-
-def build(
-    inputs: Inputs, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
-) -> None:
-    """The engine that was chosen; the ONNX Runtime engine always, as it is what verifies here."""
-    with reporter.stage("engine") as stage:
-        build_onnxruntime(workspace.path(INT8_ONNX), workspace.path(CPU_ENGINE))
-        integer, convolutions = int8_kernels(workspace.path(CPU_ENGINE))
-        stage.detail = (
-            f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
-        )
-    report.quantization |= {"convolutions": convolutions, "int8_convolutions": integer}
-    if inputs.engine != "tensorrt-rtx":
-        return
-    with reporter.stage("engine") as stage:
-        plan = engine_from_onnx(workspace.path(INT8_ONNX), workspace.path(RTX_ENGINE), options.build)
-        capabilities = ", ".join(options.build.compute_capabilities)
-        stage.detail = (
-            f"TensorRT for RTX, {plan.stat().st_size / 1e6:.1f} MB for {capabilities} -> {RTX_ENGINE}"
-        )
-    reporter.warn(
-        "a TensorRT for RTX plan runs on its GPU only: agreement, accuracy and throughput below are those of the "
-        "same INT8 network in ONNX Runtime on this CPU"
-    )
-
-
-def verify(
-    inputs: Inputs,
-    options: ConvertOptions,
-    baseline: Predictions | None,
-    generator: TrainedGenerator | None,
-    workspace: Workspace,
-    reporter: Reporter,
-    report: Report,
-) -> None:
-    """Agreement of FP32 and INT8 on fresh samples, and on the images of ``--val`` also their accuracy."""
-    if generator is None and inputs.val is None:
-        reporter.warn("neither samples nor --val: how often INT8 agrees with FP32 was not measured")
-        return
-    with (
-        reporter.stage("verify") as stage,
-        OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32,
-        OnnxRuntimeEngine(workspace.path(CPU_ENGINE)) as int8,
-    ):
-        found = []
-        if generator is not None:
-            fresh = samples(generator, inputs, options, fresh=True)
-            agreement = predictions(fp32.run, fresh).agreement(predictions(int8.run, fresh))
-            report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
-            found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
-        if inputs.val is not None:
-            assert baseline is not None
-            with reporter.progress("verify", inputs.val.num_samples) as advance:
-                quantized = predictions(int8.run, inputs.val, advance)
-            report.accuracy = {
-                "images": inputs.val.num_samples,
-                "fp32_top1": baseline.top1,
-                "int8_top1": quantized.top1,
-                "agreement": baseline.agreement(quantized),
-            }
-            found.append(f"{report.accuracy['agreement']:.2f} % on {inputs.val.num_samples} images of --val")
-        stage.detail = ", ".join(found)
-
-
-def measure(workspace: Workspace, reporter: Reporter, report: Report) -> None:
-    """Throughput of FP32 and INT8 in ONNX Runtime, by trtexec's rules, in one alternating run."""
-    with (
-        reporter.stage("benchmark") as stage,
-        OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32,
-        OnnxRuntimeEngine(workspace.path(CPU_ENGINE)) as int8,
-    ):
-        results = compare([fp32, int8], BenchOptions(batches=BENCH_BATCHES))
-        report.throughput = [result.to_json() for result in results]
-        gains = ratios(results, 2)[1::2]
-        pairs = zip(BENCH_BATCHES, gains, strict=True)
-        stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
-    if max(gains) < 1:
-        reporter.warn(
-            "INT8 is slower than FP32 in ONNX Runtime on this CPU, as it is for narrow and depthwise networks; "
-            "for a CPU like this take model.fp32.onnx"
-        )
 
 
 def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:

@@ -14,6 +14,7 @@ import torch
 from calibrators.files import write_atomic
 from converter.console import Reporter
 from converter.inputs import Inputs
+from converter.machine import processor
 from converter.options import ConvertOptions
 from converter.workspace import Workspace
 
@@ -21,7 +22,7 @@ REPORT = "report.json"
 SCHEMA = 1
 PACKAGES = (
     "zscgan-convert", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy",
-    "tensorrt", "tensorrt-rtx-cu13-bindings",
+    "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "pycuda",
 )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ class Report:
     synthesis: dict[str, Any] | None = None
     calibration: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
+    engine: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
     throughput: list[dict[str, Any]] = field(default_factory=list)
@@ -110,13 +112,3 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
     installed = {name.lower().replace("_", "-") for name in names if name}
     found = {package: importlib.metadata.version(package) for package in packages if package in installed}
     return {"python": platform.python_version(), **found}
-
-
-def processor() -> str:
-    """The CPU's name, as far as the system tells."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()

@@ -4,6 +4,12 @@ import shlex
 
 from converter.report import Report
 
+ENGINE_NAMES = {
+    "onnxruntime": "ONNX Runtime",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
+}
+
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
     """Why ``--max-drop`` was missed; empty where it was met or not set."""
@@ -36,12 +42,12 @@ def summary(report: Report, missed: str) -> str:
 
 
 def throughput_line(report: Report, batch: int) -> str:
-    """FP32 beside INT8 at one batch."""
-    speed = {t["precision"]: t["images_per_s"] for t in report.throughput if t["batch"] == batch}
-    return (
-        f"ONNX Runtime, batch {batch}: FP32 {speed['fp32']:.1f} images/s, INT8 {speed['int8']:.1f} images/s "
-        f"({speed['int8'] / speed['fp32']:.2f} x)"
-    )
+    """FP32, FP16 where it was measured, and INT8 side by side at one batch."""
+    rows = [t for t in report.throughput if t["batch"] == batch]
+    speeds = ", ".join(f"{t['precision'].upper()} {t['images_per_s']:.1f}" for t in rows)
+    engine = ENGINE_NAMES[rows[0]["engine"]]
+    ratio = rows[-1]["images_per_s"] / rows[0]["images_per_s"]
+    return f"{engine}, batch {batch}: {speeds} images/s ({ratio:.2f} x)"
 
 
 def next_command(report: Report) -> str:
@@ -50,5 +56,7 @@ def next_command(report: Report) -> str:
     if report.accuracy is None:
         reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
         return f"{report.command}{reuse} --val DIR  (accuracy on labelled images)"
+    if "model.tensorrt.plan" in paths:
+        return f"zscgan-bench {shlex.quote(paths['model.tensorrt.plan'])} --batch 1,8,32"
     files = shlex.join(paths[name] for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
     return f"zscgan-bench {files} --batch 1,8,32"

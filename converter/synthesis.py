@@ -12,11 +12,13 @@ from calibrators.zscgan.checkpoint import (
     save_checkpoint,
 )
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import TrainedGenerator, load_generator
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.console import Reporter
+from converter.inputs import Inputs
 from converter.interrupt import InterruptAfterStep
 from converter.load import Teacher
+from converter.options import ConvertOptions
 
 KL_MEAN_STEPS = 20
 
@@ -78,3 +80,11 @@ def train(
     if state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
     return state
+
+
+def samples(
+    trained: TrainedGenerator, inputs: Inputs, options: ConvertOptions, *, fresh: bool = False
+) -> SyntheticBatches:
+    """Samples for calibration, or ``fresh`` ones of another seed to verify with."""
+    seed = options.synthesis.seed + (1 if fresh else 0)
+    return SyntheticBatches(trained.generator, options.calibration.samples, inputs.batch, seed)

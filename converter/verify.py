@@ -42,6 +42,24 @@ def predictions(
     return Predictions(np.concatenate(chosen), np.concatenate(labels))
 
 
+def in_parts(network: Logits, smallest: int, largest: int) -> Logits:
+    """``network``, which takes batches from ``smallest`` to ``largest`` only, for batches of any size.
+
+    The batch is cut; a part that is too small is filled up with copies of its first input, whose logits are
+    dropped.
+    """
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        logits = []
+        for start in range(0, len(x), largest):
+            part = x[start : start + largest]
+            filling = np.repeat(part[:1], max(0, smallest - len(part)), axis=0)
+            logits.append(network(np.concatenate([part, filling]))[: len(part)])
+        return np.concatenate(logits)
+
+    return run
+
+
 def chosen_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
     """The class of each row; a single logit decides between 0 and 1 by its sign."""
     if logits.shape[1] == 1:

@@ -13,8 +13,9 @@ from converter.errors import OutputError
 CHECKPOINT = "training.ckpt"
 MARKER = ".zscgan-convert"
 OUTPUTS = frozenset({
-    "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
-    "model.onnxruntime.onnx", "model.tensorrt-rtx.plan", "report.json", "samples.png",
+    "calibration.cache", "calibration.json", "calibration.tensorrt.cache", "calibration.tensorrt.json",
+    "generator.pt", "model.fp32.onnx", "model.int8.onnx", "model.onnxruntime.onnx", "model.tensorrt-rtx.plan",
+    "model.tensorrt.plan", "report.json", "samples.png", "tensorrt.log",
 })  # fmt: skip
 """Names that a conversion may write; those of an earlier one don't stay beside a new report."""
 

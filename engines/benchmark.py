@@ -1,47 +1,48 @@
 """Throughput and latency by trtexec's rules.
 
-Warm-up, then queries one after another for a minimum time and number; one query is one batch. Throughput is
-queries by host wall time, times the batch; latency is the time of one ``run`` call, copies included. Engines
-that are compared take turns in rounds, so that a machine that slows down slows all of them.
+Warm-up, then queries for a minimum time and number; one query is one batch. Throughput is queries by host wall
+time, times the batch; latency is the time of one query, copies included. Engines that are compared take turns in
+rounds, so that a machine that slows down slows all of them. An engine on a GPU times its queries on the GPU
+(``engines.gpu_queries``); here is the timing of all others, one query after another.
 """
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import Engine
+from engines.measures import Clock, Throughput, latency_of, noise, percentile
 from engines.options import BenchOptions
 
-Clock = Callable[[], float]
+__all__ = ["Clock", "Throughput", "compare", "percentile", "ratios"]
 
 
-@dataclass(frozen=True)
-class Throughput:
-    """One engine at one batch, in the fields of ``report.json``.
+@runtime_checkable
+class Queries(Protocol):
+    """The measurements of one engine at one batch."""
 
-    ``latency_ms`` maps ``median`` and ``p90``, ``p95``, … to milliseconds for a batch.
-    """
+    def warm_up(self, seconds: float) -> None:
+        """Runs for ``seconds``, at least once."""
+        ...
 
-    engine: str
-    precision: str
-    batch: int
-    images_per_s: float
-    latency_ms: Mapping[str, float]
-    iterations: int
+    def measure(self, seconds: float, iterations: int) -> None:
+        """Runs for ``seconds`` and at least ``iterations`` times."""
+        ...
 
-    def to_json(self) -> dict[str, object]:
-        """The report's entry."""
-        return asdict(self)
+    def result(self, percentiles: Sequence[float]) -> Throughput: ...
+    def close(self) -> None: ...
 
 
-def percentile(sorted_values: Sequence[float], percent: float) -> float:
-    """The smallest value that at least ``percent`` of the values do not exceed (nearest rank, as trtexec)."""
-    rank = math.ceil(percent / 100 * len(sorted_values))
-    return sorted_values[max(rank, 1) - 1]
+@runtime_checkable
+class _TimesItself(Protocol):
+    """An engine with queries of its own."""
+
+    def queries(self, batch: int, options: BenchOptions, clock: Clock) -> Queries: ...
 
 
 def compare(
@@ -49,20 +50,23 @@ def compare(
 ) -> list[Throughput]:
     """Throughput of each engine at each of ``options.batches``, batch by batch, engines in the given order.
 
-    The images are standard normal noise from ``options.seed``; speed does not depend on them, since no
-    operator of these engines looks at values.
+    The images are standard normal noise from ``options.seed``.
     """
     results = []
     for batch in options.batches:
-        runs = [_Queries(engine, _noise(engine, batch, options.seed), clock) for engine in engines]
-        for queries in runs:
-            queries.warm_up(options.warmup_ms / 1000)
-        for _ in range(options.rounds):
+        with ExitStack() as stack:
+            runs = [
+                stack.enter_context(closing(_queries(engine, batch, options, clock))) for engine in engines
+            ]
             for queries in runs:
-                queries.measure(
-                    options.duration_s / options.rounds, math.ceil(options.min_iterations / options.rounds)
-                )
-        results += [queries.result(options.percentiles) for queries in runs]
+                queries.warm_up(options.warmup_ms / 1000)
+            for _ in range(options.rounds):
+                for queries in runs:
+                    queries.measure(
+                        options.duration_s / options.rounds,
+                        math.ceil(options.min_iterations / options.rounds),
+                    )
+            results += [queries.result(options.percentiles) for queries in runs]
     return results
 
 
@@ -72,12 +76,14 @@ def ratios(results: Sequence[Throughput], engines: int) -> list[float]:
     return [result.images_per_s / first.images_per_s for result, first in zip(results, firsts, strict=True)]
 
 
-def _noise(engine: Engine, batch: int, seed: int) -> NDArray[np.float32]:
-    return np.random.default_rng(seed).standard_normal((batch, *engine.input_shape), dtype=np.float32)
+def _queries(engine: Engine, batch: int, options: BenchOptions, clock: Clock) -> Queries:
+    if isinstance(engine, _TimesItself):
+        return engine.queries(batch, options, clock)
+    return _HostQueries(engine, noise(batch, engine.input_shape, options.seed), clock)
 
 
-class _Queries:
-    """The measurements of one engine at one batch."""
+class _HostQueries:
+    """Queries of an engine that ``run`` waits for, timed by the host's clock."""
 
     def __init__(self, engine: Engine, x: NDArray[np.float32], clock: Clock) -> None:
         self._engine, self._x, self._clock = engine, x, clock
@@ -85,7 +91,6 @@ class _Queries:
         self._wall_s = 0.0
 
     def warm_up(self, seconds: float) -> None:
-        """Runs for ``seconds``, at least once."""
         start = self._clock()
         while True:
             self._engine.run(self._x)
@@ -93,7 +98,6 @@ class _Queries:
                 return
 
     def measure(self, seconds: float, iterations: int) -> None:
-        """Runs for ``seconds`` and at least ``iterations`` times."""
         start = before = self._clock()
         count = 0
         while count < iterations or before - start < seconds:
@@ -105,15 +109,15 @@ class _Queries:
         self._wall_s += before - start
 
     def result(self, percentiles: Sequence[float]) -> Throughput:
-        ordered = sorted(self._latencies_s)
-        latency = {"median": float(np.median(ordered)) * 1000}
-        latency |= {f"p{percent:g}": percentile(ordered, percent) * 1000 for percent in percentiles}
         batch = len(self._x)
         return Throughput(
             engine=self._engine.name,
             precision=self._engine.precision,
             batch=batch,
-            images_per_s=len(ordered) * batch / self._wall_s,
-            latency_ms=latency,
-            iterations=len(ordered),
+            images_per_s=len(self._latencies_s) * batch / self._wall_s,
+            latency_ms=latency_of([seconds * 1000 for seconds in self._latencies_s], percentiles),
+            iterations=len(self._latencies_s),
         )
+
+    def close(self) -> None:
+        """Nothing to end: the engine is the caller's."""

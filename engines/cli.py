@@ -1,10 +1,10 @@
-"""``zscgan-bench`` and ``zscgan-build``: command lines. Heavy imports wait until the options are right."""
+"""``zscgan-bench``: a command line that measures. Heavy imports wait until the options are right."""
 
 import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,12 +13,10 @@ import click
 
 from engines.errors import EngineError
 from engines.options import (
-    BUILDABLE,
+    BUFFERS,
+    ENGINES,
     BenchOptions,
-    BuildOptions,
     OptionError,
-    batch_from_shapes,
-    capabilities_from_text,
 )
 
 FAILED, USAGE, INTERRUPTED = 1, 2, 130
@@ -40,11 +38,11 @@ class Numbers(click.ParamType):  # type: ignore[type-arg]
             self.fail(f"expected numbers with commas between, got {value!r}", param, ctx)
 
 
-def _joined(values: tuple[object, ...]) -> str:
+def joined(values: tuple[object, ...]) -> str:
     return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
-def _guarded(work: Callable[[], None]) -> None:
+def guarded(work: Callable[[], None]) -> None:
     """Runs ``work``; a user's mistake ends with one message and the exit code that belongs to it."""
     code = 0
     try:
@@ -67,7 +65,7 @@ def _guarded(work: Callable[[], None]) -> None:
     "--batch",
     "batches",
     type=Numbers(int),
-    default=_joined(BenchOptions.batches),
+    default=joined(BenchOptions.batches),
     show_default=True,
     help="Batch sizes to measure.",
 )
@@ -89,50 +87,101 @@ def _guarded(work: Callable[[], None]) -> None:
     "--percentile",
     "percentiles",
     type=Numbers(float),
-    default=_joined(BenchOptions.percentiles),
+    default=joined(BenchOptions.percentiles),
     show_default=True,
     help="Latency percentiles.",
 )
 @click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
+)
+@click.option(
     "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
+)
+@click.option("--cuda-graph", is_flag=True, help="GPU: launch each query as one CUDA graph.")
+@click.option("--no-transfers", is_flag=True, help="GPU: leave the copies to and from the device out.")
+@click.option(
+    "--streams",
+    type=int,
+    default=BenchOptions.streams,
+    show_default=True,
+    help="GPU: execution contexts that run at a time.",
+)
+@click.option(
+    "--buffers",
+    type=click.Choice(BUFFERS),
+    default=BenchOptions.buffers,
+    show_default=True,
+    help="GPU: what provides its memory.",
+)
+@click.option(
+    "--version-compatible",
+    "host_code",
+    is_flag=True,
+    help="GPU: let a version-compatible plan run the code that it brings; only for plans that you trust.",
 )
 @click.option("--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input.")
 @click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
-def bench(files: tuple[Path, ...], as_json: bool, **given: Any) -> None:
+@click.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr.")
+def bench(
+    files: tuple[Path, ...], engine: str, no_transfers: bool, as_json: bool, verbose: bool, **given: Any
+) -> None:
     """Measure the throughput of engine or ONNX FILEs with random input, by trtexec's rules.
 
     Several FILEs take turns in one run; the last column compares with the first of them.
     """  # fmt: skip
-    _guarded(lambda: _bench(files, BenchOptions(**given), as_json))
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    guarded(lambda: _bench(files, engine, BenchOptions(transfers=not no_transfers, **given), as_json))
 
 
-def _bench(files: tuple[Path, ...], options: BenchOptions, as_json: bool) -> None:
+def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json: bool) -> None:
     from engines.benchmark import compare, ratios
-    from engines.onnxruntime import OnnxRuntimeEngine
-    from engines.tensorrt_rtx import run
+    from engines.gpu_report import gpu_entry, say_rules
+    from engines.gpu_state import gpu_state
+    from engines.measured import open_engines
 
-    for path in files:
-        if path.suffix in {".plan", ".engine", ".trt"}:
-            run(path)
     start = time.perf_counter()
     with ExitStack() as stack:
-        engines = [stack.enter_context(OnnxRuntimeEngine(path, options.threads)) for path in files]
-        click.echo(
+        engines, device = open_engines(files, engine, options, _say, stack)
+        _say(
             f"Random input (standard normal, seed {options.seed}); {options.warmup_ms:g} ms warm-up, then "
-            f"{options.duration_s:g} s each in {options.rounds} alternating rounds; latency is that of a batch.",
-            err=True,
+            f"{options.duration_s:g} s each in {options.rounds} alternating rounds; latency is that of a batch."
         )
-        results = compare(engines, options)
+        gpu: dict[str, object] | None = None
+        if device is None:
+            results = compare(engines, options)
+        else:
+            say_rules(device, options, _say)
+            before = gpu_state(device.pci_bus_id)
+            results = compare(engines, options)
+            gpu = gpu_entry(device, options, (before, gpu_state(device.pci_bus_id)), _say)
     names = [str(path) for path in files] * len(options.batches)
-    rows = [
+    rows: list[dict[str, Any]] = [
         {"file": name, **result.to_json(), "ratio": ratio}
         for name, result, ratio in zip(names, results, ratios(results, len(files)), strict=True)
     ]
+    for row in rows:
+        for warning in row.get("warnings", ()):
+            _say(f"warning: {row['file']}, batch {row['batch']}: {warning}")
     if as_json:
-        click.echo(json.dumps({"input": "random", "seed": options.seed, "throughput": rows}, indent=2))
+        report = {
+            "input": "random",
+            "seed": options.seed,
+            **({"gpu": gpu} if gpu else {}),
+            "throughput": rows,
+        }
+        click.echo(json.dumps(report, indent=2))
     else:
-        click.echo(_table(rows))
-    click.echo(f"PASSED in {time.perf_counter() - start:.1f} s", err=True)
+        click.echo("\n".join([_table(rows), *_parts_table(rows)]))
+    _say(f"PASSED in {time.perf_counter() - start:.1f} s")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _table(rows: list[dict[str, Any]]) -> str:
@@ -149,66 +198,16 @@ def _table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def profile_options(command: Any) -> Any:
-    """The options of ``BuildOptions``, for ``zscgan-build`` and ``zscgan-convert``; see ``build_options``."""
-    shapes = {
-        "min": (
-            "Smallest batch or shape (tensorrt-rtx), such as 1 or input:1x3x224x224.",
-            BuildOptions.min_batch,
-        )
-    }
-    shapes["opt"] = ("The batch or shape to be fastest for.", BuildOptions.opt_batch)
-    shapes["max"] = ("The largest batch or shape.", BuildOptions.max_batch)
-    for kind, (text, batch) in reversed(shapes.items()):
-        command = click.option(f"--{kind}-shapes", default=str(batch), show_default=True, help=text)(command)
-    return click.option(
-        "--compute-capability",
-        "capabilities",
-        metavar="X.Y[,X.Y...]",
-        default=_joined(BuildOptions.compute_capabilities),
-        show_default=True,
-        help="GPUs to build for ahead of time (tensorrt-rtx).",
-    )(command)
-
-
-def build_options(given: Mapping[str, Any]) -> BuildOptions:
-    """What ``profile_options`` gave. Raises OptionError, which names the flag."""
-    batches = (
-        batch_from_shapes(given[f"{kind}_shapes"], f"--{kind}-shapes") for kind in ("min", "opt", "max")
-    )
-    return BuildOptions(capabilities_from_text(given["capabilities"]), *batches)
-
-
-@click.command(epilog="Next: zscgan-bench ENGINE measures an ONNX Runtime engine.")
-@click.argument("model", type=click.Path(path_type=Path), metavar="MODEL.onnx")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Engine file to write.")
-@click.option(
-    "--engine", type=click.Choice(BUILDABLE), default=BUILDABLE[0], show_default=True, help="Engine to build."
-)
-@profile_options
-@click.option("-v", "--verbose", is_flag=True, help="The engine's own log on stderr.")
-def build(model: Path, output: Path, engine: str, verbose: bool, **given: str) -> None:
-    """Build an engine from MODEL.onnx: Q/DQ (INT8) or FP32."""  # fmt: skip
-    if verbose:
-        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    _guarded(lambda: _build(model, output, engine, build_options(given)))
-
-
-def _build(model: Path, output: Path, engine: str, options: BuildOptions) -> None:
-    start = time.perf_counter()
-    if engine == "tensorrt-rtx":
-        from engines.tensorrt_rtx import engine_from_onnx
-
-        engine_from_onnx(model, output, options)
-        detail = f"for compute capability {', '.join(options.compute_capabilities)}"
-        following = "run it with TensorRT for RTX on such a GPU"
-    else:
-        from engines import onnxruntime
-
-        onnxruntime.build(model, output)
-        integer, total = onnxruntime.int8_kernels(output)
-        detail = f"{integer} of {total} convolutions in INT8"
-        following = f"zscgan-bench {model} {output}"
-    size = output.stat().st_size / 1e6
-    click.echo(f"{engine}: {output}, {size:.1f} MB, {detail}", err=True)
-    click.echo(f"PASSED in {time.perf_counter() - start:.1f} s; next: {following}", err=True)
+def _parts_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What the queries on a GPU are made of; no line where there are none."""
+    timed = [row for row in rows if "parts_ms" in row]
+    if not timed:
+        return []
+    width = max(len(row["file"]) for row in timed)
+    parts = list(timed[0]["parts_ms"])
+    heads = " ".join(f"{name.replace('_', ' '):>12}" for name in parts)
+    lines = ["", f"{'median ms of':<{width}} batch {heads}"]
+    for row in timed:
+        medians = " ".join(f"{row['parts_ms'][name]['median']:>12.3f}" for name in parts)
+        lines.append(f"{row['file']:<{width}} {row['batch']:>5} {medians}")
+    return lines

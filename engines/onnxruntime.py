@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import onnx
 import onnxruntime as ort
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
@@ -17,6 +16,7 @@ from engines.errors import BuildError
 from engines.files import existing_file, replaced_file
 from engines.int8_nodes import INT8_CONVOLUTION
 from engines.lowering import lowered_from_qdq
+from engines.onnx_file import load_onnx
 
 # What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
 _REFUSALS = (
@@ -40,7 +40,7 @@ def build(onnx_path: Path | str, out_path: Path | str) -> Path:
     under its name only when ONNX Runtime has loaded it. Raises BuildError.
     """
     out_path = Path(out_path)
-    lowered = lowered_from_qdq(_load(Path(onnx_path)))
+    lowered = lowered_from_qdq(load_onnx(Path(onnx_path)))
     with replaced_file(out_path) as temporary:
         onnx.save_model(lowered, temporary)
         OnnxRuntimeEngine(temporary).close()
@@ -71,7 +71,7 @@ class OnnxRuntimeEngine:
                 f"expected an ONNX network that ONNX Runtime can load, got {path}: {_first_line(error)}"
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
-        self.precision = _precision(_load(self.path))
+        self.precision = _precision(load_onnx(self.path))
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 
@@ -132,15 +132,6 @@ def _session_options(threads: int | None) -> ort.SessionOptions:
     options.add_session_config_entry("session.disable_quant_qdq", "1")
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options
-
-
-def _load(path: Path) -> onnx.ModelProto:
-    try:
-        return onnx.load(existing_file(path))
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        raise BuildError(f"expected an ONNX network, but {path} is none: {_first_line(error)}") from error
-    except OSError as error:
-        raise BuildError(f"expected to read {path}: {error.strerror}") from error
 
 
 def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, int, int], int | None]:

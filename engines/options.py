@@ -119,6 +119,44 @@ class BenchOptions:
             raise OptionError(f"expected --buffers from {', '.join(BUFFERS)}, got {self.buffers!r}")
 
 
+TENSORRT_FLAGS = {
+    "fp16": "--fp16",
+    "workspace_mib": "--workspace",
+    "timing_cache": "--timing-cache",
+    "builder_level": "--builder-level",
+    "version_compatible": "--version-compatible",
+    "hardware_compatible": "--hardware-compatible",
+    "refit": "--refit",
+}
+"""What only TensorRT's builder can do -> its flag."""
+
+_PROFILE_FLAGS = {
+    "compute_capabilities": "--compute-capability",
+    "min_batch": "--min-shapes",
+    "opt_batch": "--opt-shapes",
+    "max_batch": "--max-shapes",
+}
+
+
+def refuse_unused(engine: str, options: BuildOptions) -> None:
+    """Raise OptionError where ``options`` ask for what this engine can't do."""
+    if engine == "onnxruntime":
+        for name, flag in TENSORRT_FLAGS.items():
+            if getattr(options, name) != getattr(BuildOptions, name):
+                raise OptionError(
+                    f"{flag} is TensorRT's, but the engine is ONNX Runtime; leave it out, or type --engine tensorrt "
+                    "(needs a GPU) or --engine tensorrt-rtx"
+                )
+
+
+def unused_flags(engine: str, options: BuildOptions) -> list[str]:
+    """Flags of ``options`` that differ from the default and change nothing for this engine."""
+    idle = _PROFILE_FLAGS if engine == "onnxruntime" else {}
+    if engine == "tensorrt":
+        idle = {"compute_capabilities": "--compute-capability"}
+    return [flag for name, flag in idle.items() if getattr(options, name) != getattr(BuildOptions, name)]
+
+
 def capabilities_from_text(text: str) -> tuple[str, ...]:
     """``"8.6,8.9"`` → ``("8.6", "8.9")``, each once."""
     return tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))

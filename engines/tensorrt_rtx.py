@@ -1,24 +1,26 @@
 """TensorRT for RTX: builds plans ahead of time for given GPUs, on a machine that needs none.
 
-The API is TensorRT 11's: networks are strongly typed, INT8 is what the Q/DQ pairs say. A timing cache would
-ask for a GPU, so none is made. Reading a plan back asks for a GPU too.
+The API is TensorRT 11's: networks are strongly typed, INT8 is what the Q/DQ pairs say. Reading a plan back asks
+for a GPU.
 """
 
 import importlib
 import importlib.util
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from engines.errors import BuildError, EngineUnavailableError
-from engines.files import existing_file, replaced_file
-from engines.options import BuildOptions
+from engines.interrupt import Progress
+from engines.options import HARDWARE, BuildOptions, OptionError
+from engines.plan import PlanBuilder, plan_from_onnx
+from engines.tensorrt_api import TensorRT
 
 _LOGGER = logging.getLogger(__name__)
 _INSTALL = 'pip install "zscgan-convert[rtx]"'
 
 
-def load_tensorrt_rtx() -> Any:
+def load_tensorrt_rtx() -> TensorRT:
     """The module of TensorRT for RTX; EngineUnavailableError with the command that installs it."""
     # The meta package gives the first name, the wheels for one CUDA version the second.
     names = ("tensorrt_rtx", "tensorrt_rtx_bindings")
@@ -26,7 +28,7 @@ def load_tensorrt_rtx() -> Any:
     if name is None:
         raise EngineUnavailableError(f"TensorRT for RTX is not installed here; type {_INSTALL} (x86-64 only)")
     try:
-        return importlib.import_module(name)
+        return cast(TensorRT, importlib.import_module(name))
     except (ImportError, OSError) as error:
         raise EngineUnavailableError(
             f"TensorRT for RTX can't be loaded: {error}; install it anew: {_INSTALL}"
@@ -34,99 +36,65 @@ def load_tensorrt_rtx() -> Any:
 
 
 def engine_from_onnx(
-    onnx_path: Path | str, out_path: Path | str, options: BuildOptions | None = None
+    onnx_path: Path | str,
+    out_path: Path | str,
+    options: BuildOptions | None = None,
+    *,
+    log_path: Path | str | None = None,
+    on_progress: Progress | None = None,
 ) -> Path:
     """Writes the plan of a FP32 or Q/DQ ONNX network for ``options.compute_capabilities``; gives its path.
 
-    A dynamic batch gets one optimization profile (``options.min_batch`` to ``options.max_batch``). The log
-    goes to the Python logger ``engines.tensorrt_rtx``. Raises EngineUnavailableError where TensorRT for RTX
-    is missing and BuildError, with the node's name, where it refuses the network.
+    A dynamic batch gets one optimization profile (``options.min_batch`` to ``options.max_batch``). With
+    ``options.fp16`` all that is not INT8 is in half precision. The log goes to the Python logger
+    ``engines.tensorrt_rtx`` and to ``log_path``; ``on_progress`` is told of each step (``engines.plan``).
+
+    Raises EngineUnavailableError where TensorRT for RTX is missing, OptionError for an option that it lacks
+    and BuildError, with the node's name, where it refuses the network.
     """
     options = options or BuildOptions()
+    check_options(options)
     trt = load_tensorrt_rtx()
-    onnx_path, out_path = existing_file(Path(onnx_path)), Path(out_path)
-    log = _new_logger(trt)
-    builder = trt.Builder(log)
-    network = _parsed_network(trt, builder, log, onnx_path)
-    config = builder.create_builder_config()
-    config.num_compute_capabilities = len(options.compute_capabilities)
-    for index, capability in enumerate(options.compute_capabilities):
-        member = f"SM{capability.replace('.', '')}"
-        if not config.set_compute_capability(getattr(trt.ComputeCapability, member), index):
-            raise BuildError(f"TensorRT for RTX {trt.__version__} refused --compute-capability {capability}")
-    _add_profile(builder, network, config, options)
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise BuildError(f"TensorRT for RTX could not build {onnx_path}: {log.last_error or 'see its log'}")
-    with replaced_file(out_path) as temporary:
-        temporary.write_bytes(plan)
-    return out_path
+    name = f"TensorRT for RTX {trt.__version__}"
 
+    def set_compute_capabilities(config: Any, options: BuildOptions) -> None:
+        config.num_compute_capabilities = len(options.compute_capabilities)
+        for index, capability in enumerate(options.compute_capabilities):
+            member = f"SM{capability.replace('.', '')}"
+            # Of RTX alone, so that the type stubs of TensorRT 10 lack it.
+            known = getattr(cast(Any, trt).ComputeCapability, member, None)
+            if known is None or not config.set_compute_capability(known, index):
+                raise BuildError(f"{name} refused --compute-capability {capability}")
 
-def run(plan_path: Path | str) -> None:
-    """Always EngineUnavailableError: this version builds plans and does not run them."""
-    raise EngineUnavailableError(
-        f"{plan_path} is a plan of TensorRT for RTX, which runs on an RTX GPU only; take it there with the "
-        "runtime of TensorRT for RTX, or measure the network here by zscgan-build --engine onnxruntime"
+    return plan_from_onnx(
+        PlanBuilder(trt, name, _LOGGER, set_compute_capabilities),
+        Path(onnx_path),
+        Path(out_path),
+        options,
+        log_path=None if log_path is None else Path(log_path),
+        on_progress=on_progress,
     )
 
 
-def _new_logger(trt: Any) -> Any:
-    """An ILogger that hands everything to Python's logging and remembers the last error."""
-    levels = {
-        trt.ILogger.Severity.INTERNAL_ERROR: logging.ERROR,
-        trt.ILogger.Severity.ERROR: logging.ERROR,
-        trt.ILogger.Severity.WARNING: logging.WARNING,
-        # INFO tells of each build step, which is detail to a user of this package.
-        trt.ILogger.Severity.INFO: logging.DEBUG,
-        trt.ILogger.Severity.VERBOSE: logging.DEBUG,
+def check_options(options: BuildOptions) -> None:
+    """OptionError for what TensorRT for RTX ignores or can't do ahead of time, instead of a plan without it."""
+    refused = {
+        "--timing-cache": (
+            options.timing_cache is not None,
+            "it measures no kernels, and a cache would ask for a GPU",
+        ),
+        "--hardware-compatible": (
+            options.hardware_compatible != HARDWARE[0],
+            "name the GPUs by --compute-capability",
+        ),
+        "--version-compatible": (
+            options.version_compatible,
+            "it has no lean runtime to put into the plan; build again for another version",
+        ),
+        "--refit": (options.refit, "a plan that can be refitted is compiled on a GPU, not ahead of time"),
     }
-
-    class Log(trt.ILogger):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.last_error = ""
-
-        def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
-            if level == logging.ERROR:
-                self.last_error = message
-            _LOGGER.log(level, "%s", message)
-
-    return Log()
-
-
-def _parsed_network(trt: Any, builder: Any, log: Any, onnx_path: Path) -> Any:
-    flags = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-    network = builder.create_network(flags)
-    parser = trt.OnnxParser(network, log)
-    # From the file, so that weights stored beside it are found.
-    if parser.parse_from_file(str(onnx_path)):
-        return network
-    problems = []
-    for index in range(parser.num_errors):
-        error = parser.get_error(index)
-        where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
-        problems.append(f"{where}{error.desc()}")
-    reason = "; ".join(problems) or log.last_error or "the file is no ONNX network"
-    raise BuildError(f"TensorRT for RTX can't read {onnx_path}: {reason}")
-
-
-def _add_profile(builder: Any, network: Any, config: Any, options: BuildOptions) -> None:
-    profile = builder.create_optimization_profile()
-    dynamic = False
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        batch, *shape = tensor.shape
-        if -1 in shape:
-            raise BuildError(
-                f"expected input {tensor.name} with a dynamic batch alone, got {tuple(tensor.shape)}"
+    for flag, (given, reason) in refused.items():
+        if given:
+            raise OptionError(
+                f"{flag} can't be had with TensorRT for RTX: {reason}; leave it out, or take --engine tensorrt"
             )
-        if batch == -1:
-            dynamic = True
-            sizes = (options.min_batch, options.opt_batch, options.max_batch)
-            profile.set_shape(tensor.name, *((size, *shape) for size in sizes))
-    if dynamic and config.add_optimization_profile(profile) < 0:
-        raise BuildError(
-            f"TensorRT for RTX refused batches {options.min_batch}, {options.opt_batch}, {options.max_batch}"
-        )

@@ -19,7 +19,15 @@ MAY_IMPORT = {
 }
 
 # Nobody has to have these, and each needs a GPU, a driver or a large download.
-OPTIONAL = ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings", "pycuda", "modelopt", "pytorch_quantization")
+OPTIONAL = (
+    "tensorrt",
+    "tensorrt_rtx",
+    "tensorrt_rtx_bindings",
+    "pycuda",
+    "pynvml",
+    "modelopt",
+    "pytorch_quantization",
+)
 # Seconds to import: modules that --help and the options load do without them.
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
 LIGHT_MODULES = (
@@ -28,6 +36,8 @@ LIGHT_MODULES = (
     "*/errors.py",
     "calibrators/inputs.py",
     "engines/cli.py",
+    "engines/build_cli.py",
+    "converter/doctor.py",
 )
 
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:work|root|home)/")

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from calibrators.fingerprint import fingerprint
+from calibrators.fingerprint import fingerprint, fingerprint_for_input
+from calibrators.inputs import InputSpec
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1, dtype=torch.int64)}
 
@@ -30,3 +31,15 @@ def test_any_change_shows(other: dict[str, torch.Tensor]) -> None:
 def test_every_dtype_and_an_empty_tensor() -> None:
     state = {str(t): torch.zeros(2).to(t) for t in (torch.bfloat16, torch.float16, torch.bool, torch.uint8)}
     assert len(fingerprint(state | {"empty": torch.zeros(0, 3)})) == 64
+
+
+def test_an_input_of_its_own() -> None:
+    spec = InputSpec((1, 8, 8), (0.5,), (0.25,))
+    others = [
+        InputSpec((1, 8, 9), (0.5,), (0.25,)),
+        InputSpec((1, 8, 8), (0.5,), (0.5,)),
+        InputSpec((1, 8, 8)),
+    ]
+    found = {fingerprint_for_input(weights, each) for weights in ("a", "b") for each in (spec, *others)}
+    assert {len(name) for name in found} == {64}
+    assert len(found) == 8

@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from calibrators.cache import cache_from_text
-from converter import pipeline
+from converter import measure, pipeline
 from converter.cli import command
 from engines.options import BenchOptions
 
@@ -38,7 +38,7 @@ ARTIFACTS = {
 def quick_benchmark() -> Iterator[None]:
     """Throughput is measured, but not for long: these tests are not about its figures."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
         yield
 
 
@@ -88,8 +88,8 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     # The cache has every activation, for TensorRT's implicit quantization; the report those with Q/DQ pairs.
     cache = cache_from_text((converted / "calibration.cache").read_text())
     assert set(ranges) < set(cache.scales)
-    assert list(cache.scales)[0] == "input"
-    assert list(cache.scales)[-1] == "logits"
+    assert next(iter(cache.scales)) == "input"
+    assert next(reversed(cache.scales)) == "logits"
     assert report["accuracy"]["images"] == 500
     assert report["accuracy"]["fp32_top1"] == pytest.approx(99.8)
     assert {(t["precision"], t["batch"]) for t in report["throughput"]} == {
@@ -243,7 +243,7 @@ def test_the_precision_must_be_said(here: Path) -> None:
 
 
 def test_an_engine_that_cannot_be_had_is_an_error(here: Path) -> None:
-    refused(run(*MODEL, *INPUT, *SHORT, "--engine", "tensorrt"), 1, "trtexec")
+    refused(run(*MODEL, *INPUT, *SHORT, "--engine", "tensorrt"), 1, "zscgan-convert[tensorrt]")
     assert list(here.iterdir()) == []
 
 
@@ -318,9 +318,9 @@ def test_an_interrupted_run_goes_on_to_the_same_result(number: signal.Signals, h
     steps = ["--int8", "--gan-steps", "60", "--calib-samples", "64"]
     flags = [*MODEL, *INPUT, *steps]
     script = (
-        "import sys; from calibrators.zscgan import checkpoint; from converter import pipeline, synthesis; "
+        "import sys; from calibrators.zscgan import checkpoint; from converter import measure, synthesis; "
         "from engines.options import BenchOptions; "
-        "import functools; pipeline.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
+        "import functools; measure.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
         "synthesis.checkpointing = functools.partial(checkpoint.checkpointing, every_s=0); "
         "from converter.cli import main; main()"
     )

@@ -13,7 +13,7 @@ import torch
 from click.testing import CliRunner
 from torch import nn
 
-from converter import pipeline
+from converter import measure
 from converter.cli import command
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.options import BenchOptions
@@ -43,7 +43,7 @@ class Net(nn.Module):
 @pytest.fixture(autouse=True)
 def quick_benchmark() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
         yield
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import torch
 
 from calibrators.batches import TensorBatches
-from converter.verify import chosen_classes, predictions
+from converter.verify import chosen_classes, in_parts, predictions
 
 
 def one_hot(batch: np.ndarray) -> np.ndarray:
@@ -28,3 +28,15 @@ def test_counts_by_hand() -> None:
 
 def test_a_single_logit_decides_by_its_sign() -> None:
     assert chosen_classes(np.float32([[-1.0], [2.0]])).tolist() == [0, 1]
+
+
+def test_a_network_with_bounded_batches_gets_parts_that_fit() -> None:
+    sizes: list[int] = []
+
+    def bounded(x: np.ndarray) -> np.ndarray:
+        sizes.append(len(x))
+        return x.reshape(len(x), -1)
+
+    x = np.arange(9, dtype=np.float32).reshape(9, 1, 1, 1)
+    assert in_parts(bounded, 2, 4)(x)[:, 0].tolist() == list(range(9))
+    assert sizes == [4, 4, 2]

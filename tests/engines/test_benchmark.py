@@ -1,11 +1,14 @@
 """Statistics of the benchmark, on a clock that the test turns."""
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from engines.benchmark import compare, percentile, ratios
+from engines.measures import Throughput, summary
 from engines.options import BenchOptions, OptionError
 
 
@@ -48,6 +51,64 @@ def test_nearest_rank_percentile() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, percent) for percent in (50.0, 90.0, 95.0, 99.0, 0.1)] == [50, 90, 95, 99, 1]
     assert percentile([7.0], 99.0) == 7.0
+
+
+def test_percentile_has_no_rounding_of_its_own() -> None:
+    """99.9 / 100 * 1000 is a little over 999, and 7 / 100 * 100 over 7."""
+    values = [float(value) for value in range(1, 1001)]
+    assert percentile(values, 99.9) == 999.0
+    assert percentile(values[:100], 7.0) == 7.0
+
+
+def test_summary_by_hand() -> None:
+    assert summary([4.0, 1.0, 3.0, 2.0], [75.0]) == {
+        "min": 1.0, "max": 4.0, "mean": 2.5, "median": 2.5, "p75": 3.0,
+    }  # fmt: skip
+
+
+def test_report_leaves_out_what_a_cpu_does_not_measure() -> None:
+    measured = Throughput("a", "int8", 1, 10.0, {"median": 100.0}, 10)
+    assert list(measured.to_json()) == [
+        "engine", "precision", "batch", "images_per_s", "latency_ms", "iterations",
+    ]  # fmt: skip
+    on_gpu = replace(measured, parts_ms={"enqueue": {"min": 0.1}}, warnings=())
+    assert on_gpu.to_json()["parts_ms"] == {"enqueue": {"min": 0.1}}
+    assert on_gpu.to_json()["warnings"] == ()
+
+
+class Timed(FakeEngine):
+    """An engine with queries of its own, which note their calls."""
+
+    def __init__(self, calls: list[object]) -> None:
+        super().__init__("timed", Clock(), 1.0)
+        self.calls = calls
+
+    def queries(self, batch: int, options: BenchOptions, clock: Any) -> "Timed":
+        self.calls.append(("queries", batch))
+        return self
+
+    def warm_up(self, seconds: float) -> None:
+        self.calls.append(("warm_up", seconds))
+
+    def measure(self, seconds: float, iterations: int) -> None:
+        self.calls.append(("measure", round(seconds, 3), iterations))
+
+    def result(self, percentiles: Sequence[float]) -> Throughput:
+        self.calls.append("result")
+        return Throughput("timed", "int8", 2, 10.0, {"median": 100.0}, 10)
+
+    def close(self) -> None:
+        self.calls.append("close")
+
+
+def test_engine_that_times_itself() -> None:
+    calls = list[object]()
+    options = BenchOptions(batches=(2,), duration_s=3.0, rounds=2, min_iterations=9)
+    (result,) = compare([Timed(calls)], options)
+    assert result.engine == "timed"
+    assert calls == [
+        ("queries", 2), ("warm_up", 0.2), ("measure", 1.5, 5), ("measure", 1.5, 5), "result", "close",
+    ]  # fmt: skip
 
 
 def test_throughput_is_images_by_wall_time() -> None:

@@ -1,7 +1,9 @@
 """Plans of TensorRT for RTX are built without a GPU."""
 
 import logging
+import os
 import platform
+import signal
 from pathlib import Path
 
 import onnx
@@ -53,6 +55,97 @@ def test_int8_plan_of_resnet18_is_three_times_smaller(tmp_path: Path) -> None:
 
 
 @needs_wheel
+def test_half_precision_plan_is_smaller(tmp_path: Path) -> None:
+    """A network of weights: with half of the bytes for each, the plan shrinks accordingly."""
+    net = Net((64, 4, 4))
+    weights = [net.constant(net.rng.normal(0, 0.1, (512, 64, 3, 3)).astype("float32"))]
+    weights.append(net.constant(net.rng.normal(0, 0.1, (64, 512, 3, 3)).astype("float32")))
+    x = "input"
+    for weight in weights:
+        x = net.node("Relu", net.node("Conv", x, weight, kernel_shape=[3, 3], pads=[1] * 4))
+    onnx.save(net.model(x), tmp_path / "net.onnx")
+    fp32, fp16 = (
+        engine_from_onnx(tmp_path / "net.onnx", tmp_path / f"{fp16}.plan", BuildOptions(("8.9",), fp16=fp16))
+        .stat()
+        .st_size
+        for fp16 in (False, True)
+    )
+    weights_bytes = 2 * 512 * 64 * 9 * 4
+    assert fp32 - fp16 == pytest.approx(weights_bytes / 2, rel=0.1)
+
+
+@needs_wheel
+def test_progress_and_log_file(tmp_path: Path) -> None:
+    onnx.save(small_network(), tmp_path / "net.onnx")
+    told: list[tuple[str, int, int]] = []
+    engine_from_onnx(
+        tmp_path / "net.onnx",
+        tmp_path / "net.plan",
+        log_path=tmp_path / "build.log",
+        on_progress=lambda *step: told.append(step),
+    )
+    assert told[0][:2] == ("Building engine", 0)
+    assert told[-1][0] == "Building engine"
+    assert told[-1][1] == told[-1][2]
+    assert all(0 <= done <= steps for _, done, steps in told)
+    log = (tmp_path / "build.log").read_text()
+    assert " VERBOSE " in log
+    assert "Engine generation completed" in log
+
+
+@needs_wheel
+def test_ctrl_c_ends_a_build(tmp_path: Path) -> None:
+    """A signal in the middle: TensorRT comes back by itself, long before the build would be done."""
+    net = Net((16, 32, 32), exact=False)
+    x = net.quantized("input")
+    for _ in range(60):
+        x = net.quantized(net.node("Relu", net.conv(x, 16)))
+    onnx.save(net.model(x), tmp_path / "net.onnx")
+    told: list[tuple[str, int, int]] = []
+
+    def interrupt(*step: object) -> None:
+        told.append(step)  # type: ignore[arg-type]
+        if len(told) == 20:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        engine_from_onnx(
+            tmp_path / "net.onnx",
+            tmp_path / "net.plan",
+            log_path=tmp_path / "build.log",
+            on_progress=interrupt,
+        )
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["build.log", "net.onnx"]
+    interrupted = len(told)
+    told.clear()
+    engine_from_onnx(tmp_path / "net.onnx", tmp_path / "net.plan", on_progress=lambda *s: told.append(s))
+    assert interrupted < len(told) / 2
+
+
+@needs_wheel
+def test_workspace_and_level_are_taken(tmp_path: Path) -> None:
+    onnx.save(small_network(), tmp_path / "net.onnx")
+    options = BuildOptions(workspace_mib=256, builder_level=2)
+    assert engine_from_onnx(tmp_path / "net.onnx", tmp_path / "net.plan", options).stat().st_size > 1000
+
+
+@pytest.mark.parametrize(
+    ("options", "flag"),
+    [
+        (BuildOptions(timing_cache=Path("t.cache")), "--timing-cache"),
+        (BuildOptions(hardware_compatible="ampere+"), "--hardware-compatible"),
+        (BuildOptions(version_compatible=True), "--version-compatible"),
+        (BuildOptions(refit=True), "--refit"),
+    ],
+)
+def test_options_that_it_lacks_are_refused(tmp_path: Path, options: BuildOptions, flag: str) -> None:
+    onnx.save(small_network(), tmp_path / "net.onnx")
+    with pytest.raises(OptionError, match=f"{flag} can't be had with TensorRT for RTX: .*--engine tensorrt"):
+        engine_from_onnx(tmp_path / "net.onnx", tmp_path / "net.plan", options)
+    assert not (tmp_path / "net.plan").exists()
+
+
+@needs_wheel
 def test_refused_node_is_named(tmp_path: Path) -> None:
     net = Net()
     model = net.model(net.node("Relu", "input"))
@@ -84,8 +177,3 @@ def test_missing_package_names_the_install(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(EngineUnavailableError, match=r'pip install "zscgan-convert\[rtx\]"'):
         tensorrt_rtx.load_tensorrt_rtx()
-
-
-def test_running_needs_a_gpu() -> None:
-    with pytest.raises(EngineUnavailableError, match="GPU"):
-        tensorrt_rtx.run("net.plan")

@@ -1,0 +1,144 @@
+"""What calibration samples are worth to one quantized network: errors of the ranges, accuracy at several bits.
+
+``fidelity.py`` runs it: ``measure.py NETWORK.json SETTINGS``, SETTINGS being JSON with ``samples`` (archives of
+``sources.py``), ``evaluate`` (pairs of bits and calibrator), ``input_range``, ``device`` and ``output``.
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from conversion import Network
+from numpy.typing import NDArray
+from observed import histograms, range_errors, ranges, summary
+from simulate import simulated
+from torch import nn
+from trial import REFERENCE, batch_of, calibration_images, load_network, teacher_from_network
+
+from calibrators.batches import Batches, TensorBatches
+from calibrators.histogram import Histogram
+from calibrators.images import images_from_path
+from calibrators.options import ALGORITHMS, Algorithm
+from calibrators.zscgan.quality import sample_quality
+from converter.alignment import INPUT
+from converter.graph import FoldedGraph, graph_from_model
+from converter.inputs import device_from_name
+from converter.load import Teacher
+from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.verify import Logits, Predictions, predictions
+
+Evaluation = tuple[int, Algorithm]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The network with everything that is the same for all samples."""
+
+    teacher: Teacher
+    graph: FoldedGraph
+    plan: QuantizationPlan
+    val: Batches
+    fp32: Predictions
+    true: dict[str, Histogram]
+    device: torch.device
+
+    def predictions(self, module: nn.Module) -> Predictions:
+        """What ``module`` says to the validation images."""
+        return predictions(logits_of(module, self.device), self.val)
+
+
+def logits_of(module: nn.Module, device: torch.device) -> Logits:
+    """``module`` as a function of arrays."""
+
+    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        with torch.no_grad():
+            logits: NDArray[np.float32] = module(torch.from_numpy(x).to(device)).cpu().numpy()
+        return logits
+
+    return run
+
+
+def bench_for(network: Network, device: torch.device) -> Bench:
+    """Loads the network, runs it in FP32, and takes the true histograms from real images."""
+    teacher = teacher_from_network(network)
+    graph = graph_from_model(teacher.module, teacher.spec, device)
+    plan = plan_from_onnx(graph.onnx)
+    batch = batch_of(teacher.spec.shape)
+    val = images_from_path(
+        network.val, teacher.spec, batch_size=batch, require_labels=True, classes=teacher.classes
+    )
+    fp32 = predictions(logits_of(graph.module, device), val)
+    true = histograms(graph, plan, calibration_images(network, teacher.spec, REFERENCE), device)
+    return Bench(teacher, graph, plan, val, fp32, true, device)
+
+
+def measured(
+    bench: Bench, batches: Batches, evaluations: list[Evaluation], bounds: float | None
+) -> dict[str, Any]:
+    """The figures of one set of samples.
+
+    ``bounds`` is the input's range where it shall not come from the samples; the true one stays as it is seen.
+    """
+    quality = sample_quality(bench.teacher.module, on_device(batches, bench.device))
+    seen = histograms(bench.graph, bench.plan, batches, bench.device)
+    errors = {name: range_errors(ranges(seen, name), ranges(bench.true, name)) for name in ALGORITHMS}
+    accuracy = {}
+    for bits, algorithm in evaluations:
+        amax = ranges(seen, algorithm, bits)
+        if bounds is not None and INPUT in amax:
+            amax[INPUT] = bounds
+        said = bench.predictions(simulated(bench.graph, bench.plan, amax, bits))
+        figures = {"top1": said.top1, "agreement": said.agreement(bench.fp32)}
+        accuracy[f"W{bits}A{bits} {algorithm}"] = figures
+    return {
+        "bn_kl": quality.bn_kl,
+        "label_accuracy": quality.label_accuracy,
+        "range_error": {name: summary(values) for name, values in errors.items()},
+        "accuracy": accuracy,
+        "log2_range_errors": errors,
+    }
+
+
+def on_device(batches: Batches, device: torch.device) -> Batches:
+    """The same batches where the teacher is."""
+    pairs = [(x.to(device), y.to(device)) for x, y in batches]
+    x, y = zip(*pairs, strict=True)
+    return TensorBatches(torch.cat(x), torch.cat(y), batches.batch_size)
+
+
+def pixel_bounds(teacher: Teacher) -> float:
+    """Largest magnitude of a valid pixel, as a conversion with samples takes it."""
+    return max(map(abs, (*teacher.spec.low, *teacher.spec.high)))
+
+
+def main(network_path: Path, settings: dict[str, Any]) -> None:
+    """Measures all samples and writes one document."""
+    bench = bench_for(load_network(network_path), device_from_name(settings["device"]))
+    evaluations = [(int(bits), algorithm) for bits, algorithm in settings["evaluate"]]
+    rows = []
+    for path in map(Path, settings["samples"]):
+        with np.load(path) as archive:
+            x, y = torch.from_numpy(archive["x"]), torch.from_numpy(archive["y"])
+        made = json.loads(path.with_suffix(".json").read_text())
+        fixed = settings["input_range"] == "pixels" and made["key"]["source"] != "images"
+        bounds = pixel_bounds(bench.teacher) if fixed else None
+        print(f"measuring {path.stem}", file=sys.stderr, flush=True)
+        batches = TensorBatches(x, y, batch_of(bench.teacher.spec.shape))
+        rows.append({**made, **measured(bench, batches, evaluations, bounds)})
+    document = {
+        "images": len(bench.fp32.labels),
+        "fp32_top1": bench.fp32.top1,
+        "quantized_tensors": len(bench.plan.observed),
+        "torch": torch.__version__,
+        "device": str(bench.device),
+        "rows": rows,
+    }
+    Path(settings["output"]).write_text(json.dumps(document, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), json.loads(sys.argv[2]))

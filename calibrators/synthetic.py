@@ -1,0 +1,67 @@
+"""Synthetic calibration data from nothing but a classifier, in one call."""
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from calibrators.errors import CalibrationError, GeneratorError
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import SyntheticBatches
+from calibrators.zscgan.statistics import batch_norm_layers
+from calibrators.zscgan.training import TrainingState, train_generator
+
+
+def batches_from_model(
+    model: nn.Module,
+    spec: InputSpec,
+    samples: int,
+    batch_size: int,
+    options: ZSCGANOptions,
+    *,
+    classes: int | None = None,
+    on_step: Callable[[int, int], None] = lambda _step, _steps: None,
+) -> SyntheticBatches:
+    """Samples of a generator that is trained on ``model`` here, on the GPU where PyTorch sees one.
+
+    ``model`` is copied, and left as it is. ``classes`` is found by one forward pass where it is None;
+    ``on_step`` gets the steps done and their total. Raises GeneratorError for a model without batch norms or
+    a loss that stays NaN, CalibrationError where the model gives no logits.
+    """
+    if not batch_norm_layers(model):
+        raise GeneratorError(
+            "expected a model with batch norms that hold running statistics, as samples can't be made without "
+            "them, but it has none; give real images instead: batches=images_from_path(...)"
+        )
+    teacher = copy.deepcopy(model).eval().requires_grad_(False)
+    if torch.cuda.is_available():
+        teacher = teacher.cuda()
+    # channels_last makes convolutions on a CPU up to twice as fast.
+    teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classes = classes or classes_from_model(teacher, spec)
+
+    def report(state: TrainingState) -> None:
+        on_step(state.step, options.steps)
+
+    state = train_generator(teacher, spec, classes, options, on_step=report)
+    return SyntheticBatches(state.generator, samples, batch_size, options.seed)
+
+
+def classes_from_model(model: nn.Module, spec: InputSpec) -> int:
+    """Number of logits that ``model`` gives, from two images of random pixels.
+
+    Raises CalibrationError for anything but a tensor of shape (2, classes).
+    """
+    low, high = (torch.tensor(bound).view(-1, 1, 1) for bound in (spec.low, spec.high))
+    pixels = low + (high - low) * torch.rand(2, *spec.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        logits = model(pixels.to(next(model.parameters()).device))
+    if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
+        got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
+        raise CalibrationError(
+            f"expected logits of shape (2, classes) for two images, got {got}; wrap the model in a module "
+            "whose forward returns the logits alone"
+        )
+    return logits.shape[1]
