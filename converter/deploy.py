@@ -21,6 +21,7 @@ from engines.base import Engine
 from engines.buffers import open_device
 from engines.buffers.base import Device
 from engines.errors import EngineError
+from engines.gpu import gpus
 from engines.inspect import layers_from_json
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.plan_engine import PlanEngine
@@ -173,12 +174,17 @@ def open_plan(
     deployed = Deployed(inputs.engine, lambda device: new_plan_engine(workspace.path(name), options, device))
     if inputs.engine == "tensorrt":
         return deployed
-    try:
-        deployed.open().close()
-    except EngineError as error:
+    number, trouble = gpus()
+    if number > 0:
+        try:
+            deployed.open().close()
+        except EngineError as error:
+            trouble = str(error)
+    if trouble:
+        half = ", with FP32 in place of FP16" if options.build.fp16 else ""
         reporter.warn(
-            f"the plan does not run on this machine ({error}): agreement, accuracy and throughput below are those of "
-            "the same INT8 network in ONNX Runtime on this CPU"
+            f"the plan does not run on this machine ({trouble}): agreement, accuracy and throughput below are those of "
+            f"the same INT8 network in ONNX Runtime on this CPU{half}"
         )
         return None
     return deployed
