@@ -6,6 +6,7 @@ made for. That stands in the ``calibration.json`` beside it (same name, other su
 used when both agree.
 """
 
+import importlib.metadata
 import re
 import struct
 from dataclasses import dataclass
@@ -94,6 +95,21 @@ def cache_from_text(text: str, path: Path | str = "the calibration cache") -> Ca
 def save_cache(ranges: Ranges, path: Path | str, *, version: int = TENSORRT_VERSION) -> Path:
     """Write the ranges as a TensorRT calibration cache."""
     return write_atomic(path, text_from_cache(cache_from_ranges(ranges, version=version)))
+
+
+def installed_version() -> int:
+    """The number of the installed TensorRT 10, ``TENSORRT_VERSION`` where there is none: for ``save_cache``.
+
+    From the package's metadata, so that TensorRT itself isn't imported.
+    """
+    for package in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"):
+        try:
+            numbers = re.match(r"10\.(\d+)\.(\d+)", importlib.metadata.version(package))
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if numbers is not None:
+            return 100000 + 100 * int(numbers[1]) + int(numbers[2])
+    return TENSORRT_VERSION
 
 
 def load_cache(path: Path) -> CalibrationCache:

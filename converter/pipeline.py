@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibrators.batches import Batches
-from calibrators.cache import save_cache
+from calibrators.cache import installed_version, save_cache
 from calibrators.calibrate import calibrate
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
@@ -220,14 +220,14 @@ def calibrated(
 def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:
     """``calibration.json`` and TensorRT's ``calibration.cache``; also to ``--calibration-cache``."""
     save_ranges(ranges, workspace.path("calibration.json"))
-    save_cache(ranges, workspace.path("calibration.cache"))
+    save_cache(ranges, workspace.path("calibration.cache"), version=installed_version())
     path = options.calibration_cache
     if path is None or not (options.recalibrate or not path.exists()):
         return
     try:
         save_ranges(ranges, path.with_suffix(".json"))
         if path.suffix != ".json":
-            save_cache(ranges, path)
+            save_cache(ranges, path, version=installed_version())
     except OSError as error:
         raise CacheError(
             f"expected to write {path}, but: {error.strerror}; check --calibration-cache"

@@ -1,3 +1,4 @@
+import importlib.metadata
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,9 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrators.cache import (
+    TENSORRT_VERSION,
     CalibrationCache,
     cache_from_ranges,
     cache_from_text,
+    installed_version,
     ranges_from_cache,
     save_cache,
     text_from_cache,
@@ -150,3 +153,24 @@ def test_a_file_that_is_no_text_or_not_there(tmp_path: Path, data: bytes | None,
         path.write_bytes(data)
     with pytest.raises(CacheError, match=match):
         ranges_from_cache(path, fingerprint="f")
+
+
+@pytest.mark.parametrize(
+    ("installed", "number"),
+    [
+        ({}, TENSORRT_VERSION),
+        ({"tensorrt": "10.9.0.34"}, 100900),
+        ({"tensorrt-cu13": "10.14.1.48"}, 101401),
+        ({"tensorrt": "11.0.0"}, TENSORRT_VERSION),
+    ],
+)
+def test_version_of_the_installed_tensorrt(
+    monkeypatch: pytest.MonkeyPatch, installed: dict[str, str], number: int
+) -> None:
+    def version(package: str) -> str:
+        if package not in installed:
+            raise importlib.metadata.PackageNotFoundError(package)
+        return installed[package]
+
+    monkeypatch.setattr("importlib.metadata.version", version)
+    assert installed_version() == number
