@@ -4,6 +4,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
@@ -13,13 +14,27 @@ from engines.tensorrt_api import ILogger, TensorRT
 if TYPE_CHECKING:
 
     class BuildLog(ILogger):
-        """TensorRT's logger, with the message of its last error (empty before one) and of a full disk."""
+        """TensorRT's logger.
 
-        last_error: str
+        ``errors`` are the first two errors and the last since someone cleared them, and ``reason`` is all of these:
+        TensorRT tells the cause first and goes on to what failed because of it. ``file_error`` is a full disk.
+        """
+
+        errors: list[str]
         file_error: OSError | None
+
+        @property
+        def reason(self) -> str: ...
 
 else:
     BuildLog = Any
+
+# TensorRT keeps the first logger of a process for messages that belong to no object, by its bare address, as long
+# as any builder or runtime lives. So none may end: it would be called when it is gone.
+_KEPT: list[Any] = []
+# Each later logger is told that it is ignored. It isn't: all that builder or runtime says of itself reaches it.
+_NOT_THE_FIRST = "differs from one already"
+_ERRORS_KEPT = 3
 
 
 @contextmanager
@@ -48,32 +63,45 @@ def build_log(trt: TensorRT, logger: logging.Logger, path: Path | None = None) -
 
 def new_logger(trt: TensorRT, logger: logging.Logger, file: TextIO | None = None) -> BuildLog:
     """An ``ILogger`` of the module ``trt``. INFO tells of each build step, which is DEBUG to this package."""
-    severity = trt.ILogger.Severity
+    base: Any = trt.ILogger
+    log: BuildLog = _log_class(base)(logger, file)
+    _KEPT.append(log)
+    return log
+
+
+@cache
+def _log_class(base: Any) -> Any:
+    """The class of the loggers of one library, whose ``ILogger`` is ``base``."""
     levels = {
-        severity.INTERNAL_ERROR: logging.ERROR,
-        severity.ERROR: logging.ERROR,
-        severity.WARNING: logging.WARNING,
+        base.Severity.INTERNAL_ERROR: logging.ERROR,
+        base.Severity.ERROR: logging.ERROR,
+        base.Severity.WARNING: logging.WARNING,
     }
 
-    class Log(trt.ILogger):  # type: ignore[name-defined, misc]
-        def __init__(self) -> None:
-            trt.ILogger.__init__(self)
-            self.last_error = ""
+    class Log(base):  # type: ignore[misc]
+        def __init__(self, logger: logging.Logger, file: TextIO | None) -> None:
+            base.__init__(self)
+            self.errors: list[str] = []
             self.file_error: OSError | None = None
+            self._logger, self._file = logger, file
+
+        @property
+        def reason(self) -> str:
+            return "; ".join(self.errors)
 
         def log(self, severity: Any, message: str) -> None:
-            level = levels.get(severity, logging.DEBUG)
+            level = logging.DEBUG if _NOT_THE_FIRST in message else levels.get(severity, logging.DEBUG)
             if level == logging.ERROR:
-                self.last_error = message
-            logger.log(level, "%s", message)
-            # Closed is the file of a build that was left behind by a second Ctrl-C.
-            if file is None or file.closed:
+                del self.errors[_ERRORS_KEPT - 1 :]
+                self.errors.append(message)
+            self._logger.log(level, "%s", message)
+            # Closed is the file of a build that is over, or was left behind by a second Ctrl-C.
+            if self._file is None or self._file.closed:
                 return
             time = datetime.now().isoformat(sep=" ", timespec="milliseconds")
             try:  # one write for each message: TensorRT logs from several threads
-                file.write(f"{time} {severity.name:<14} {message}\n")
+                self._file.write(f"{time} {severity.name:<14} {message}\n")
             except OSError as error:
                 self.file_error = self.file_error or error
 
-    log: BuildLog = Log()
-    return log
+    return Log

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.buffers.base import Device, DeviceBuffer, Stream
+from engines.build_log import BuildLog
 from engines.errors import BuildError
 from engines.tensorrt_api import ICudaEngine, IExecutionContext, TensorRT
 
@@ -64,8 +65,9 @@ def _sizes(dims: Any) -> tuple[int, ...]:
     return tuple(int(dims[index]) for index in range(len(dims)))
 
 
-def new_context(trt: TensorRT, engine: ICudaEngine) -> IExecutionContext:
-    """A context of ``engine``. Raises BuildError where the GPU has no room for it."""
+def new_context(trt: TensorRT, engine: ICudaEngine, log: BuildLog) -> IExecutionContext:
+    """A context of ``engine``. Raises BuildError, with the reason in ``log``, where the GPU has no room for it."""
+    log.errors.clear()
     # TensorRT for RTX compiles kernels for a dynamic shape when it first sees it, by default beside the running
     # queries, which use slower ones until then. Done at once, every query is the one that is meant.
     strategy = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)
@@ -76,7 +78,11 @@ def new_context(trt: TensorRT, engine: ICudaEngine) -> IExecutionContext:
         config.dynamic_shapes_kernel_specialization_strategy = strategy.EAGER  # type: ignore[attr-defined]
         context = cast("IExecutionContext | None", engine.create_execution_context(config))
     if context is None:
-        raise BuildError("the GPU has no room for an execution context of the plan; take a smaller batch")
+        reason = log.reason or "no reason given"
+        raise BuildError(
+            f"TensorRT made no execution context of the plan: {reason}; where the GPU has no room for it, build the "
+            "plan for smaller batches"
+        )
     return context
 
 

@@ -7,6 +7,7 @@ alone takes: that network is weakly typed, and the builder chooses where INT8 is
 
 import logging
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -124,13 +125,13 @@ class _Build:
         cache = None if path is None else attach_timing_cache(config, path, self.log)
         # The monitor has to outlive the build; this variable holds it.
         config.progress_monitor = monitor = new_monitor(trt, cancellation, on_progress)
-        self.log.last_error = ""
+        self.log.errors.clear()
         plan: Any = builder.build_serialized_network(network, config)
         del monitor
         if self.calibrator is not None and hasattr(self.calibrator, "raise_error"):
             self.calibrator.raise_error()
         if plan is None:
-            reason = self.log.last_error or "its log, -v, has the reason"
+            reason = self.log.reason or "its log, -v, has the reason"
             raise BuildError(f"{self.library.name} could not build {self.onnx_path}: {reason}")
         if path is not None and cache is not None and not cancellation.requested:
             save_timing_cache(cache, path)
@@ -150,7 +151,7 @@ class _Build:
             error = parser.get_error(index)
             where = f"node {error.node_name()!r} ({error.node_operator()}): " if error.node_operator() else ""
             problems.append(f"{where}{error.desc()}")
-        reason = "; ".join(problems) or self.log.last_error or "the file is no ONNX network"
+        reason = "; ".join(problems) or self.log.reason or "the file is no ONNX network"
         raise BuildError(f"{self.library.name} can't read {self.onnx_path}: {reason}")
 
 
@@ -158,7 +159,7 @@ def _new_builder(library: PlanBuilder, log: BuildLog) -> Builder:
     try:
         return library.trt.Builder(log)
     except (TypeError, RuntimeError) as error:  # the binding's words for "the library gave none"
-        reason = log.last_error or error
+        reason = log.reason or error
         raise EngineUnavailableError(
             f"{library.name} can't make a builder on this machine: {reason}; see that nvidia-smi lists a GPU and "
             "a driver that this version supports"
@@ -275,7 +276,8 @@ def _set_calibrator(
     _set_flag(library, config, "INT8", "a calibrator")
     if fp16:
         _set_flag(library, config, "FP16", "--fp16")
-    config.int8_calibrator = calibrator
+    with _deprecated_on_purpose():
+        config.int8_calibrator = calibrator
     batch, wanted = calibrator.get_batch_size(), _shape(image)[0]
     if wanted not in {-1, batch}:
         raise BuildError(
@@ -283,7 +285,18 @@ def _set_calibrator(
             f"calibrate with batches of {wanted}, or export a dynamic batch"
         )
     # Without a profile of its own, calibration of a dynamic batch would run the profile's fastest batch.
-    if wanted == -1 and not _add_shapes(
-        library, builder, image, (batch, batch, batch), config.set_calibration_profile
-    ):
-        raise BuildError(f"{library.name} refused to calibrate with batches of {batch}")
+    if wanted == -1:
+        with _deprecated_on_purpose():
+            added = _add_shapes(
+                library, builder, image, (batch, batch, batch), config.set_calibration_profile
+            )
+        if not added:
+            raise BuildError(f"{library.name} refused to calibrate with batches of {batch}")
+
+
+@contextmanager
+def _deprecated_on_purpose() -> Iterator[None]:
+    """A block without TensorRT's deprecation warnings, which end in a SystemError where warnings are errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        yield

@@ -94,7 +94,7 @@ class PlanEngine:
             ) from error
 
     def _open(self, plan: bytes, host_code: bool) -> None:
-        self._runtime = self._trt.Runtime(self._log)
+        self._runtime = self._new_runtime()
         self._runtime.engine_host_code_allowed = host_code
         engine = cast("ICudaEngine | None", self._runtime.deserialize_cuda_engine(plan))
         if engine is None:
@@ -104,9 +104,18 @@ class PlanEngine:
         self._stream = self._device.stream()
         self._execution = self.new_execution()
 
+    def _new_runtime(self) -> Any:
+        try:
+            return self._trt.Runtime(self._log)
+        except (TypeError, RuntimeError) as error:  # the binding's words for "the library gave none"
+            raise EngineUnavailableError(
+                f"{_TITLES[self.name]} {self._trt.__version__} does not start on this machine: "
+                f"{self._log.reason or error}; see that nvidia-smi lists a driver that this version supports"
+            ) from error
+
     def _refusal(self, plan: bytes) -> str:
         here = f"{_TITLES[self.name]} {self._trt.__version__}"
-        said = self._log.last_error or "no reason given"
+        said = self._log.reason or "no reason given"
         if _HOST_CODE_REFUSED in said:
             return (
                 f"{self.path} is version-compatible: it brings its own runtime, which is code for this machine. If you "
@@ -144,7 +153,7 @@ class PlanEngine:
     def new_execution(self) -> Execution:
         """Another context with memory of its own; to be closed before the engine is."""
         self._check_open()
-        return Execution(new_context(self._trt, self._engine), self._tensors, self._device)
+        return Execution(new_context(self._trt, self._engine, self._log), self._tensors, self._device)
 
     def check_batch(self, batch: int) -> None:
         """BuildError for a batch that the plan was not built for."""

@@ -20,14 +20,14 @@ def attach_timing_cache(config: IBuilderConfig, path: Path, log: BuildLog) -> IT
         content = path.read_bytes() if path.exists() else b""
     except OSError as error:
         raise BuildError(f"expected to read --timing-cache {path}: {error.strerror}") from error
-    log.last_error = ""
+    log.errors.clear()
     cache: ITimingCache | None = config.create_timing_cache(content)
     # A file that it can't read: TensorRT logs an error and goes on, some versions with an empty cache.
-    if cache is None or log.last_error:
-        reason = log.last_error or "TensorRT can't read it"
+    if cache is None or log.errors:
+        reason = log.reason or "TensorRT can't read it"
         raise BuildError(f"--timing-cache {path} is no timing cache: {reason}; {_MEND}")
     if not config.set_timing_cache(cache, ignore_mismatch=False):
-        reason = log.last_error or "it was measured on another GPU or by another version of TensorRT"
+        reason = log.reason or "it was measured on another GPU or by another version of TensorRT"
         raise BuildError(f"--timing-cache {path} does not fit here: {reason}; {_MEND}")
     return cache
 

@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from engines.build_cli import build
 from engines.cli import bench
+from engines.errors import EngineUnavailableError
 from tests.engines.networks import Net, small_network
 from tests.tensorrt_double.builder import plan_header
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
@@ -107,6 +108,21 @@ def test_build_with_tensorrt(files: tuple[str, str], tmp_path: Path, machine: Do
     assert "Engine generation completed" in (tmp_path / "net.plan.log").read_text()
     assert "in INT8" in result.stderr
     assert f"next: zscgan-bench {plan} --batch 8" in result.stderr
+
+
+def test_a_plan_that_can_not_be_opened_is_built_all_the_same(
+    files: tuple[str, str], tmp_path: Path, machine: DoubleMachine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_answers(_name: str) -> None:
+        raise EngineUnavailableError("PyTorch is built without CUDA")
+
+    monkeypatch.setattr("engines.plan_engine.open_device", none_answers)
+    result = run(build, files[1], "-o", tmp_path / "net.plan", "--engine", "tensorrt")
+    assert result.exit_code == 0, result.output
+    assert "warning: the plan is built, but can't be inspected" in result.stderr
+    assert "PyTorch is built without CUDA" in result.stderr
+    assert "layers unknown" in result.stderr
+    assert plan_header(tmp_path / "net.plan")["strongly_typed"]
 
 
 def test_a_failed_build_leaves_its_log(

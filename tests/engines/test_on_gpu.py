@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -107,20 +108,23 @@ def test_state_of_the_gpu(device: Device) -> None:
     assert state.driver
 
 
-@pytest.fixture
-def plan(tmp_path: Path) -> Path:
+def built(folder: Path, name: str, **options: Any) -> Path:
     """The small INT8 network as a plan, beside its ONNX file."""
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("TensorRT is not installed")
     from engines.tensorrt import engine_from_onnx
 
-    onnx.save(small_network(), tmp_path / "net.onnx")
+    onnx.save(small_network(), folder / "net.onnx")
+    batches = BuildOptions(min_batch=1, opt_batch=4, max_batch=8, **options)
     try:
-        return engine_from_onnx(
-            tmp_path / "net.onnx", tmp_path / "net.plan", BuildOptions(min_batch=1, opt_batch=4, max_batch=8)
-        )
+        return engine_from_onnx(folder / "net.onnx", folder / name, batches)
     except EngineUnavailableError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> Path:
+    return built(tmp_path, "net.plan")
 
 
 def test_plan_gives_the_logits_of_onnxruntime(plan: Path, device: Device) -> None:
@@ -140,6 +144,32 @@ def test_plan_gives_the_logits_of_onnxruntime(plan: Path, device: Device) -> Non
         times = engine.layer_times(4, iterations=3)
         assert times
         assert all(ms >= 0 for ms in times.values())
+
+
+def test_half_precision_and_timing_cache(tmp_path: Path, device: Device) -> None:
+    net, cache = Net(), tmp_path / "timing.cache"
+    plans = [built(tmp_path, name, fp16=True, timing_cache=cache) for name in ("a.plan", "b.plan")]
+    assert cache.stat().st_size > 0
+    x = net.images(8)
+    with OnnxRuntimeEngine(tmp_path / "net.onnx", threads=1) as reference:
+        expected = reference.run(x)
+    for path in plans:
+        with PlanEngine(path, device=device) as engine:
+            np.testing.assert_allclose(engine.run(x), expected, atol=0.05 * np.abs(expected).max())
+
+
+def test_engines_of_one_process(plan: Path, device: Device, caplog: pytest.LogCaptureFixture) -> None:
+    """An engine outlives one that was opened before it, and TensorRT has no word of warning for that."""
+    x = Net().images(8)
+    first, second = (PlanEngine(plan, device=device) for _ in range(2))
+    with second:
+        expected = first.run(x)
+        first.close()
+        again = built(plan.parent, "again.plan")
+        np.testing.assert_allclose(second.run(x), expected, rtol=1e-5, atol=1e-5)
+        with PlanEngine(again, device=device) as third:
+            assert third.run(x).shape == expected.shape
+    assert not [record for record in caplog.records if "logger passed" in record.message]
 
 
 @pytest.mark.parametrize("cuda_graph", [False, True])

@@ -14,6 +14,7 @@ from engines.base import Engine
 from engines.errors import BuildError, EngineUnavailableError
 from engines.plan_engine import PlanEngine, engine_of_plan, is_plan, version_of_plan
 from tests.engines.networks import Net, literal, small_network
+from tests.tensorrt_double.builder import Severity
 from tests.tensorrt_double.memory import HostDevice
 from tests.tensorrt_double.runtime import plan_of, runtime_double
 
@@ -186,7 +187,7 @@ def test_no_plan(trt: SimpleNamespace, device: HostDevice, tmp_path: Path) -> No
 
 def test_full_gpu(trt: SimpleNamespace, plan: Path) -> None:
     trt.behaviour.has_room = False
-    with pytest.raises(BuildError, match="no room for an execution context"):
+    with pytest.raises(BuildError, match=r"no execution context of the plan: .*out of memory; where the GPU"):
         PlanEngine(plan, device=HostDevice())
     trt.behaviour.has_room = True
     device = HostDevice(room=1000)
@@ -211,6 +212,21 @@ def test_layer_times_are_means(trt: SimpleNamespace, device: HostDevice, plan: P
         np.testing.assert_array_equal(engine.run(x), literal(small_network(), x))
     assert times == {name: 0.25 * (index + 1) for index, name in enumerate(names)}
     assert device.leaks == 0
+
+
+def test_runtime_that_does_not_start(
+    trt: SimpleNamespace, device: HostDevice, plan: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_runtime(log: Any) -> None:
+        for message in ("CUDA initialization failure with error: 35", "so", "and so", "no runtime"):
+            log.log(Severity.ERROR, message)
+        raise TypeError("pybind11::init(): factory function returned nullptr")
+
+    monkeypatch.setattr(trt, "Runtime", no_runtime)
+    with pytest.raises(
+        EngineUnavailableError, match=r"TensorRT 10\.16\.1 does not start .*error: 35; so; no runtime; see"
+    ):
+        PlanEngine(plan, device=device)
 
 
 def test_missing_runtime_names_the_plans_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

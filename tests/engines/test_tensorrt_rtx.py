@@ -1,15 +1,18 @@
 """Plans of TensorRT for RTX are built without a GPU."""
 
+import gc
 import logging
 import os
 import platform
 import signal
+import weakref
 from pathlib import Path
 
 import onnx
 import pytest
 
 from engines import tensorrt_rtx
+from engines.build_log import new_logger
 from engines.errors import BuildError, EngineUnavailableError
 from engines.options import BuildOptions, OptionError
 from engines.tensorrt_rtx import engine_from_onnx
@@ -31,6 +34,27 @@ def test_plan_is_built(
     assert [path.name for path in plan.parent.iterdir()] == ["net.plan"]
     assert any("Engine generation completed" in record.message for record in caplog.records)
     assert capfd.readouterr() == ("", "")
+
+
+@needs_wheel
+def test_second_logger_is_no_news_and_the_first_outlives_its_builder(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """RTX keeps the address of the first logger as long as any builder lives, and warns of a second one."""
+    trt, logger = tensorrt_rtx.load_tensorrt_rtx(), logging.getLogger("tests.first")
+    first = trt.Builder(log := new_logger(trt, logger))
+    ended = weakref.ref(log)
+    del log
+    other = trt.Builder(new_logger(trt, logger))
+    del first
+    gc.collect()
+    assert ended() is not None
+    onnx.save(small_network(), tmp_path / "net.onnx")
+    engine_from_onnx(tmp_path / "net.onnx", tmp_path / "net.plan", log_path=tmp_path / "build.log")
+    assert "differs from one already" in (tmp_path / "build.log").read_text()
+    assert "Engine generation completed" in (tmp_path / "build.log").read_text()
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    del other
 
 
 @needs_wheel

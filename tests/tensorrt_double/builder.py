@@ -9,6 +9,7 @@ other settings) and the ONNX file that was built.
 import enum
 import json
 import re
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -189,6 +190,15 @@ class ITimingCache:
         return IHostMemory(TIMING_MAGIC + f"{self.owner}: {self.entries}".encode())
 
 
+def _warn_of_deprecation() -> None:
+    """As the bindings since 10.1."""
+    warnings.warn(
+        "Use Deprecated in TensorRT 10.1. Superseded by explicit quantization. instead.",
+        DeprecationWarning,
+        stacklevel=3,
+    )
+
+
 class IBuilderConfig:
     """Settings by attribute; what TensorRT lacks can't be set."""
 
@@ -214,6 +224,8 @@ class IBuilderConfig:
             raise AttributeError(f"'IBuilderConfig' object has no attribute '{name}'")
         if name in {"progress_monitor", "int8_calibrator"}:
             _checked(value)
+        if name == "int8_calibrator":
+            _warn_of_deprecation()
         self.__dict__[name] = value
 
     def set_flag(self, flag: enum.IntEnum) -> None:
@@ -253,6 +265,7 @@ class IBuilderConfig:
         raise AttributeError(f"'IBuilderConfig' object has no attribute '{name}'")
 
     def _set_calibration_profile(self, profile: IOptimizationProfile) -> bool:
+        _warn_of_deprecation()
         self.__dict__["calibration_profile"] = profile
         return True
 
