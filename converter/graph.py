@@ -63,7 +63,8 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
     give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
     """
-    model.eval().to(device)
+    # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
+    model.eval().to(device).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     x = torch.zeros(2, *spec.shape, device=device)
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():

@@ -102,6 +102,14 @@ def test_the_same_model_gives_the_same_bytes() -> None:
     assert again.onnx.SerializeToString() == graph_of(networks.Residual).onnx.SerializeToString()
 
 
+def test_the_memory_format_does_not_matter() -> None:
+    model = seeded_model(networks.Residual)
+    expected = graph_from_model(model, InputSpec(SHAPES[networks.Residual]))
+    model = seeded_model(networks.Residual).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    graph = graph_from_model(model, InputSpec(SHAPES[networks.Residual]))
+    assert graph.onnx.SerializeToString() == expected.onnx.SerializeToString()
+
+
 def test_observing_an_unknown_name_is_refused() -> None:
     with pytest.raises(ValueError, match="got nothing_like_it"):
         observe(graph_of(networks.Shared).module, inputs_of(networks.Shared), ["relu", "nothing_like_it"])
