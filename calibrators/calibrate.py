@@ -2,6 +2,8 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -9,13 +11,15 @@ from torch import Tensor
 
 from calibrators.algorithms import amax_from_histogram
 from calibrators.amax import AmaxCollector
-from calibrators.batches import Batches
+from calibrators.batches import Batch, Batches
+from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CalibrationError
 from calibrators.histogram import HistogramCollector
 from calibrators.options import CalibrationOptions
 from calibrators.scales import DEAD_AMAX, MIN_AMAX
 
 Observe = Callable[[Tensor], Mapping[str, Tensor]]
+Collectors = dict[str, AmaxCollector | HistogramCollector]
 
 
 @dataclass(frozen=True)
@@ -37,25 +41,30 @@ def calibrate(
     *,
     options: CalibrationOptions,
     on_batch: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> CalibrationResult:
     """Ranges of the activations that ``observe`` returns by name, over at most ``options.samples`` inputs.
 
     The result does not depend on the batch size or the order of the batches. ``on_batch`` gets the number of
     inputs done so far after each batch. Raises CalibrationError where there are no inputs, no activations, or
     activations that are NaN or infinite.
+
+    Several ``ranks`` observe the batches in turn and choose the ranges in turn; all of them get the same result,
+    the one that a single process gets. All batches but the last must then be of ``batch_size``.
     """
-    collectors: dict[str, AmaxCollector | HistogramCollector] = {}
+    collectors: Collectors = {}
     collector_class = AmaxCollector if options.algorithm == "max" else HistogramCollector
     samples = 0
     with torch.no_grad():
-        for x in _first_samples(batches, options.samples):
+        for x, done in _first_samples(batches, options.samples, ranks):
             for name, activation in observe(x).items():
                 if name not in collectors:
                     collectors[name] = collector_class(name)
                 collectors[name].collect(activation)
             samples += len(x)
             if on_batch is not None:
-                on_batch(samples)
+                on_batch(done)
+    collectors, samples = _merged(ranks.gathered(collectors)), sum(ranks.gathered(samples))
     if samples == 0:
         raise CalibrationError(
             "expected calibration data, got no inputs; check --calib-data and --calib-samples"
@@ -64,9 +73,31 @@ def calibrate(
         raise CalibrationError(
             "expected activations to calibrate, got none: the network has no layer to quantize"
         )
-    chosen = {name: _amax(collector, options) for name, collector in collectors.items()}
+    ours = {name: _amax(collectors[name], options) for name in list(collectors)[ranks.rank :: ranks.world]}
+    everyones = {name: amax for part in ranks.gathered(ours) for name, amax in part.items()}
+    chosen = {name: everyones[name] for name in collectors}
     dead = tuple(name for name, amax in chosen.items() if amax < MIN_AMAX)
     return CalibrationResult(chosen | dict.fromkeys(dead, DEAD_AMAX), dead, samples)
+
+
+def _merged(parts: list[Collectors]) -> Collectors:
+    """The collectors that would have seen what all ``parts`` have. A part is empty where batches were few."""
+    merged: Collectors = {}
+    for part in parts:
+        for name, collector in part.items():
+            merged[name] = _both(merged[name], collector) if name in merged else collector
+    return merged
+
+
+def _both(
+    one: AmaxCollector | HistogramCollector, other: AmaxCollector | HistogramCollector
+) -> AmaxCollector | HistogramCollector:
+    if isinstance(one, HistogramCollector):
+        assert isinstance(other, HistogramCollector)
+        return one.merged(other)
+    both = AmaxCollector(one.name)
+    both.amax = max(one.amax, other.amax)
+    return both
 
 
 def _amax(collector: AmaxCollector | HistogramCollector, options: CalibrationOptions) -> float:
@@ -76,14 +107,45 @@ def _amax(collector: AmaxCollector | HistogramCollector, options: CalibrationOpt
     return amax_from_histogram(collector.histogram(), options)
 
 
-def _first_samples(batches: Batches, limit: int) -> Iterator[Float[Tensor, "batch channels height width"]]:
-    """Inputs of the batches up to ``limit``; the last batch is cut, and none is drawn in vain."""
-    left = min(limit, batches.num_samples)
-    if left < 1:
+@runtime_checkable
+class Skipping(Protocol):
+    """Batches of which some can be had without making the others."""
+
+    def every(self, first: int, step: int) -> Iterator[Batch]: ...
+
+
+def _first_samples(
+    batches: Batches, limit: int, ranks: Ranks
+) -> Iterator[tuple[Float[Tensor, "batch channels height width"], int]]:
+    """This rank's inputs among those up to ``limit``, each with the number of inputs up to its end.
+
+    The last batch is cut, and none is drawn in vain.
+    """
+    limit, done = min(limit, batches.num_samples), 0
+    if limit < 1:
+        return
+    if ranks.world > 1:
+        yield from _every_nth(batches, limit, ranks)
         return
     for x, _ in batches:
-        if len(x) > 0:
-            yield x[:left]
-        left -= len(x)
-        if left <= 0:
+        some = x[: limit - done]
+        done += len(some)
+        if len(some) > 0:
+            yield some, done
+        if done >= limit:
             return
+
+
+def _every_nth(
+    batches: Batches, limit: int, ranks: Ranks
+) -> Iterator[tuple[Float[Tensor, "batch channels height width"], int]]:
+    """``_first_samples`` of one of several ranks, from batches of one size."""
+    size = batches.batch_size
+    if isinstance(batches, Skipping):
+        drawn = batches.every(ranks.rank, ranks.world)
+    else:
+        drawn = islice(batches, ranks.rank, None, ranks.world)
+    ours = range(ranks.rank * size, limit, ranks.world * size)
+    for start, (x, _) in zip(ours, drawn, strict=False):
+        some = x[: limit - start]
+        yield some, start + len(some)

@@ -101,7 +101,11 @@ class ImageBatches:
         return tuple(self.source.name(index) for index in self.order)
 
     def __iter__(self) -> Iterator[Batch]:
-        for start in range(0, len(self.order), self.batch_size):
+        return self.every(0, 1)
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every ``step``-th batch, from the ``first`` on; the images of the others are not decoded."""
+        for start in range(first * self.batch_size, len(self.order), step * self.batch_size):
             chosen = self.order[start : start + self.batch_size]
             x = torch.stack([self._normalised(index) for index in chosen])
             yield x, torch.tensor([self.labels[index] for index in chosen], dtype=torch.int64)

@@ -1,8 +1,10 @@
 """The whole way from MODEL to engine and report, a function a stage."""
 
+import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import onnx
@@ -12,7 +14,8 @@ from torch import Tensor
 
 from calibrators.batches import Batches
 from calibrators.cache import installed_version, save_cache
-from calibrators.calibrate import calibrate
+from calibrators.calibrate import CalibrationResult, calibrate
+from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
@@ -20,16 +23,18 @@ from calibrators.ranges import Ranges, save_ranges
 from calibrators.zscgan.picture import save_picture
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
+from calibrators.zscgan.training import require_even_shares
 from converter.alignment import INPUT
 from converter.console import Reporter
 from converter.deploy import FP32_ONNX, INT8_ONNX, build, verify
-from converter.errors import CaptureError
+from converter.errors import CaptureError, OptionsError
 from converter.graph import FoldedGraph, graph_from_model, observe
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
 from converter.qdq import qdq_from_onnx
+from converter.ranks import ranks_of_this_run
 from converter.report import REPORT, Report, new_report, save_report
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
@@ -50,17 +55,58 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
 
     Raises ConversionError, CalibrationError or EngineError for what the user can mend. Then no output folder
     is left; the training of the generator is kept beside it for the next try.
+
+    Under torchrun the processes share the training and the calibration, and the first does the rest; the others
+    end in here.
     """
     started = time.perf_counter()
-    inputs = inputs_from_options(options, reporter)
-    report = new_report(options, inputs, command)
+    with ranks_of_this_run(options.device) as ranks:
+        inputs = inputs_from_options(options, reporter)
+        require_shares(inputs, options, ranks)
+        if not ranks.first:
+            help_the_first(inputs, options, reporter, ranks)
+        report = new_report(options, inputs, command)
+        report.device["ranks"] = ranks.world
+        lead(inputs, options, reporter, report, ranks, started)
+    return report
+
+
+def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> None:
+    """Raise OptionsError where the ranks can't share the batches of the training that ``options`` call for."""
+    if options.generator is None and needs_generator(inputs, options):
+        try:
+            require_even_shares(inputs.batch, ranks)
+        except ValueError as error:
+            raise OptionsError(str(error)) from error
+
+
+def help_the_first(inputs: Inputs, options: ConvertOptions, reporter: Reporter, ranks: Ranks) -> NoReturn:
+    """Take this process's part in the training and in the calibration, then end it."""
+    graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
+    generator = generator_for(inputs, options, None, reporter, ranks)
+    if inputs.cached is None:
+        measured(inputs, options, graph, calibration_data(inputs, options, generator), lambda _: None, ranks)
+    ranks.leave()
+    sys.exit(0)
+
+
+def lead(
+    inputs: Inputs,
+    options: ConvertOptions,
+    reporter: Reporter,
+    report: Report,
+    ranks: Ranks,
+    started: float,
+) -> None:
+    """Run every stage on the first rank; ``started`` is when the conversion did, by ``time.perf_counter``."""
     output = options.output or Path(f"{inputs.teacher.name}_int8")
     with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
         graph = capture(inputs, workspace, reporter, report)
         baseline = fp32_baseline(inputs, workspace, reporter)
-        generator = synthesise(inputs, options, workspace, reporter, report)
+        generator = synthesise(inputs, options, workspace, reporter, report, ranks)
         plan = plan_from_onnx(graph.onnx)
-        ranges = calibrated(inputs, options, graph, plan, generator, reporter)
+        ranges = calibrated(inputs, options, graph, plan, generator, reporter, ranks)
+        ranks.leave()
         save_calibration(ranges, options, workspace)
         quantize(graph, plan, ranges, workspace, reporter, report)
         deployed = build(inputs, options, generator, workspace, reporter, report)
@@ -68,7 +114,6 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
         measure(options, deployed, workspace, reporter, report)
         report.finish(reporter, time.perf_counter() - started, workspace)
         save_report(report, workspace.path(REPORT))
-    return report
 
 
 def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Report) -> FoldedGraph:
@@ -117,22 +162,43 @@ def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> P
     return baseline
 
 
+def needs_generator(inputs: Inputs, options: ConvertOptions) -> bool:
+    """Whether samples are used: real images or cached ranges take their place, unless a generator was named."""
+    return options.generator is not None or (inputs.calib is None and inputs.cached is None)
+
+
+def generator_for(
+    inputs: Inputs, options: ConvertOptions, checkpoint: Path | None, reporter: Reporter, ranks: Ranks
+) -> TrainedGenerator | None:
+    """A trained generator, where one is needed."""
+    if not needs_generator(inputs, options):
+        return None
+    return generator_from_teacher(
+        inputs.teacher,
+        inputs.fingerprint,
+        options.synthesis,
+        reuse=options.generator,
+        checkpoint=checkpoint,
+        device=inputs.device,
+        reporter=reporter,
+        ranks=ranks,
+    )
+
+
 def synthesise(
-    inputs: Inputs, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
+    inputs: Inputs,
+    options: ConvertOptions,
+    workspace: Workspace,
+    reporter: Reporter,
+    report: Report,
+    ranks: Ranks = ALONE,
 ) -> TrainedGenerator | None:
     """A trained generator, unless real images or cached ranges take its place; its file and its picture."""
-    if options.generator is None and (inputs.calib is not None or inputs.cached is not None):
+    if not needs_generator(inputs, options):
         return None
     with reporter.stage("synthesis") as stage:
-        trained = generator_from_teacher(
-            inputs.teacher,
-            inputs.fingerprint,
-            options.synthesis,
-            reuse=options.generator,
-            checkpoint=workspace.checkpoint,
-            device=inputs.device,
-            reporter=reporter,
-        )
+        trained = generator_for(inputs, options, workspace.checkpoint, reporter, ranks)
+        assert trained is not None
         quality = sample_quality(inputs.teacher.module, samples(trained, inputs, options))
         save_generator(trained, workspace.path("generator.pt"))
         names = inputs.teacher.class_names
@@ -167,6 +233,7 @@ def calibrated(
     plan: QuantizationPlan,
     generator: TrainedGenerator | None,
     reporter: Reporter,
+    ranks: Ranks = ALONE,
 ) -> Ranges:
     """A range for every activation: from the cache, from real images or from samples.
 
@@ -184,20 +251,12 @@ def calibrated(
                 "as they are (--recalibrate measures them anew)"
             )
         return ranges
-    if inputs.calib is not None:
-        data: Batches = inputs.calib
-    else:
-        assert generator is not None
-        data = samples(generator, inputs, options)
-
-    def observed(x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
-        return observe(graph.module, x.to(inputs.device), graph.activations)[1]
-
+    data = calibration_data(inputs, options, generator)
     with (
         reporter.stage("calibration") as stage,
         reporter.progress("calibration", data.num_samples) as advance,
     ):
-        result = calibrate(observed, data, options=options.calibration, on_batch=advance)
+        result = measured(inputs, options, graph, data, advance, ranks)
         amax = dict(result.amax)
         if inputs.calib is None and INPUT in amax:  # known without any data: the brightest or darkest pixel
             amax[INPUT] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
@@ -215,6 +274,30 @@ def calibrated(
         source,  # type: ignore[arg-type]
         inputs.ranges_for,
     )
+
+
+def calibration_data(inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None) -> Batches:
+    """The real images that the user brought, else samples."""
+    if inputs.calib is not None:
+        return inputs.calib
+    assert generator is not None
+    return samples(generator, inputs, options)
+
+
+def measured(
+    inputs: Inputs,
+    options: ConvertOptions,
+    graph: FoldedGraph,
+    data: Batches,
+    on_batch: Callable[[int], None],
+    ranks: Ranks,
+) -> CalibrationResult:
+    """The range of every activation over ``data``."""
+
+    def observed(x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
+        return observe(graph.module, x.to(inputs.device), graph.activations)[1]
+
+    return calibrate(observed, data, options=options.calibration, on_batch=on_batch, ranks=ranks)
 
 
 def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import torch
 
+from calibrators.distributed import ALONE, Ranks
 from calibrators.zscgan.checkpoint import (
     SAVE_EVERY_S,
     checkpointing,
@@ -29,14 +30,16 @@ def generator_from_teacher(
     options: ZSCGANOptions,
     *,
     reuse: Path | None,
-    checkpoint: Path,
+    checkpoint: Path | None,
     device: torch.device,
     reporter: Reporter,
+    ranks: Ranks = ALONE,
 ) -> TrainedGenerator:
     """A generator for ``teacher``, from the file ``reuse`` or trained.
 
     Training saves its state to ``checkpoint`` from time to time and when it is interrupted, and goes on from
-    there if the file belongs to the same run. Raises KeyboardInterrupt after the step in which a signal came.
+    there if the file belongs to the same run; of several ``ranks`` the first has the file, the others None.
+    Raises KeyboardInterrupt, on all ranks, after the step in which a signal came.
     """
     if reuse is not None:
         return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
@@ -47,9 +50,9 @@ def generator_from_teacher(
             "are of those (--gan-steps for more)"
         )
     state, key = new_state(config, options, device), run_key(fingerprint, teacher.spec, options)
-    if restore_checkpoint(state, checkpoint, key):
+    if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         reporter.say(f"going on from step {state.step} of {options.steps}, saved by an earlier run")
-    state = train(teacher, state, options, checkpoint, key, reporter)
+    state = train(teacher, state, options, checkpoint, key, reporter, ranks)
     history = tuple((step.step, step.bn_kl, step.label) for step in state.history)
     return TrainedGenerator(state.generator, fingerprint, history, state.seconds)
 
@@ -58,28 +61,37 @@ def train(
     teacher: Teacher,
     state: TrainingState,
     options: ZSCGANOptions,
-    checkpoint: Path,
+    checkpoint: Path | None,
     key: str,
     reporter: Reporter,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
     """``train_generator`` with progress, checkpoints and a clean stop."""
-    save_sometimes = checkpointing(checkpoint, key)
+    save_sometimes = checkpointing(checkpoint, key) if checkpoint is not None else nothing_to_save
     with InterruptAfterStep() as interrupt, reporter.progress("synthesis", options.steps) as advance:
 
         def on_step(state: TrainingState) -> None:
             recent = state.history[-KL_MEAN_STEPS:]
             advance(state.step, f"BN KL {sum(step.bn_kl for step in recent) / len(recent):.4f}")
-            if interrupt.requested:
-                save_checkpoint(state, checkpoint, key)
+            # Together: a rank that stopped alone would leave the others waiting.
+            if ranks.any(interrupt.requested):
+                if checkpoint is not None:
+                    save_checkpoint(state, checkpoint, key)
                 raise KeyboardInterrupt
             save_sometimes(state)
 
         # channels_last makes convolutions on a CPU up to twice as fast.
         module = teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        state = train_generator(module, teacher.spec, teacher.classes, options, state=state, on_step=on_step)
-    if state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
+        state = train_generator(
+            module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
+        )
+    if checkpoint is not None and state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
     return state
+
+
+def nothing_to_save(_state: TrainingState) -> None:
+    """In place of a checkpoint on all ranks but the first."""
 
 
 def samples(

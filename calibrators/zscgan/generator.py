@@ -9,7 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calibrators.distributed import ALONE
 from calibrators.inputs import InputSpec
+from calibrators.zscgan.statistics import batch_moments, moments_over_ranks
 
 SMALLEST_MAP = 4
 MOST_STAGES = 4
@@ -37,7 +39,10 @@ class GeneratorConfig:
 
 
 class ConditionalBatchNorm(nn.Module):
-    """Batch norm whose scale and shift belong to the sample's class (de Vries et al., arXiv 1707.00683)."""
+    """Batch norm whose scale and shift belong to the sample's class (de Vries et al., arXiv 1707.00683).
+
+    Training normalises over the batches of all ``ranks`` together.
+    """
 
     def __init__(self, channels: int, classes: int) -> None:
         super().__init__()
@@ -46,12 +51,36 @@ class ConditionalBatchNorm(nn.Module):
         self.shift = nn.Embedding(classes, channels)
         nn.init.ones_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
+        self.ranks = ALONE
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
+        if self.training and self.ranks.world > 1:
+            mean, deviation = self._moments_of_all(x)
+            scale = scale / deviation
+            return torch.addcmul(shift - scale * mean, x, scale)
         return torch.addcmul(shift, self.norm(x), scale)
+
+    def _moments_of_all(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
+        """Mean and standard deviation over the ranks' batches; updates the running statistics.
+
+        nn.SyncBatchNorm does the same on CUDA alone.
+        """
+        mean, variance = moments_over_ranks({"x": batch_moments(x)}, self.ranks)["x"]
+        norm, count = self.norm, self.ranks.world * x.numel() // x.shape[1]
+        assert norm.running_mean is not None
+        assert norm.running_var is not None
+        assert norm.num_batches_tracked is not None
+        assert norm.momentum is not None
+        with torch.no_grad():
+            norm.running_mean.lerp_(mean, norm.momentum)
+            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+            norm.num_batches_tracked.add_(1)
+        return mean[:, None, None], (variance + norm.eps).sqrt()[:, None, None]
 
 
 class Stage(nn.Module):

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -32,13 +33,16 @@ class SyntheticBatches:
     seed: int
 
     def __iter__(self) -> Iterator[Batch]:
+        return self.every(0, 1)
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every ``step``-th batch, from the ``first`` on; the others are not made."""
         device = next(self.generator.parameters()).device
         self.generator.eval()
         with torch.no_grad():
             z, labels = draw(self.generator.config, self.num_samples, self.seed, 0, device)
-            for some_z, some_labels in zip(
-                z.split(self.batch_size), labels.split(self.batch_size), strict=True
-            ):
+            inputs = zip(z.split(self.batch_size), labels.split(self.batch_size), strict=True)
+            for some_z, some_labels in islice(inputs, first, None, step):
                 yield self.generator(some_z, some_labels), some_labels
 
 

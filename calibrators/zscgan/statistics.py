@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
 
+from calibrators.distributed import Ranks, parts_with_gradient
+
 Moments = tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]
 """Mean and biased variance of each channel."""
 
@@ -114,6 +116,16 @@ def merged_moments(parts: Iterable[Moments]) -> Moments:
     mean = torch.stack([m for m, _ in parts]).mean(0)
     variance = torch.stack([v + (m - mean) ** 2 for m, v in parts]).mean(0)
     return mean, variance
+
+
+def moments_over_ranks(moments: dict[str, Moments], ranks: Ranks) -> dict[str, Moments]:
+    """Moments of the batch that the ranks hold in equal parts, of all layers in one message; differentiable."""
+    if ranks.world == 1 or not moments:
+        return moments
+    channels = [len(mean) for mean, _ in moments.values()]
+    ours = torch.stack([torch.cat(kind) for kind in zip(*moments.values(), strict=True)])
+    mean, variance = merged_moments((part[0], part[1]) for part in parts_with_gradient(ours, ranks))
+    return dict(zip(moments, zip(mean.split(channels), variance.split(channels), strict=True), strict=True))
 
 
 def value_of(average: Tensor, newest: Tensor) -> Tensor:

@@ -10,12 +10,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
-from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
 from calibrators.zscgan.losses import batch_norm_loss, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.statistics import BatchStatistics, Moments, MovingMoments, targets_from_model
+from calibrators.zscgan.statistics import (
+    BatchStatistics,
+    Moments,
+    MovingMoments,
+    moments_over_ranks,
+    targets_from_model,
+)
 
 MAX_GRADIENT_NORM = 1.0
 MAX_SKIPPED = 10
@@ -121,41 +128,77 @@ def train_generator(
     *,
     state: TrainingState | None = None,
     on_step: Callable[[TrainingState], None] = lambda _: None,
+    ranks: Ranks = ALONE,
 ) -> TrainingState:
     """A generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
 
     ``teacher`` is frozen and in eval mode; the generator is trained on its device. ``state`` goes on from
     an earlier run; ``on_step`` is called after each step, and may save the state or raise to stop.
 
-    Raises GeneratorError if the losses stay NaN or infinite.
+    Each of several ``ranks`` takes its part of every batch, and all get the state that one process alone would
+    have, up to rounding; the first rank's ``state`` counts. ``on_step`` has to stop all of them or none.
+
+    Raises GeneratorError if the losses stay NaN or infinite, ValueError for a batch that ``ranks`` can't share.
     """
     device = next(teacher.parameters()).device
     state = state or new_state(new_config(spec, classes, options), options, device)
     targets = targets_from_model(teacher)
     batch, skipped = options.batch_for(*spec.shape[1:]), 0
+    require_even_shares(batch, ranks)
+    spread(state, ranks)
+    normalise_over(state.generator, ranks)
     state.generator.train()
     with BatchStatistics(teacher) as statistics:
         while state.step < options.steps:
             started = time.perf_counter()
             set_learning_rate(state, options)
-            z, labels = draw_pairs(state.generator.config, batch, options.seed, state.step, device)
+            z, labels = map(
+                ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device)
+            )
             x = state.generator(z, labels)
             logits = teacher(x)
-            bn_kl = batch_norm_loss(state.moving.update(moments_of(statistics)), targets)
+            moments = moments_over_ranks(moments_of(statistics), ranks)
+            bn_kl = batch_norm_loss(state.moving.update(moments), targets)
             label = label_loss(logits, labels, options.label_smoothing)
             sameness = sameness_loss(pairs_of(x / state.generator.span))
-            finite = descend(state, options.bn_weight * bn_kl + label + options.variety_weight * sameness)
+            loss = options.bn_weight * bn_kl + label + options.variety_weight * sameness
+            finite = descend(state, loss, ranks)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
                 raise GeneratorError(
                     f"the generator's loss stayed NaN or infinite for {skipped} steps (at step {state.step}); "
                     "the batch-norm statistics may be broken. Give real images instead: --calib-data DIR"
                 )
-            state.history.append(Step(state.step, bn_kl.item(), label.item()))
+            state.history.append(Step(state.step, bn_kl.item(), ranks.mean(label).item()))
             state.seconds += time.perf_counter() - started
             on_step(state)
+    spread(state, ranks)  # machines of several kinds may round differently
+    normalise_over(state.generator, ALONE)
     state.generator.eval()
     return state
+
+
+def require_even_shares(batch: int, ranks: Ranks) -> None:
+    """Raise ValueError where the pairs of a batch can't be dealt out evenly."""
+    step = 2 * ranks.world
+    if ranks.world > 1 and batch % step:
+        raise ValueError(
+            f"expected --gan-batch to be a multiple of {step}, so that {ranks.world} processes get the same number of "
+            f"pairs, got {batch}; type for example --gan-batch {-(-batch // step) * step}"
+        )
+
+
+def spread(state: TrainingState, ranks: Ranks) -> None:
+    """Give every rank the state of the first."""
+    if ranks.world > 1:
+        state.restore(ranks.from_first(state.dump()))
+
+
+def normalise_over(generator: Generator, ranks: Ranks) -> None:
+    """Have the generator's batch norms count the samples of ``ranks``."""
+    for module in generator.modules():
+        if isinstance(module, ConditionalBatchNorm):
+            module.ranks = ranks
 
 
 def moments_of(statistics: BatchStatistics) -> dict[str, Moments]:
@@ -176,12 +219,31 @@ def set_learning_rate(state: TrainingState, options: ZSCGANOptions) -> None:
         group["lr"] = rate
 
 
-def descend(state: TrainingState, loss: Float[Tensor, ""]) -> bool:
-    """One optimizer step with clipped gradients; skips it and says False where a gradient is not finite."""
+def descend(state: TrainingState, loss: Float[Tensor, ""], ranks: Ranks = ALONE) -> bool:
+    """One optimizer step down the mean of the ranks' losses, with clipped gradients.
+
+    Skips it and says False, on every rank, where a gradient is not finite.
+    """
     state.optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    average_gradients(state.generator, ranks)
     norm = nn.utils.clip_grad_norm_(state.generator.parameters(), MAX_GRADIENT_NORM)
     finite = bool(torch.isfinite(norm))
     if finite:
         state.optimizer.step()
     return finite
+
+
+def average_gradients(module: nn.Module, ranks: Ranks) -> None:
+    """Put the mean over the ranks in place of each gradient, all in one message.
+
+    In place of DistributedDataParallel: the generator is small, so there is no work to hide messages behind, and
+    DDP would send its buckets in between those of the generator's batch norms and rename the weights in the
+    checkpoint.
+    """
+    if ranks.world == 1:
+        return
+    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    means = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
+    for gradient, mean in zip(gradients, means.split([g.numel() for g in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient))

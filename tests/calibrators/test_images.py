@@ -56,6 +56,14 @@ def test_iterating_twice_gives_the_same(tmp_path: Path) -> None:
     assert torch.equal(y, labels)
 
 
+def test_every_nth_batch_decodes_no_other(tmp_path: Path) -> None:
+    batches = images_from_path(class_folders(tmp_path), SPEC, batch_size=5)
+    Path(batches.paths[0]).write_bytes(b"broken")
+    ((x, y),) = batches.every(1, 2)
+    assert y.tolist() == [batches.labels[index] for index in batches.order[5:10]]
+    assert len(x) == 5
+
+
 def test_normalisation_by_hand(tmp_path: Path) -> None:
     png(tmp_path / "a.png", 51)
     x, y = everything(images_from_path(tmp_path, SPEC))

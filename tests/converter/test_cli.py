@@ -77,6 +77,7 @@ def test_all_outputs_are_there_and_no_others(converted: Path) -> None:
 def test_the_report_says_what_was_done(converted: Path) -> None:
     report = json.loads((converted / "report.json").read_text())
     assert report["schema"] == 1
+    assert report["device"]["ranks"] == 1
     assert report["options"]["model"]["input_shape"] == [1, 8, 8]
     assert report["model"]["bn_layers"] == 11
     assert report["model"]["classes"] == 10

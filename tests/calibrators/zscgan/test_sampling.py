@@ -43,6 +43,19 @@ def test_samples_do_not_depend_on_the_batch_size(generator: Generator) -> None:
     torch.testing.assert_close(x, others, rtol=0, atol=1e-5)
 
 
+@pytest.mark.parametrize(
+    ("first", "step", "which"), [(0, 1, [0, 1, 2]), (1, 2, [1]), (0, 2, [0, 2]), (3, 4, [])]
+)
+def test_every_nth_batch(generator: Generator, first: int, step: int, which: list[int]) -> None:
+    batches = SyntheticBatches(generator, 10, 4, seed=3)
+    whole = list(batches)
+    some = list(batches.every(first, step))
+    assert len(some) == len(which)
+    for (x, y), index in zip(some, which, strict=True):
+        assert torch.equal(x, whole[index][0])
+        assert torch.equal(y, whole[index][1])
+
+
 def test_other_seeds_give_other_samples(generator: Generator) -> None:
     assert not torch.equal(
         everything(SyntheticBatches(generator, 4, 4, seed=0))[0],
