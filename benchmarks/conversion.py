@@ -143,7 +143,7 @@ def main() -> None:
     parser.add_argument("data", type=Path, help="folder with models/, cifar10/ and imagenet/")
     parser.add_argument("--network", choices=NETWORKS, default="cifar10-resnet20")
     parser.add_argument("--sources", default="zscgan,images,gaussian,uniform")
-    parser.add_argument("--calibrators", default="entropy")
+    parser.add_argument("--calibrators", default="auto")
     parser.add_argument("--seeds", default="0")
     parser.add_argument("--json", type=Path, help="write the rows to this file")
     options = parser.parse_args()

@@ -35,6 +35,14 @@ class CalibrationResult:
     samples: int
 
 
+@dataclass(frozen=True)
+class Observed:
+    """What ``samples`` inputs made of each tensor: all that any algorithm needs to choose its range."""
+
+    collectors: Collectors
+    samples: int
+
+
 def calibrate(
     observe: Observe,
     batches: Batches,
@@ -52,14 +60,33 @@ def calibrate(
     Several ``ranks`` observe the batches in turn and choose the ranges in turn; all of them get the same result,
     the one that a single process gets. All batches but the last must then be of ``batch_size``.
     """
+    collector = AmaxCollector if options.algorithm == "max" else HistogramCollector
+    observed = observed_over(
+        observe, batches, options.samples, collector=collector, on_batch=on_batch, ranks=ranks
+    )
+    return ranges_from_observed(observed, options, ranks)
+
+
+def observed_over(
+    observe: Observe,
+    batches: Batches,
+    limit: int,
+    *,
+    collector: type[AmaxCollector | HistogramCollector] = HistogramCollector,
+    on_batch: Callable[[int], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> Observed:
+    """The activations of at most ``limit`` inputs, collected; see ``calibrate``.
+
+    A ``HistogramCollector`` serves every algorithm, an ``AmaxCollector`` only ``max``.
+    """
     collectors: Collectors = {}
-    collector_class = AmaxCollector if options.algorithm == "max" else HistogramCollector
     samples = 0
     with torch.no_grad():
-        for x, done in _first_samples(batches, options.samples, ranks):
+        for x, done in _first_samples(batches, limit, ranks):
             for name, activation in observe(x).items():
                 if name not in collectors:
-                    collectors[name] = collector_class(name)
+                    collectors[name] = collector(name)
                 collectors[name].collect(activation)
             samples += len(x)
             if on_batch is not None:
@@ -73,11 +100,19 @@ def calibrate(
         raise CalibrationError(
             "expected activations to calibrate, got none: the network has no layer to quantize"
         )
+    return Observed(collectors, samples)
+
+
+def ranges_from_observed(
+    observed: Observed, options: CalibrationOptions, ranks: Ranks = ALONE
+) -> CalibrationResult:
+    """The ranges that the algorithm of ``options`` chooses; ``ranks`` choose in turn."""
+    collectors = observed.collectors
     ours = {name: _amax(collectors[name], options) for name in list(collectors)[ranks.rank :: ranks.world]}
     everyones = {name: amax for part in ranks.gathered(ours) for name, amax in part.items()}
     chosen = {name: everyones[name] for name in collectors}
     dead = tuple(name for name, amax in chosen.items() if amax < MIN_AMAX)
-    return CalibrationResult(chosen | dict.fromkeys(dead, DEAD_AMAX), dead, samples)
+    return CalibrationResult(chosen | dict.fromkeys(dead, DEAD_AMAX), dead, observed.samples)
 
 
 def _merged(parts: list[Collectors]) -> Collectors:

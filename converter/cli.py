@@ -19,12 +19,12 @@ from click.core import ParameterSource
 
 from calibrators.errors import CalibrationError
 from calibrators.inputs import PRESETS
-from calibrators.options import ALGORITHMS, CalibrationOptions
+from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
 from converter.errors import ConversionError, OptionsError
 from converter.load_options import ModelOptions
-from converter.options import DEVICES, ConvertOptions, ImageOptions
+from converter.options import CALIBRATORS, DEVICES, ConvertOptions, ImageOptions
 from engines.build_cli import build_options, builder_options, profile_options
 from engines.cli import FAILED, INTERRUPTED, USAGE
 from engines.errors import EngineError
@@ -102,8 +102,9 @@ sample_options = option_group(
 )  # fmt: skip
 
 calibration_options = option_group(
-    click.option("--calibrator", "algorithm", type=click.Choice(ALGORITHMS), default=CalibrationOptions.algorithm,
-                 show_default=True, help="How the range of each activation is chosen."),
+    click.option("--calibrator", "algorithm", type=click.Choice(CALIBRATORS), default=CALIBRATORS[0],
+                 show_default=True, help="How the range of each activation is chosen; auto is entropy, unless the "
+                 "samples show that another suits the network better."),
     click.option("--percentile", type=float, default=CalibrationOptions.percentile, show_default=True,
                  help="For --calibrator percentile."),
     click.option("--calib-samples", "samples", type=int, default=CalibrationOptions.samples, show_default=True,
@@ -147,7 +148,11 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 3 built but --max-drop misse
 130 interrupted (the same command goes on with the training)."""
 
 IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
-    "percentile": ("--percentile", "--calibrator percentile", lambda g: g["algorithm"] == "percentile"),
+    "percentile": (
+        "--percentile",
+        "--calibrator percentile",
+        lambda g: g["algorithm"] in ("percentile", "auto"),
+    ),
     "resize": ("--resize", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
     "crop": ("--crop", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
     "steps": ("--gan-steps", "a generator to train", lambda g: not (g["generator"] or g["calib_data"])),
@@ -202,13 +207,17 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
         names = {entry.name for entry in fields(kind)} - {"model"}
         return {name: value for name, value in given.items() if name in names}
 
+    choose = given["algorithm"] == CALIBRATORS[0]
+    if choose:
+        given = {**given, "algorithm": CalibrationOptions.algorithm}
     return ConvertOptions(
+        choose_calibrator=choose,
         model=ModelOptions(model=model, **some(ModelOptions)),
         synthesis=ZSCGANOptions(**some(ZSCGANOptions)),
         calibration=CalibrationOptions(**some(CalibrationOptions)),
         images=ImageOptions(**some(ImageOptions)),
         build=build_options(given),
-        asked_algorithm=given["algorithm"] if "algorithm" in typed else None,
+        asked_algorithm=given["algorithm"] if "algorithm" in typed and not choose else None,
         **some(ConvertOptions),
     )
 

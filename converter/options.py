@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calibrators.options import Algorithm, CalibrationOptions
+from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load_options import ModelOptions
@@ -11,6 +11,7 @@ from engines.options import BUFFERS, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 IMPLICIT_ALGORITHMS = ("entropy", "max")
+CALIBRATORS = ("auto", *ALGORITHMS)
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,9 @@ class ConvertOptions:
 
     ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
     ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
-    ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then refused.
+    ``choose_calibrator`` compares all calibrators on the samples and takes ``calibration.algorithm`` unless another
+    is clearly better. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then
+    refused.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
     the GPU's memory. ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts
     as passed.
@@ -55,6 +58,7 @@ class ConvertOptions:
     calibration_cache: Path | None = None
     recalibrate: bool = False
     device: str = "auto"
+    choose_calibrator: bool = True
     asked_algorithm: Algorithm | None = None
     max_drop: float | None = None
     implicit: bool = False

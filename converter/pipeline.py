@@ -2,7 +2,6 @@
 
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NoReturn
 
@@ -12,9 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.batches import Batches
 from calibrators.cache import installed_version, save_cache
-from calibrators.calibrate import CalibrationResult, calibrate
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
@@ -24,11 +21,11 @@ from calibrators.zscgan.picture import save_picture
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
-from converter.alignment import INPUT
+from converter.calibration import calibrated, calibration_data, measured
 from converter.console import Reporter
 from converter.deploy import FP32_ONNX, INT8_ONNX, build, verify
 from converter.errors import CaptureError, OptionsError
-from converter.graph import FoldedGraph, graph_from_model, observe
+from converter.graph import FoldedGraph, graph_from_model
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
 from converter.options import ConvertOptions
@@ -105,7 +102,7 @@ def lead(
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
         plan = plan_from_onnx(graph.onnx)
-        ranges = calibrated(inputs, options, graph, plan, generator, reporter, ranks)
+        ranges = calibrated(inputs, options, graph, plan, generator, reporter, report, ranks)
         ranks.leave()
         save_calibration(ranges, options, workspace)
         quantize(graph, plan, ranges, workspace, reporter, report)
@@ -226,80 +223,6 @@ def synthesise(
     return trained
 
 
-def calibrated(
-    inputs: Inputs,
-    options: ConvertOptions,
-    graph: FoldedGraph,
-    plan: QuantizationPlan,
-    generator: TrainedGenerator | None,
-    reporter: Reporter,
-    ranks: Ranks = ALONE,
-) -> Ranges:
-    """A range for every activation: from the cache, from real images or from samples.
-
-    The plan's Q/DQ pairs need some of them; the rest is for TensorRT's implicit quantization, which places its
-    own and takes the ranges from ``calibration.cache``. A cache must have those of the plan.
-    """
-    if inputs.cached is not None:
-        with reporter.stage("calibration") as stage:
-            inputs.cached.selected(plan.observed)
-            ranges = inputs.cached.selected(name for name in graph.activations if name in inputs.cached.amax)
-            stage.detail = f"{len(ranges.amax)} ranges from {options.calibration_cache}"
-        if inputs.cached.fingerprint is None:
-            reporter.warn(
-                f"{options.calibration_cache} doesn't say for which weights it was made; its ranges were taken "
-                "as they are (--recalibrate measures them anew)"
-            )
-        return ranges
-    data = calibration_data(inputs, options, generator)
-    with (
-        reporter.stage("calibration") as stage,
-        reporter.progress("calibration", data.num_samples) as advance,
-    ):
-        result = measured(inputs, options, graph, data, advance, ranks)
-        amax = dict(result.amax)
-        if inputs.calib is None and INPUT in amax:  # known without any data: the brightest or darkest pixel
-            amax[INPUT] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
-        source = "zscgan" if inputs.calib is None else "images"
-        stage.detail = (
-            f"{options.calibration.algorithm}, {len(amax)} ranges from {result.samples} {source} inputs"
-        )
-    if dead := [name for name in result.dead if name in plan.observed]:
-        reporter.warn(f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}")
-    return Ranges(
-        amax,
-        options.calibration.algorithm,
-        result.samples,
-        options.synthesis.seed,
-        source,  # type: ignore[arg-type]
-        inputs.ranges_for,
-    )
-
-
-def calibration_data(inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None) -> Batches:
-    """The real images that the user brought, else samples."""
-    if inputs.calib is not None:
-        return inputs.calib
-    assert generator is not None
-    return samples(generator, inputs, options)
-
-
-def measured(
-    inputs: Inputs,
-    options: ConvertOptions,
-    graph: FoldedGraph,
-    data: Batches,
-    on_batch: Callable[[int], None],
-    ranks: Ranks,
-) -> CalibrationResult:
-    """The range of every activation over ``data``."""
-
-    def observed(x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
-        return observe(graph.module, x.to(inputs.device), graph.activations)[1]
-
-    return calibrate(observed, data, options=options.calibration, on_batch=on_batch, ranks=ranks)
-
-
 def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:
     """``calibration.json`` and TensorRT's ``calibration.cache``; also to ``--calibration-cache``."""
     save_ranges(ranges, workspace.path("calibration.json"))
@@ -333,7 +256,7 @@ def quantize(
         stage.detail = (
             f"{len(plan.weights)} weights and {len(plan.activations)} activations in INT8 -> {INT8_ONNX}"
         )
-    report.calibration = {
+    report.calibration |= {
         "algorithm": ranges.algorithm,
         "samples": ranges.samples,
         "source": ranges.source,

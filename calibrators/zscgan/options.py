@@ -11,7 +11,9 @@ SMALL_INPUT = 96 * 96
 class ZSCGANOptions:
     """How the generator is trained.
 
-    ``batch`` of 0 means 64 for inputs up to 96x96 pixels and 16 above. ``bn_weight`` multiplies the
+    ``steps`` are the most that are taken; the training ends earlier once nothing more is gained
+    (``calibrators.zscgan.schedule``). ``batch`` of 0 means 64 for inputs up to 96x96 pixels and 16 above.
+    ``width`` is the number of channels of the generator at a height of 64. ``bn_weight`` multiplies the
     batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of samples over
     which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples of a
     class apart. A class takes about ``samples_per_class`` samples to be learned.
@@ -20,7 +22,7 @@ class ZSCGANOptions:
     steps: int = 250
     batch: int = 0
     latent: int = 64
-    width: int = 32
+    width: int = 16
     learning_rate: float = 2e-3
     bn_weight: float = 100.0
     label_smoothing: float = 0.001

@@ -1,6 +1,5 @@
 """Training the generator against the frozen classifier."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
 from calibrators.zscgan.losses import batch_norm_loss, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 from calibrators.zscgan.statistics import (
     BatchStatistics,
     Moments,
@@ -149,9 +149,9 @@ def train_generator(
     normalise_over(state.generator, ranks)
     state.generator.train()
     with BatchStatistics(teacher) as statistics:
-        while state.step < options.steps:
+        while not is_over(state.step, start := falling_start(state, options), options.steps):
             started = time.perf_counter()
-            set_learning_rate(state, options)
+            set_learning_rate(state, options, start)
             z, labels = map(
                 ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device)
             )
@@ -212,9 +212,15 @@ def moments_of(statistics: BatchStatistics) -> dict[str, Moments]:
     return moments
 
 
-def set_learning_rate(state: TrainingState, options: ZSCGANOptions) -> None:
-    """Cosine from ``options.learning_rate`` to zero."""
-    rate = options.learning_rate * (1 + math.cos(math.pi * state.step / options.steps)) / 2
+def falling_start(state: TrainingState, options: ZSCGANOptions) -> int | None:
+    """The step from which the learning rate falls, by the losses so far."""
+    bn_kl, label = ([getattr(step, name) for step in state.history] for name in ("bn_kl", "label"))
+    return falling_from(bn_kl, label, options.steps)
+
+
+def set_learning_rate(state: TrainingState, options: ZSCGANOptions, start: int | None) -> None:
+    """``options.learning_rate``, falling to zero from step ``start`` on."""
+    rate = options.learning_rate * rate_factor(state.step, start, options.steps)
     for group in state.optimizer.param_groups:
         group["lr"] = rate
 

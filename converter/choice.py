@@ -1,0 +1,80 @@
+"""Which calibrator suits this network: the one whose INT8 network says most nearly what the FP32 network says.
+
+Entropy (KL) calibration clips rare large values. Most networks gain by that; some, with depthwise convolutions
+and bounded activations, lose points, with real data as well. It shows on the samples too, without any label.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from calibrators.options import Algorithm
+from converter.graph import FoldedGraph
+from converter.placement import QuantizationPlan
+from converter.qdq import qdq_from_onnx
+from engines import onnxruntime
+from engines.onnxruntime import OnnxRuntimeEngine
+
+USUAL: Algorithm = "entropy"
+"""TensorRT's own calibration, and what trtexec's users know."""
+
+WORTH_IT = 0.8
+"""Another one is taken only where it has at most this share of entropy's divergence, and ..."""
+
+NEGLIGIBLE = 2e-3
+"""... where entropy's is above this, in nats: below it INT8 and FP32 agree, whoever chose the ranges."""
+
+PART = 32
+
+
+def divergences(
+    candidates: Mapping[Algorithm, Mapping[str, float]],
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    x: Float[np.ndarray, "batch channels height width"],
+) -> dict[Algorithm, float]:
+    """Calibrator -> mean KL(FP32 || INT8) of the class probabilities of ``x`` in nats, with its ranges.
+
+    ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
+    """
+    found: dict[Algorithm, float] = {}
+    with tempfile.TemporaryDirectory() as name:
+        source, engine = Path(name) / "source.onnx", Path(name) / "engine.onnx"
+        onnx.save_model(graph.onnx, source)
+        fp32 = log_probabilities(source, x)
+        for algorithm, amax in candidates.items():
+            onnx.save_model(qdq_from_onnx(graph.onnx, plan, amax), source)
+            onnxruntime.build(source, engine)
+            found[algorithm] = mean_divergence(fp32, log_probabilities(engine, x))
+    return found
+
+
+def chosen(found: Mapping[Algorithm, float]) -> Algorithm:
+    """The calibrator to take: ``USUAL``, unless another one is clearly better."""
+    best = min(found, key=lambda algorithm: found[algorithm])
+    usual = found[USUAL]
+    return best if usual > NEGLIGIBLE and found[best] <= WORTH_IT * usual else USUAL
+
+
+def log_probabilities(
+    path: Path, x: Float[np.ndarray, "batch channels height width"]
+) -> Float[np.ndarray, "batch classes"]:
+    """Logarithms of the class probabilities; a single logit stands for two classes."""
+    with OnnxRuntimeEngine(path) as engine:
+        parts = [engine.run(x[start : start + PART]) for start in range(0, len(x), PART)]
+    logits: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
+    if logits.shape[1] == 1:
+        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
+    shifted = logits - logits.max(axis=1, keepdims=True)
+    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+    return normalised
+
+
+def mean_divergence(p: Float[np.ndarray, "batch classes"], q: Float[np.ndarray, "batch classes"]) -> float:
+    """KL(p || q) in nats of logarithmic probabilities, averaged over the batch."""
+    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
