@@ -45,6 +45,8 @@ SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
+POOR_STATISTICS = 0.2
+"""Nats of batch-norm KL. Trained generators are at 0.001 to 0.06, Gaussian noise at 0.5."""
 
 
 def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report:
@@ -215,6 +217,12 @@ def synthesise(
         "reused": options.generator is not None,
         "history": [{"step": step, "bn_kl": kl, "label": label} for step, kl, label in trained.history],
     }
+    if not quality.bn_kl <= POOR_STATISTICS:
+        reporter.warn(
+            f"the samples are far from the batch-norm statistics (KL {quality.bn_kl:.2f} nats, more than "
+            f"{POOR_STATISTICS:g}), so their ranges are doubtful; give more --gan-steps, or real images with "
+            "--calib-data"
+        )
     if quality.label_accuracy < GOOD_LABELS:
         reporter.warn(
             f"the classifier gives the wanted label to only {quality.label_accuracy:.1f} % of the samples; "

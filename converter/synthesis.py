@@ -51,7 +51,7 @@ def generator_from_teacher(
         )
     state, key = new_state(config, options, device), run_key(fingerprint, teacher.spec, options)
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
-        reporter.say(f"going on from step {state.step} of {options.steps}, saved by an earlier run")
+        reporter.say(f"going on from step {state.step} of at most {options.steps}, saved by an earlier run")
     state = train(teacher, state, options, checkpoint, key, reporter, ranks)
     history = tuple((step.step, step.bn_kl, step.label) for step in state.history)
     return TrainedGenerator(state.generator, fingerprint, history, state.seconds)

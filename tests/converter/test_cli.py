@@ -86,6 +86,9 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     assert report["calibration"]["samples"] == 64
     ranges = report["calibration"]["ranges"]
     assert all(value > 0 for value in ranges.values())
+    divergence = report["calibration"]["divergence"]
+    assert set(divergence) == {"entropy", "max", "percentile", "mse"}
+    assert divergence[report["calibration"]["algorithm"]] < 0.1
     # The cache has every activation, for TensorRT's implicit quantization; the report those with Q/DQ pairs.
     cache = cache_from_text((converted / "calibration.cache").read_text())
     assert set(ranges) < set(cache.scales)
@@ -254,6 +257,14 @@ def test_an_engine_that_cannot_be_had_is_an_error(here: Path) -> None:
 def test_missing_files_are_refused_and_nothing_is_left(flags: list[str], here: Path) -> None:
     refused(run(*MODEL, *INPUT, *SHORT, *flags), 1, flags[1])
     assert list(here.iterdir()) == []
+
+
+def test_poor_samples_are_told_of(here: Path) -> None:
+    result = run(*MODEL, *INPUT, "--int8", "--gan-steps", "1", "--calib-samples", "32", "-o", "out")
+    assert result.exit_code == 0, result.output
+    warnings = json.loads(Path("out/report.json").read_text())["warnings"]
+    assert any("far from the batch-norm statistics" in warning for warning in warnings)
+    assert any("gives the wanted label to only" in warning for warning in warnings)
 
 
 def test_a_val_without_labels_is_refused(here: Path) -> None:
