@@ -1,6 +1,7 @@
 """Shared test set-up: few threads, so that a run on a small machine is steady; GPU tests only where there is one."""
 
 import os
+import signal
 
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command does, before OpenMP is loaded
 
@@ -8,6 +9,9 @@ import pytest
 import torch
 
 torch.set_num_threads(2)
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -119,7 +119,7 @@ def test_an_error_on_one_rank_ends_both_with_one_message(tmp_path: Path) -> None
     sabotage = """if os.environ["RANK"] == "1":
     def broken(*_, **__):
         raise CalibrationError("what rank 1 alone ran into")
-    pipeline.calibrate = broken"""
+    pipeline.measured = broken"""
     with torchrun(tmp_path, "--gan-steps", "2", "-o", "out", sabotage=sabotage) as process:
         _, said = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 1
