@@ -97,6 +97,15 @@ def save_cache(ranges: Ranges, path: Path | str, *, version: int = TENSORRT_VERS
     return write_atomic(path, text_from_cache(cache_from_ranges(ranges, version=version)))
 
 
+def header_version(version: str) -> int | None:
+    """``10.16.1.11`` as TensorRT writes it into a cache: ``major * 10000 + minor * 100 + patch``, 101601.
+
+    None for another major version than 10, which has no caches.
+    """
+    numbers = re.match(r"10\.(\d+)\.(\d+)", version)
+    return None if numbers is None else 100000 + 100 * int(numbers[1]) + int(numbers[2])
+
+
 def installed_version() -> int:
     """The number of the installed TensorRT 10, ``TENSORRT_VERSION`` where there is none: for ``save_cache``.
 
@@ -104,11 +113,11 @@ def installed_version() -> int:
     """
     for package in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"):
         try:
-            numbers = re.match(r"10\.(\d+)\.(\d+)", importlib.metadata.version(package))
+            number = header_version(importlib.metadata.version(package))
         except importlib.metadata.PackageNotFoundError:
             continue
-        if numbers is not None:
-            return 100000 + 100 * int(numbers[1]) + int(numbers[2])
+        if number is not None:
+            return number
     return TENSORRT_VERSION
 
 

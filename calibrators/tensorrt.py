@@ -12,7 +12,6 @@ This is the one module that imports TensorRT, if it is there, at once: a calibra
 its classes. Without them the module imports too, and making a calibrator is what fails.
 """
 
-import re
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar, TypeVar
 from torch import nn
 
 from calibrators.batches import Batches
-from calibrators.cache import ENTROPY_CALIBRATOR, MINMAX_CALIBRATOR, CalibrationCache
+from calibrators.cache import ENTROPY_CALIBRATOR, MINMAX_CALIBRATOR, CalibrationCache, header_version
 from calibrators.errors import CacheError, CalibrationError
 from calibrators.feeding import DeviceMemory, Feed, cuda_memory, equal_batches, plan_from_samples
 from calibrators.fingerprint import fingerprint as fingerprint_of
@@ -85,15 +84,11 @@ else:
 
 
 def version_number(version: str) -> int:
-    """``10.16.1.11`` as TensorRT writes it into a cache: ``major * 10000 + minor * 100 + patch``, 101601.
-
-    Raises CalibrationError for another major version than 10.
-    """
-    numbers = re.match(r"(\d+)\.(\d+)\.(\d+)", version)
-    if numbers is None or numbers[1] != "10":
+    """``header_version`` of the installed TensorRT. Raises CalibrationError for another major version than 10."""
+    number = header_version(version)
+    if number is None:
         raise CalibrationError(f'expected TensorRT 10, got {version}; type {INSTALL} "tensorrt<11"')
-    major, minor, patch = map(int, numbers.groups())
-    return major * 10000 + minor * 100 + patch
+    return number
 
 
 class _Calibrator:

@@ -9,10 +9,9 @@ from typing import Any
 from converter import __version__
 from converter.machine import processor
 from converter.probes import Finding
+from engines.errors import RTX_EXTRA, TENSORRT_EXTRA
 from engines.options import COMPUTE_CAPABILITIES
 
-TENSORRT_EXTRA = 'pip install "zscgan-convert[tensorrt]"'
-RTX_EXTRA = 'pip install "zscgan-convert[rtx]"'
 QAT_EXTRA = 'pip install "zscgan-convert[qat]"'
 
 MISSING = "not installed"

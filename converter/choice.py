@@ -17,6 +17,7 @@ from calibrators.options import Algorithm
 from converter.graph import FoldedGraph
 from converter.placement import QuantizationPlan
 from converter.qdq import qdq_from_onnx
+from converter.verify import in_parts
 from engines import onnxruntime
 from engines.onnxruntime import OnnxRuntimeEngine
 
@@ -66,8 +67,7 @@ def log_probabilities(
 ) -> Float[np.ndarray, "batch classes"]:
     """Logarithms of the class probabilities; a single logit stands for two classes."""
     with OnnxRuntimeEngine(path) as engine:
-        parts = [engine.run(x[start : start + PART]) for start in range(0, len(x), PART)]
-    logits: NDArray[np.float64] = np.concatenate(parts).astype(np.float64)
+        logits: NDArray[np.float64] = in_parts(engine.run, 1, PART)(x).astype(np.float64)
     if logits.shape[1] == 1:
         logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
     shifted = logits - logits.max(axis=1, keepdims=True)

@@ -16,6 +16,7 @@ from calibrators.images import images_from_path
 from converter.difference import FP32_LIMITS, QDQ_LIMITS, Difference, difference
 from converter.load import load_model
 from converter.load_options import ModelOptions
+from converter.verify import chosen_classes, in_parts, percent_equal
 from engines.base import Engine
 
 BATCH = 25
@@ -66,8 +67,7 @@ class Comparison:
 
 def compared(engine: Engine, references: References) -> Comparison:
     """``engine`` on the images of ``references``, in batches of ``BATCH``."""
-    starts = range(0, len(references.images), BATCH)
-    logits = np.concatenate([engine.run(references.images[start : start + BATCH]) for start in starts])
+    logits = in_parts(engine.run, 1, BATCH)(references.images)
     qdq, fp32 = difference(logits, references.qdq), difference(logits, references.fp32)
     missed = [
         *(f"against Q/DQ: {text}" for text in qdq.missed(QDQ_LIMITS)),
@@ -76,5 +76,5 @@ def compared(engine: Engine, references: References) -> Comparison:
     # TensorRT for RTX promises INT8 weights only, and an inspector needn't tell.
     if engine.name != "tensorrt-rtx" and engine.precision not in {"int8", "unknown"}:
         missed.append(f"it runs in {engine.precision}, not in int8")
-    top1 = 100.0 * float(np.mean(np.argmax(logits, axis=1) == references.labels))
+    top1 = percent_equal(chosen_classes(logits), references.labels)
     return Comparison(engine.precision, qdq, fp32, top1, tuple(missed))

@@ -7,15 +7,24 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from calibrators.batches import Batches
 from calibrators.zscgan.sampling import TrainedGenerator
+from converter.calibration import calibration_data
 from converter.console import Advance, Reporter
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.report import Report
 from converter.synthesis import samples
 from converter.verify import Logits, Predictions, in_parts, predictions
-from converter.workspace import Workspace
+from converter.workspace import (
+    BUILD_LOG,
+    CPU_ENGINE,
+    FP32_ONNX,
+    IMPLICIT_CACHE,
+    INT8_ONNX,
+    RTX_ENGINE,
+    TENSORRT_ENGINE,
+    Workspace,
+)
 from engines import onnxruntime, tensorrt, tensorrt_rtx
 from engines.base import Engine
 from engines.buffers import open_device
@@ -25,14 +34,6 @@ from engines.gpu import gpus
 from engines.inspect import layers_from_json
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.plan_engine import PlanEngine
-
-FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
-CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
-    "model.onnxruntime.onnx",
-    "model.tensorrt-rtx.plan",
-    "model.tensorrt.plan",
-)
-BUILD_LOG, IMPLICIT_CACHE = "tensorrt.log", "calibration.tensorrt.cache"
 
 
 @dataclass(frozen=True)
@@ -118,15 +119,11 @@ def new_calibrator(
     """TensorRT 10's calibrator on the samples or the real images; a context manager."""
     from calibrators.tensorrt import ZSCGANEntropyCalibrator, ZSCGANMinMaxCalibrator  # imports TensorRT
 
-    data: Batches | None = inputs.calib
-    if data is None:
-        assert generator is not None
-        data = samples(generator, inputs, options)
     kinds = {"entropy": ZSCGANEntropyCalibrator, "max": ZSCGANMinMaxCalibrator}
     return kinds[options.calibration.algorithm](
         None,
         inputs.teacher.spec,
-        batches=data,
+        batches=calibration_data(inputs, options, generator),
         samples=options.calibration.samples,
         batch_size=inputs.batch,
         cache=workspace.path(IMPLICIT_CACHE),

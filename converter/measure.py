@@ -6,17 +6,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from converter.console import Reporter
-from converter.deploy import FP32_ONNX, Deployed, new_plan_engine
+from converter.deploy import Deployed, new_plan_engine
 from converter.options import ConvertOptions
 from converter.report import Report
-from converter.workspace import Workspace
+from converter.workspace import FP32_ONNX, Workspace
 from engines import tensorrt, tensorrt_rtx
 from engines.base import Engine
-from engines.benchmark import Throughput, compare
+from engines.benchmark import Throughput, compare, ratios
 from engines.buffers import open_device
 from engines.buffers.base import Device
 from engines.gpu_report import gpu_entry
-from engines.gpu_state import gpu_state, state_warnings
+from engines.gpu_state import gpu_state
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.options import BenchOptions, BuildOptions
 
@@ -29,11 +29,14 @@ def measure(
     """Throughput of FP32, on a GPU also of FP16, and of INT8, by trtexec's rules in one alternating run."""
     batches = measured_batches(deployed, options.build)
     bench = BenchOptions(batches=batches, buffers=options.buffers)
-    measured = on_cpu if deployed.name == "onnxruntime" else on_gpu
     with reporter.stage("benchmark") as stage:
-        results = measured(options, bench, deployed, workspace, reporter, report)
+        if deployed.name == "onnxruntime":
+            results = on_cpu(bench, deployed, workspace)
+        else:
+            results = on_gpu(options, bench, deployed, workspace, reporter, report)
         report.throughput = [result.to_json() for result in results]
-        gains = [int8_gain([result for result in results if result.batch == batch]) for batch in batches]
+        engines = len(results) // len(batches)  # FP32 is the first of them, INT8 the last
+        gains = ratios(results, engines)[engines - 1 :: engines]
         pairs = zip(batches, gains, strict=True)
         stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings or ()):
@@ -45,19 +48,7 @@ def measure(
         )
 
 
-def int8_gain(results: list[Throughput]) -> float:
-    """INT8, which is the last, against FP32, which is the first."""
-    return results[-1].images_per_s / results[0].images_per_s
-
-
-def on_cpu(
-    _options: ConvertOptions,
-    bench: BenchOptions,
-    deployed: Deployed,
-    workspace: Workspace,
-    _reporter: Reporter,
-    _report: Report,
-) -> list[Throughput]:
+def on_cpu(bench: BenchOptions, deployed: Deployed, workspace: Workspace) -> list[Throughput]:
     """FP32 and INT8 in ONNX Runtime."""
     with OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32, deployed.open() as int8:
         return compare([fp32, int8], bench)
@@ -79,8 +70,8 @@ def on_gpu(
         before = gpu_state(device.pci_bus_id)
         results = compare(engines, bench)
         after = gpu_state(device.pci_bus_id)
-    report.device["measured_on"] = gpu_entry(device, bench, (before, after), lambda _: None)
-    for warning in state_warnings(before.state, after.state):
+    entry = report.device["measured_on"] = gpu_entry(device, bench, before, after)
+    for warning in entry["warnings"]:
         reporter.warn(warning)
     return results
 

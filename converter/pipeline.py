@@ -23,7 +23,7 @@ from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
 from converter.calibration import calibrated, calibration_data, measured
 from converter.console import Reporter
-from converter.deploy import FP32_ONNX, INT8_ONNX, build, verify
+from converter.deploy import build, verify
 from converter.errors import CaptureError, OptionsError
 from converter.graph import FoldedGraph, graph_from_model
 from converter.inputs import Inputs, inputs_from_options
@@ -35,7 +35,7 @@ from converter.ranks import ranks_of_this_run
 from converter.report import REPORT, Report, new_report, save_report
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
-from converter.workspace import Workspace
+from converter.workspace import FP32_ONNX, INT8_ONNX, Workspace
 from engines.onnxruntime import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1

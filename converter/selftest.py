@@ -16,6 +16,7 @@ from converter.child import ChildError, called_in_child
 from converter.difference import FP32_LIMITS, QDQ_LIMITS, Difference
 from converter.errors import LoadError
 from converter.load_options import ModelOptions
+from converter.workspace import CPU_ENGINE, INT8_ONNX, RTX_ENGINE, TENSORRT_ENGINE
 from engines.base import Engine
 from engines.options import COMPUTE_CAPABILITIES, BuildOptions
 
@@ -28,9 +29,9 @@ EXAMPLE = ("model.py", "digits.pth", "test.npz")
 PASSED, FAILED, BUILT = "passed", "failed", "built"
 
 _FILES = {
-    "onnxruntime": "model.onnxruntime.onnx",
-    "tensorrt": "model.tensorrt.plan",
-    "tensorrt-rtx": "model.tensorrt-rtx.plan",
+    "onnxruntime": CPU_ENGINE,
+    "tensorrt": TENSORRT_ENGINE,
+    "tensorrt-rtx": RTX_ENGINE,
 }
 _TRACEBACK_LINES = 60
 
@@ -230,7 +231,7 @@ def _results(task: Task, output: Path, model: ModelOptions, images: Path) -> Ite
     """A result for each engine file in ``output``; ``model`` are the example's ModelOptions."""
     from converter.comparison import compared, references_from_model
 
-    references = references_from_model(model, images, output / "model.int8.onnx")
+    references = references_from_model(model, images, output / INT8_ONNX)
     for name, file in _FILES.items():
         path = output / file
         if not path.is_file():

@@ -3,6 +3,7 @@
 import shlex
 
 from converter.report import Report
+from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 
 ENGINE_NAMES = {
     "onnxruntime": "ONNX Runtime",
@@ -56,7 +57,7 @@ def next_command(report: Report) -> str:
     if report.accuracy is None:
         reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
         return f"{report.command}{reuse} --val DIR  (accuracy on labelled images)"
-    if "model.tensorrt.plan" in paths:
-        return f"zscgan-bench {shlex.quote(paths['model.tensorrt.plan'])} --batch 1,8,32"
-    files = shlex.join(paths[name] for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
+    if TENSORRT_ENGINE in paths:
+        return f"zscgan-bench {shlex.quote(paths[TENSORRT_ENGINE])} --batch 1,8,32"
+    files = shlex.join(paths[name] for name in (FP32_ONNX, CPU_ENGINE))
     return f"zscgan-bench {files} --batch 1,8,32"

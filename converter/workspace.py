@@ -12,10 +12,16 @@ from converter.errors import OutputError
 
 CHECKPOINT = "training.ckpt"
 MARKER = ".zscgan-convert"
+FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
+CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
+    "model.onnxruntime.onnx",
+    "model.tensorrt-rtx.plan",
+    "model.tensorrt.plan",
+)
+BUILD_LOG, IMPLICIT_CACHE = "tensorrt.log", "calibration.tensorrt.cache"
 OUTPUTS = frozenset({
-    "calibration.cache", "calibration.json", "calibration.tensorrt.cache", "calibration.tensorrt.json",
-    "generator.pt", "model.fp32.onnx", "model.int8.onnx", "model.onnxruntime.onnx", "model.tensorrt-rtx.plan",
-    "model.tensorrt.plan", "report.json", "samples.png", "tensorrt.log",
+    FP32_ONNX, INT8_ONNX, CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE, BUILD_LOG, IMPLICIT_CACHE,
+    "calibration.cache", "calibration.json", "calibration.tensorrt.json", "generator.pt", "report.json", "samples.png",
 })  # fmt: skip
 """Names that a conversion may write; those of an earlier one don't stay beside a new report."""
 

@@ -140,7 +140,7 @@ def bench(
 
 def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json: bool) -> None:
     from engines.benchmark import compare, ratios
-    from engines.gpu_report import gpu_entry, say_rules
+    from engines.gpu_report import gpu_entry, say_doubts, say_rules
     from engines.gpu_state import gpu_state
     from engines.measured import open_engines
 
@@ -151,14 +151,15 @@ def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json:
             f"Random input (standard normal, seed {options.seed}); {options.warmup_ms:g} ms warm-up, then "
             f"{options.duration_s:g} s each in {options.rounds} alternating rounds; latency is that of a batch."
         )
-        gpu: dict[str, object] | None = None
+        gpu: dict[str, Any] | None = None
         if device is None:
             results = compare(engines, options)
         else:
             say_rules(device, options, _say)
             before = gpu_state(device.pci_bus_id)
             results = compare(engines, options)
-            gpu = gpu_entry(device, options, (before, gpu_state(device.pci_bus_id)), _say)
+            gpu = gpu_entry(device, options, before, gpu_state(device.pci_bus_id))
+            say_doubts(gpu, _say)
     names = [str(path) for path in files] * len(options.batches)
     rows: list[dict[str, Any]] = [
         {"file": name, **result.to_json(), "ratio": ratio}

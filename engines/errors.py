@@ -5,6 +5,9 @@ EngineError
 └── BuildError              the engine refused the network or the options
 """
 
+TENSORRT_EXTRA = 'pip install "zscgan-convert[tensorrt]"'
+RTX_EXTRA = 'pip install "zscgan-convert[rtx]"'
+
 
 class EngineError(Exception):
     """Base of every error that ``engines`` raises on purpose."""

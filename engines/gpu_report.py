@@ -1,6 +1,7 @@
 """What ``zscgan-bench`` tells of the GPU: the rules that it measured by, and what the GPU did meanwhile."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from engines.buffers.base import Device
 from engines.gpu_queries import rules_followed
@@ -14,17 +15,12 @@ def say_rules(device: Device, options: BenchOptions, say: Callable[[str], None])
     say(f"On {device.gpu}, memory by {device.name}: {rules_followed(options)}{streams}.")
 
 
-def gpu_entry(
-    device: Device, options: BenchOptions, readings: tuple[Reading, Reading], say: Callable[[str], None]
-) -> dict[str, object]:
-    """The JSON's entry: the GPU, the rules, and its state before and after; ``say`` is told what is doubtful."""
-    before, after = readings
-    warnings = state_warnings(before.state, after.state)
+def gpu_entry(device: Device, options: BenchOptions, before: Reading, after: Reading) -> dict[str, Any]:
+    """The JSON's entry: the GPU, the rules, its state before and after, and what is doubtful of that.
+
+    ``state_reason`` says why the state could not be read, where that is so.
+    """
     reason = after.reason or before.reason
-    if reason:
-        say(f"note: {reason}")
-    for warning in warnings:
-        say(f"warning: {warning}")
     return {
         "name": device.gpu,
         "buffers": device.name,
@@ -35,5 +31,13 @@ def gpu_entry(
         "before": before.state and before.state.to_json(),
         "after": after.state and after.state.to_json(),
         **({"state_reason": reason} if reason else {}),
-        "warnings": warnings,
+        "warnings": state_warnings(before.state, after.state),
     }
+
+
+def say_doubts(entry: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """A line for each doubt in ``gpu_entry``."""
+    if "state_reason" in entry:
+        say(f"note: {entry['state_reason']}")
+    for warning in entry["warnings"]:
+        say(f"warning: {warning}")

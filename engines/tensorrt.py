@@ -5,14 +5,13 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-from engines.errors import BuildError, EngineUnavailableError
+from engines.errors import TENSORRT_EXTRA, BuildError, EngineUnavailableError
 from engines.interrupt import Progress
 from engines.options import BuildOptions
 from engines.plan import PlanBuilder, plan_from_onnx
 from engines.tensorrt_api import TensorRT
 
 _LOGGER = logging.getLogger(__name__)
-_INSTALL = 'pip install "zscgan-convert[tensorrt]"'
 _OLDEST = 10
 
 
@@ -22,23 +21,23 @@ def load_tensorrt() -> TensorRT:
         module = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
         missing = "is not installed here" if error.name == "tensorrt" else f"can't be loaded: {error}"
-        raise EngineUnavailableError(f"TensorRT {missing}; type {_INSTALL}") from error
+        raise EngineUnavailableError(f"TensorRT {missing}; type {TENSORRT_EXTRA}") from error
     except (ImportError, OSError, RuntimeError) as error:
         # The bindings without their libraries (libnvinfer), or libraries of another CUDA version.
         raise EngineUnavailableError(
-            f"TensorRT can't be loaded: {error}; install its libraries too: {_INSTALL}"
+            f"TensorRT can't be loaded: {error}; install its libraries too: {TENSORRT_EXTRA}"
         ) from error
     if not hasattr(module, "Builder"):
         place = getattr(module, "__file__", None) or ", ".join(getattr(module, "__path__", ()))
         raise EngineUnavailableError(
             f"expected NVIDIA's TensorRT, but the module tensorrt in {place} has no Builder (type stubs?); "
-            f"remove it from the Python path, or type {_INSTALL}"
+            f"remove it from the Python path, or type {TENSORRT_EXTRA}"
         )
     version = str(getattr(module, "__version__", "unknown"))
     major = version.partition(".")[0]
     if not major.isdigit() or int(major) < _OLDEST:
         raise EngineUnavailableError(
-            f"expected TensorRT {_OLDEST} or newer, but {version} is installed; type {_INSTALL} --upgrade"
+            f"expected TensorRT {_OLDEST} or newer, but {version} is installed; type {TENSORRT_EXTRA} --upgrade"
         )
     return cast(TensorRT, module)
 

@@ -10,14 +10,13 @@ import logging
 from pathlib import Path
 from typing import Any, cast
 
-from engines.errors import BuildError, EngineUnavailableError
+from engines.errors import RTX_EXTRA, BuildError, EngineUnavailableError
 from engines.interrupt import Progress
 from engines.options import HARDWARE, BuildOptions, OptionError
 from engines.plan import PlanBuilder, plan_from_onnx
 from engines.tensorrt_api import TensorRT
 
 _LOGGER = logging.getLogger(__name__)
-_INSTALL = 'pip install "zscgan-convert[rtx]"'
 
 
 def load_tensorrt_rtx() -> TensorRT:
@@ -26,12 +25,14 @@ def load_tensorrt_rtx() -> TensorRT:
     names = ("tensorrt_rtx", "tensorrt_rtx_bindings")
     name = next((name for name in names if importlib.util.find_spec(name) is not None), None)
     if name is None:
-        raise EngineUnavailableError(f"TensorRT for RTX is not installed here; type {_INSTALL} (x86-64 only)")
+        raise EngineUnavailableError(
+            f"TensorRT for RTX is not installed here; type {RTX_EXTRA} (x86-64 only)"
+        )
     try:
         return cast(TensorRT, importlib.import_module(name))
     except (ImportError, OSError) as error:
         raise EngineUnavailableError(
-            f"TensorRT for RTX can't be loaded: {error}; install it anew: {_INSTALL}"
+            f"TensorRT for RTX can't be loaded: {error}; install it anew: {RTX_EXTRA}"
         ) from error
 
 

@@ -20,9 +20,8 @@ from numpy.typing import DTypeLike, NDArray
 
 from engines.buffers.base import DeviceBuffer, check_copy
 from engines.buffers.cuda_graphs import CudaGraph, captured
-from engines.errors import BuildError, EngineUnavailableError
+from engines.errors import TENSORRT_EXTRA, BuildError, EngineUnavailableError
 
-_INSTALL = 'pip install "zscgan-convert[tensorrt]"'
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for the default stream; PyCUDA has no name for it
 
 
@@ -32,7 +31,8 @@ def open_pycuda() -> "PycudaDevice":
         driver = importlib.import_module("pycuda.driver")
     except (ImportError, OSError) as error:
         raise EngineUnavailableError(
-            f"PyCUDA can't be imported ({error}); it needs an NVIDIA driver and is built on the machine: {_INSTALL}"
+            f"PyCUDA can't be imported ({error}); it needs an NVIDIA driver and is built on the machine: "
+            f"{TENSORRT_EXTRA}"
         ) from error
     try:
         driver.init()

@@ -1,6 +1,5 @@
 """The calibrators driven by a double of TensorRT's calibration; the double's bases stand for TensorRT's."""
 
-import importlib
 import runpy
 import sys
 import warnings
@@ -17,7 +16,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import calibrators
 from calibrators.batches import TensorBatches
 from calibrators.cache import cache_from_text, ranges_from_cache, save_cache
 from calibrators.errors import CacheError, CalibrationError, GeneratorError
@@ -37,6 +35,7 @@ from tests.tensorrt_double.calibration import (
     calibrate_in,
     fake_module,
 )
+from tests.tensorrt_double.machine import calibrators_imported_anew, calibrators_imported_with
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "tensorrt_calibrator.py"
 SPEC = InputSpec((3, 8, 8), (0.5,), (0.25,))
@@ -71,24 +70,10 @@ def samples(count: int = 20, size: int = 4, **kind: Any) -> TensorBatches:
     return batches
 
 
-def imported_with(monkeypatch: pytest.MonkeyPatch, tensorrt: ModuleType | None) -> Any:
-    """``calibrators.tensorrt`` as it is where ``import tensorrt`` gives this module; None: there is none."""
-    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
-    return imported_anew(monkeypatch)
-
-
-def imported_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
-    module = importlib.import_module("calibrators.tensorrt")
-    monkeypatch.setitem(sys.modules, "calibrators.tensorrt", module)
-    monkeypatch.setattr(calibrators, "tensorrt", module)
-    monkeypatch.delitem(sys.modules, "calibrators.tensorrt")
-    return importlib.import_module("calibrators.tensorrt")
-
-
 @pytest.fixture
 def module(monkeypatch: pytest.MonkeyPatch) -> Any:
     """``calibrators.tensorrt`` on TensorRT 10.16.1."""
-    return imported_with(monkeypatch, fake_module())
+    return calibrators_imported_with(monkeypatch, fake_module())
 
 
 @pytest.fixture
@@ -579,14 +564,14 @@ def assert_unavailable(module: Any, match: str) -> None:
 
 
 def test_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = imported_with(monkeypatch, None)
+    module = calibrators_imported_with(monkeypatch, None)
     assert_unavailable(
         module, r'isn\'t installed; type pip install "zscgan-convert\[tensorrt\]" "tensorrt<11"'
     )
 
 
 def test_tensorrt_11_has_no_calibrators(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = imported_with(monkeypatch, fake_module("11.0.0"))
+    module = calibrators_imported_with(monkeypatch, fake_module("11.0.0"))
     assert_unavailable(module, r"TensorRT 11\.0\.0 has no INT8 calibrators.*Q/DQ.*tensorrt<11")
 
 
@@ -595,7 +580,7 @@ def test_a_folder_of_stubs_is_no_tensorrt(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "tensorrt" / "__init__.pyi").write_text("class Builder: ...\n")
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    module = imported_anew(monkeypatch)
+    module = calibrators_imported_anew(monkeypatch)
     sys.modules.pop("tensorrt", None)
     assert_unavailable(module, "isn't installed")
 
@@ -608,7 +593,9 @@ def test_bindings_without_their_libraries(monkeypatch: pytest.MonkeyPatch, tmp_p
     (tmp_path / "tensorrt.py").write_text(code)
     monkeypatch.delitem(sys.modules, "tensorrt", raising=False)
     monkeypatch.setattr(sys, "path", [str(tmp_path), *sys.path])
-    assert_unavailable(imported_anew(monkeypatch), r"can't be loaded \(.*(libnvinfer|no_such_tensorrt_libs)")
+    assert_unavailable(
+        calibrators_imported_anew(monkeypatch), r"can't be loaded \(.*(libnvinfer|no_such_tensorrt_libs)"
+    )
 
 
 # --- the example
@@ -623,7 +610,7 @@ def test_the_example_builds_a_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     bases = fake_module("10.16.1")
     monkeypatch.setitem(sys.modules, "tensorrt", fake_module("10.16.1", **{**vars(double), **public(bases)}))
     calibrator = partial(
-        imported_anew(monkeypatch).ZSCGANEntropyCalibrator,
+        calibrators_imported_anew(monkeypatch).ZSCGANEntropyCalibrator,
         options=ZSCGANOptions(steps=1, batch=2, width=4), samples=4, batch_size=2, memory=memory,
     )  # fmt: skip
     monkeypatch.setattr("calibrators.tensorrt.ZSCGANEntropyCalibrator", calibrator)

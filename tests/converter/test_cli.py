@@ -22,11 +22,9 @@ from calibrators.cache import cache_from_text
 from converter import measure, pipeline
 from converter.cli import command
 from engines.options import BenchOptions
+from tests.converter.digits import DIGITS, INPUT, MODEL
 
 ROOT = Path(__file__).parents[2]
-DIGITS = ROOT / "examples" / "digits"
-MODEL = [str(DIGITS / "digits.pth"), "--arch", f"{DIGITS / 'model.py'}:digits_resnet"]
-INPUT = ["--input-shape", "1x8x8", "--mean", "0.305", "--std", "0.376"]
 SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
 ARTIFACTS = {
     "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",

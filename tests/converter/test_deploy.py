@@ -13,12 +13,10 @@ from calibrators.ranges import load_ranges
 from converter import measure
 from converter.cli import command
 from engines.options import BenchOptions
+from tests.converter.digits import DIGITS, INPUT, MODEL
 from tests.tensorrt_double.builder import plan_header, plan_model
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
 
-DIGITS = Path(__file__).parents[2] / "examples" / "digits"
-MODEL = [str(DIGITS / "digits.pth"), "--arch", f"{DIGITS / 'model.py'}:digits_resnet"]
-INPUT = ["--input-shape", "1x8x8", "--mean", "0.305", "--std", "0.376"]
 SHORT = [
     "--int8",
     "--gan-steps",

@@ -32,13 +32,10 @@ from converter.ranks import (
 )
 from converter.workspace import CHECKPOINT, MARKER
 from engines.errors import BuildError
+from tests.converter.digits import INPUT, MODEL
 
 ROOT = Path(__file__).parents[2]
-DIGITS = ROOT / "examples" / "digits"
-FLAGS = [
-    str(DIGITS / "digits.pth"), "--arch", f"{DIGITS / 'model.py'}:digits_resnet", "--input-shape", "1x8x8",
-    "--mean", "0.305", "--std", "0.376", "--int8", "--gan-steps", "20", "--calib-samples", "128",
-]  # fmt: skip
+FLAGS = [*MODEL, *INPUT, "--int8", "--gan-steps", "20", "--calib-samples", "128"]
 LONGEST_S = 120
 
 # As converter/__main__.py, with a quick benchmark, a checkpoint at each step, and what SABOTAGE says.

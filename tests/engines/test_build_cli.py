@@ -5,14 +5,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx
 import pytest
-from click.testing import CliRunner, Result
 
 from engines.build_cli import build
 from engines.cli import bench
 from engines.errors import EngineUnavailableError
-from tests.engines.networks import Net, small_network
+from tests.engines.commands import run
 from tests.tensorrt_double.builder import plan_header
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
 
@@ -20,20 +18,8 @@ QUICK = ["--warmup-ms", "0", "--duration-s", "0.01", "--threads", "1"]
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> tuple[str, str]:
-    net = Net()
-    onnx.save(net.model(net.node("Relu", "input")), tmp_path / "fp32.onnx")
-    onnx.save(small_network(), tmp_path / "int8.onnx")
-    return str(tmp_path / "fp32.onnx"), str(tmp_path / "int8.onnx")
-
-
-@pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch) -> DoubleMachine:
     return machine_with_tensorrt(monkeypatch)
-
-
-def run(command: object, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
 
 
 def test_build_onnxruntime(files: tuple[str, str], tmp_path: Path) -> None:

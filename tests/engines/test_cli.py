@@ -5,31 +5,18 @@ import subprocess
 import sys
 from pathlib import Path
 
-import onnx
 import pytest
-from click.testing import CliRunner, Result
 
 from engines import onnxruntime
 from engines.base import EngineChoice
 from engines.cli import bench
-from tests.engines.networks import Net, small_network
+from tests.engines.commands import run
+from tests.engines.networks import small_network
 from tests.tensorrt_double.memory import HostDevice
 from tests.tensorrt_double.runtime import plan_of, runtime_double
 
 QUICK_ON_GPU = ["--warmup-ms", "0", "--duration-s", "0.01"]
 QUICK = ["--warmup-ms", "0", "--duration-s", "0.01", "--threads", "1"]
-
-
-@pytest.fixture
-def files(tmp_path: Path) -> tuple[str, str]:
-    net = Net()
-    onnx.save(net.model(net.node("Relu", "input")), tmp_path / "fp32.onnx")
-    onnx.save(small_network(), tmp_path / "int8.onnx")
-    return str(tmp_path / "fp32.onnx"), str(tmp_path / "int8.onnx")
-
-
-def run(command: object, *arguments: object) -> Result:
-    return CliRunner().invoke(command, [str(argument) for argument in arguments])  # type: ignore[arg-type]
 
 
 def test_bench_compares_in_a_table(files: tuple[str, str]) -> None:

@@ -5,7 +5,7 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -58,10 +58,20 @@ def machine_with_tensorrt(monkeypatch: pytest.MonkeyPatch, version: str = "10.16
     for user in ("engines.plan_engine", "engines.measured", "converter.deploy", "converter.measure"):
         monkeypatch.setattr(f"{user}.open_device", machine.open_device)
     # The calibrators derive from TensorRT's classes, so their module is imported anew.
-    monkeypatch.setitem(sys.modules, "tensorrt", fake_module(version))
-    before = importlib.import_module("calibrators.tensorrt")
-    monkeypatch.setitem(sys.modules, "calibrators.tensorrt", before)
-    monkeypatch.setattr(calibrators, "tensorrt", before)
-    monkeypatch.delitem(sys.modules, "calibrators.tensorrt")
-    importlib.import_module("calibrators.tensorrt")
+    calibrators_imported_with(monkeypatch, fake_module(version))
     return machine
+
+
+def calibrators_imported_with(monkeypatch: pytest.MonkeyPatch, tensorrt: ModuleType | None) -> Any:
+    """``calibrators.tensorrt`` as it is where ``import tensorrt`` gives this module; None: there is none."""
+    monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
+    return calibrators_imported_anew(monkeypatch)
+
+
+def calibrators_imported_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``calibrators.tensorrt``, its imports tried once more."""
+    module = importlib.import_module("calibrators.tensorrt")
+    monkeypatch.setitem(sys.modules, "calibrators.tensorrt", module)
+    monkeypatch.setattr(calibrators, "tensorrt", module)
+    monkeypatch.delitem(sys.modules, "calibrators.tensorrt")
+    return importlib.import_module("calibrators.tensorrt")
