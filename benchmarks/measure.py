@@ -15,7 +15,6 @@ import torch
 from conversion import Network
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
-from simulate import simulated
 from torch import nn
 from trial import REFERENCE, batch_of, calibration_images, load_network, teacher_from_network
 
@@ -29,6 +28,7 @@ from converter.graph import FoldedGraph, graph_from_model
 from converter.inputs import device_from_name
 from converter.load import Teacher
 from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.simulate import simulated
 from converter.verify import Logits, Predictions, predictions
 
 Evaluation = tuple[int, Algorithm]

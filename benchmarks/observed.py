@@ -7,7 +7,6 @@ from statistics import median
 import numpy as np
 import numpy.typing as npt
 import torch
-from simulate import levels_of
 
 from calibrators.algorithms import amax_from_histogram
 from calibrators.batches import Batches
@@ -16,6 +15,7 @@ from calibrators.options import Algorithm, CalibrationOptions
 from calibrators.scales import DEAD_AMAX, MIN_AMAX
 from converter.graph import FoldedGraph, observe
 from converter.placement import QuantizationPlan
+from converter.simulate import levels_of
 
 CANDIDATES = 512
 

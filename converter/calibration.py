@@ -64,8 +64,9 @@ def calibrated(
         candidates = {algorithm: known(result, inputs) for algorithm, result in results.items()}
         taken = options.calibration.algorithm
         if len(candidates) > 1:
-            found = divergences(candidates, graph, plan, judges(inputs, options, generator))
-            taken = chosen(found)
+            judged = divergences(candidates, graph, plan, judges(inputs, options, generator))
+            taken = chosen(judged)
+            found = {algorithm: float(nats.mean()) for algorithm, nats in judged.items()}
             report.calibration["divergence"] = found
         result, amax = results[taken], candidates[taken]
         stage.detail = f"{taken}, {len(amax)} ranges from {result.samples} {source} inputs"

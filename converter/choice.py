@@ -4,6 +4,7 @@ Entropy (KL) calibration clips rare large values. Most networks gain by that; so
 and bounded activations, lose points, with real data as well. It shows on the samples too, without any label.
 """
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,11 +25,11 @@ from engines.onnxruntime import OnnxRuntimeEngine
 USUAL: Algorithm = "entropy"
 """TensorRT's own calibration, and what trtexec's users know."""
 
-WORTH_IT = 0.8
-"""Another one is taken only where it has at most this share of entropy's divergence, and ..."""
+SURE = 3.0
+"""Another one is taken only where it is better by this many standard errors of the difference, input by input, ..."""
 
 NEGLIGIBLE = 2e-3
-"""... where entropy's is above this, in nats: below it INT8 and FP32 agree, whoever chose the ranges."""
+"""... and entropy's divergence is above this, in nats: below it INT8 and FP32 agree, whoever chose the ranges."""
 
 PART = 32
 
@@ -38,12 +39,12 @@ def divergences(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     x: Float[np.ndarray, "batch channels height width"],
-) -> dict[Algorithm, float]:
-    """Calibrator -> mean KL(FP32 || INT8) of the class probabilities of ``x`` in nats, with its ranges.
+) -> dict[Algorithm, Float[np.ndarray, "batch"]]:
+    """Calibrator -> KL(FP32 || INT8) of the class probabilities of each of ``x`` in nats, with its ranges.
 
     ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
     """
-    found: dict[Algorithm, float] = {}
+    found: dict[Algorithm, NDArray[np.float64]] = {}
     with tempfile.TemporaryDirectory() as name:
         source, engine = Path(name) / "source.onnx", Path(name) / "engine.onnx"
         onnx.save_model(graph.onnx, source)
@@ -51,15 +52,20 @@ def divergences(
         for algorithm, amax in candidates.items():
             onnx.save_model(qdq_from_onnx(graph.onnx, plan, amax), source)
             onnxruntime.build(source, engine)
-            found[algorithm] = mean_divergence(fp32, log_probabilities(engine, x))
+            found[algorithm] = divergence(fp32, log_probabilities(engine, x))
     return found
 
 
-def chosen(found: Mapping[Algorithm, float]) -> Algorithm:
-    """The calibrator to take: ``USUAL``, unless another one is clearly better."""
-    best = min(found, key=lambda algorithm: found[algorithm])
-    usual = found[USUAL]
-    return best if usual > NEGLIGIBLE and found[best] <= WORTH_IT * usual else USUAL
+def chosen(found: Mapping[Algorithm, Float[np.ndarray, "batch"]]) -> Algorithm:
+    """The calibrator to take: ``USUAL``, unless another one is surely better on the same inputs.
+
+    The difference is taken input by input, as most of a divergence is common to all calibrators: it comes from
+    the weights and from inputs of which the network itself is unsure.
+    """
+    best = min(found, key=lambda algorithm: float(found[algorithm].mean()))
+    gain = found[USUAL] - found[best]
+    error = float(gain.std()) / math.sqrt(len(gain))
+    return best if found[USUAL].mean() > NEGLIGIBLE and gain.mean() > SURE * error else USUAL
 
 
 def log_probabilities(
@@ -75,6 +81,9 @@ def log_probabilities(
     return normalised
 
 
-def mean_divergence(p: Float[np.ndarray, "batch classes"], q: Float[np.ndarray, "batch classes"]) -> float:
-    """KL(p || q) in nats of logarithmic probabilities, averaged over the batch."""
-    return float((np.exp(p) * (p - q)).sum(axis=1).mean())
+def divergence(
+    p: Float[np.ndarray, "batch classes"], q: Float[np.ndarray, "batch classes"]
+) -> Float[np.ndarray, "batch"]:
+    """KL(p || q) in nats of each row of logarithmic probabilities."""
+    nats: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
+    return nats

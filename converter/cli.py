@@ -25,6 +25,7 @@ from converter import __version__
 from converter.errors import ConversionError, OptionsError
 from converter.load_options import ModelOptions
 from converter.options import CALIBRATORS, DEVICES, ConvertOptions, ImageOptions
+from converter.qat.options import BACKENDS, QATOptions
 from engines.build_cli import build_options, builder_options, profile_options
 from engines.cli import FAILED, INTERRUPTED, USAGE
 from engines.errors import EngineError
@@ -116,6 +117,19 @@ calibration_options = option_group(
     click.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
 )  # fmt: skip
 
+qat_options = option_group(
+    click.option("--qat", is_flag=True, help="Fine-tune the weights for INT8 with fake quantizers in the network, on "
+                 "samples, with the FP32 network as the teacher."),
+    click.option("--qat-steps", type=int, default=QATOptions.steps, show_default=True,
+                 help="Steps of the fine-tuning, at most."),
+    click.option("--qat-lr", type=float, default=QATOptions.learning_rate, show_default=True,
+                 help="Learning rate, in units of each weight's root mean square."),
+    click.option("--qat-data", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Fine-tune on real images; they need no labels."),
+    click.option("--qat-backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True,
+                 help="Whose fake quantizers; pytorch-quantization needs CUDA."),
+)  # fmt: skip
+
 engine_options = option_group(
     click.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
                  help="Engine to build; auto takes the best that works here and says which."),
@@ -133,7 +147,8 @@ image_options = option_group(
     click.option("--resize", type=int, metavar="PIXELS", help="Resize images to this shorter side."),
     click.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
     click.option("--max-drop", type=float, metavar="PERCENT",
-                 help="Exit with 3 where INT8 loses more top-1 on --val than this."),
+                 help="Keep the fewest layers out of INT8 for which no more top-1 is lost, as measured on --val or "
+                 "else predicted; exit with 3 where that can't be had."),
 )  # fmt: skip
 
 
@@ -141,11 +156,18 @@ EPILOG = """\b
 Examples:
   zscgan-convert resnet18.pth --int8
   zscgan-convert resnet18.pth --int8 --val imagenet/val --resize 256 --crop 224
+  zscgan-convert resnet18.pth --int8 --max-drop 0.5
   zscgan-convert mine.pth --int8 --arch mine.py:build --input-shape 3x64x64 --preset unit
 
 \b
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 built but --max-drop missed,
 130 interrupted (the same command goes on with the training)."""
+
+
+def has_images(given: dict[str, Any]) -> bool:
+    """Whether a flag names real images."""
+    return any(given[name] for name in ("val", "calib_data", "qat_data"))
+
 
 IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "percentile": (
@@ -153,8 +175,8 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
         "--calibrator percentile",
         lambda g: g["algorithm"] in ("percentile", "auto"),
     ),
-    "resize": ("--resize", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
-    "crop": ("--crop", "--val or --calib-data", lambda g: g["val"] or g["calib_data"]),
+    "resize": ("--resize", "--val, --calib-data or --qat-data", has_images),
+    "crop": ("--crop", "--val, --calib-data or --qat-data", has_images),
     "steps": ("--gan-steps", "a generator to train", lambda g: not (g["generator"] or g["calib_data"])),
 }
 """Option -> its flag, what it needs to have an effect, and whether that is there."""
@@ -170,7 +192,9 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 @sample_options
 @calibration_options
 @image_options
+@qat_options
 @engine_options
+@click.option("--html/--no-html", default=ConvertOptions.html, show_default=True, help="Write report.html.")
 @click.option("--json", "as_json", is_flag=True, help="The report on stdout as JSON.")
 @click.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too.")
 @click.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone.")
@@ -183,7 +207,7 @@ def command(
 
     MODEL is a state_dict (.pth, .pt, .safetensors), a TorchScript archive, an exported program (.pt2) or the name
     of a torchvision classifier. The output folder gets FP32 and INT8 ONNX, the ranges, the generator and a picture
-    of its samples, the engine and report.json.
+    of its samples, the engine, report.json and the same as a page, report.html.
     """
     if not int8:
         raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")
@@ -210,6 +234,7 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
     choose = given["algorithm"] == CALIBRATORS[0]
     if choose:
         given = {**given, "algorithm": CalibrationOptions.algorithm}
+    given = {**given, "qat": qat_from_flags(given, typed)}
     return ConvertOptions(
         choose_calibrator=choose,
         model=ModelOptions(model=model, **some(ModelOptions)),
@@ -219,6 +244,21 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
         build=build_options(given),
         asked_algorithm=given["algorithm"] if "algorithm" in typed and not choose else None,
         **some(ConvertOptions),
+    )
+
+
+def qat_from_flags(given: dict[str, Any], typed: set[str]) -> QATOptions | None:
+    """The flags of the fine-tuning; None without --qat. Raises OptionsError for one of them without it."""
+    if not given["qat"]:
+        if idle := sorted(name for name in typed if name.startswith("qat_")):
+            raise OptionsError(f"--{idle[0].replace('_', '-')} belongs to the fine-tuning: add --qat, or leave it out")
+        return None
+    return QATOptions(
+        steps=given["qat_steps"],
+        data=given["qat_data"],
+        backend=given["qat_backend"],
+        learning_rate=given["qat_lr"],
+        seed=given["seed"],
     )
 
 

@@ -12,6 +12,7 @@ from converter.calibration import calibration_data
 from converter.console import Advance, Reporter
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
+from converter.prediction import BATCHES, MOST_INPUTS, SEED, border_inputs, predicted
 from converter.report import Report
 from converter.synthesis import samples
 from converter.verify import Logits, Predictions, in_parts, predictions
@@ -215,7 +216,7 @@ def verify(
     reporter: Reporter,
     report: Report,
 ) -> None:
-    """Agreement of FP32 and INT8 on fresh samples, and on the images of ``--val`` also their accuracy."""
+    """Agreement of FP32 and INT8 on fresh samples, what is predicted from others, and accuracy on ``--val``."""
     if generator is None and inputs.val is None:
         reporter.warn("neither samples nor --val: how often INT8 agrees with FP32 was not measured")
         return
@@ -233,6 +234,11 @@ def verify(
             agreement = predictions(fp32.run, fresh).agreement(predictions(run, fresh))
             report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
             found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
+            count = min(MOST_INPUTS, BATCHES * inputs.batch)
+            unseen = border_inputs(generator, count, inputs.batch, options.synthesis.seed + SEED)
+            prediction = predicted(fp32.run, run, unseen)
+            report.prediction = prediction.to_json()
+            found.append(str(prediction))
         if inputs.val is not None:
             assert baseline is not None
             with reporter.progress("verify", inputs.val.num_samples) as advance:

@@ -4,6 +4,7 @@ ConversionError             exit code 1
 ├── LoadError               MODEL can't be read as a classifier
 │   └── ArchitectureError   the weights and the architecture don't fit, or none was found
 ├── CaptureError            torch.export or the ONNX exporter refused the network
+├── QATError                the network can't be fine-tuned
 └── OutputError             the output folder can't be written
 OptionsError                exit code 2: options that contradict one another
 """
@@ -23,6 +24,10 @@ class ArchitectureError(LoadError):
 
 class CaptureError(ConversionError):
     """The network can't be captured as a graph or written as ONNX."""
+
+
+class QATError(ConversionError):
+    """The network can't be fine-tuned with fake quantizers."""
 
 
 class OutputError(ConversionError):

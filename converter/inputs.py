@@ -15,6 +15,7 @@ from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.load import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
+from converter.qat.quantizers import backend_from_name
 from engines.base import EngineChoice, choose_engine
 from engines.options import OptionError, refuse_unused, unused_flags
 from engines.tensorrt import require_calibrators
@@ -36,6 +37,7 @@ class Inputs:
     batch: int
     calib: ImageBatches | None
     val: ImageBatches | None
+    qat: ImageBatches | None
     cached: Ranges | None
 
 
@@ -52,9 +54,10 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
         calib = real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples)
         val = real_images(options.images.val, teacher, options, require_labels=True, classes=teacher.classes)
+        qat = qat_images(teacher, options)
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         cached = cached_ranges(options, ranges_for)
-        if calib is None and cached is None:
+        if (calib is None and cached is None) or (options.qat is not None and qat is None):
             require_batch_norm(teacher)
         stage.detail = (
             f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
@@ -63,7 +66,7 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
     for note in teacher.notes:
         reporter.say(f"note: {note}")
     reporter.say(f"engine: {choice.name} ({choice.reason})")
-    return Inputs(teacher, weights, ranges_for, device, choice.name, batch, calib, val, cached)
+    return Inputs(teacher, weights, ranges_for, device, choice.name, batch, calib, val, qat, cached)
 
 
 def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
@@ -115,6 +118,14 @@ def real_images(
         seed=options.synthesis.seed,
         **how,
     )
+
+
+def qat_images(teacher: Teacher, options: ConvertOptions) -> ImageBatches | None:
+    """The images of --qat-data, if any. Raises QATError where what --qat needs is missing, before any work."""
+    if options.qat is None:
+        return None
+    backend_from_name(options.qat.backend)
+    return real_images(options.qat.data, teacher, options)
 
 
 def cached_ranges(options: ConvertOptions, ranges_for: str) -> Ranges | None:

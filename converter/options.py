@@ -7,6 +7,7 @@ from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load_options import ModelOptions
+from converter.qat.options import QATOptions
 from engines.options import BUFFERS, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
@@ -42,15 +43,17 @@ class ConvertOptions:
     ``choose_calibrator`` compares all calibrators on the samples and takes ``calibration.algorithm`` unless another
     is clearly better. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then
     refused.
+    ``qat`` fine-tunes the network with fake quantizers before it is exported.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
-    the GPU's memory. ``max_drop`` is the largest loss of top-1 on ``images.val``, in percent points, that counts
-    as passed.
+    the GPU's memory. ``max_drop`` is the largest loss of top-1, in percent points, that counts as passed, on
+    ``images.val`` where there are some, else predicted; layers are kept out of INT8 for it. ``html`` also writes the report as a page.
     """
 
     model: ModelOptions
     synthesis: ZSCGANOptions = field(default_factory=ZSCGANOptions)
     calibration: CalibrationOptions = field(default_factory=CalibrationOptions)
     images: ImageOptions = field(default_factory=ImageOptions)
+    qat: QATOptions | None = None
     build: BuildOptions = field(default_factory=BuildOptions)
     engine: str = "auto"
     output: Path | None = None
@@ -63,6 +66,7 @@ class ConvertOptions:
     max_drop: float | None = None
     implicit: bool = False
     buffers: str = BUFFERS[0]
+    html: bool = True
 
     def __post_init__(self) -> None:
         if self.implicit and self.calibration.algorithm not in IMPLICIT_ALGORITHMS:
@@ -75,15 +79,20 @@ class ConvertOptions:
                 "--implicit has TensorRT calibrate by itself, so --calibration-cache would not be used; leave one of "
                 "the two out (trtexec --int8 --calib=FILE builds implicitly from a cache)"
             )
-        if self.max_drop is not None and self.images.val is None:
-            raise OptionsError(
-                "--max-drop compares accuracies, which takes labelled images: add --val DIR or --val FILE.npz"
-            )
         if self.max_drop is not None and not 0 <= self.max_drop <= 100:
             raise OptionsError(f"expected --max-drop between 0 and 100 percent points, got {self.max_drop}")
         if self.generator is not None and self.images.calib_data is not None:
             raise OptionsError(
                 "--generator and --calib-data exclude each other: samples or real images, type one"
+            )
+        if self.qat is not None and self.implicit:
+            raise OptionsError(
+                "--qat gives a network with Q/DQ pairs, which --implicit does without; leave one of the two out"
+            )
+        if self.qat is not None and self.qat.data is None and self.images.calib_data is not None:
+            raise OptionsError(
+                "--qat fine-tunes on samples, but with --calib-data no generator is trained; add --qat-data DIR to "
+                "fine-tune on real images (the same folder will do), or leave --calib-data out"
             )
         if self.recalibrate and self.calibration_cache is None:
             raise OptionsError(

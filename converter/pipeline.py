@@ -17,25 +17,30 @@ from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
 from calibrators.ranges import Ranges, save_ranges
-from calibrators.zscgan.picture import save_picture
+from calibrators.zscgan.picture import save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
 from converter.calibration import calibrated, calibration_data, measured
 from converter.console import Reporter
 from converter.deploy import build, verify
+from converter.edges import edges_from_plan
 from converter.errors import CaptureError, OptionsError
 from converter.graph import FoldedGraph, graph_from_model
+from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
+from converter.mixed_precision_stage import mixed_precision, require_means
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.qat.stage import fine_tune, tuned_together
 from converter.qdq import qdq_from_onnx
 from converter.ranks import ranks_of_this_run
-from converter.report import REPORT, Report, new_report, save_report
+from converter.report import PAGE, REPORT, Report, new_report, save_report
+from converter.sensitivity_stage import sensitivity
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
-from converter.workspace import FP32_ONNX, INT8_ONNX, Workspace
+from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
 from engines.onnxruntime import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1
@@ -62,6 +67,7 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
     with ranks_of_this_run(options.device) as ranks:
         inputs = inputs_from_options(options, reporter)
         require_shares(inputs, options, ranks)
+        require_means(inputs, options)
         if not ranks.first:
             help_the_first(inputs, options, reporter, ranks)
         report = new_report(options, inputs, command)
@@ -72,7 +78,7 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
 
 def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> None:
     """Raise OptionsError where the ranks can't share the batches of the training that ``options`` call for."""
-    if options.generator is None and needs_generator(inputs, options):
+    if options.qat is not None or (options.generator is None and needs_generator(inputs, options)):
         try:
             require_even_shares(inputs.batch, ranks)
         except ValueError as error:
@@ -85,6 +91,9 @@ def help_the_first(inputs: Inputs, options: ConvertOptions, reporter: Reporter, 
     generator = generator_for(inputs, options, None, reporter, ranks)
     if inputs.cached is None:
         measured(inputs, options, graph, calibration_data(inputs, options, generator), lambda _: None, ranks)
+    if options.qat is not None:
+        plan = plan_from_onnx(graph.onnx)
+        tuned_together(inputs, options, graph, plan, {}, generator, None, reporter, ranks)
     ranks.leave()
     sys.exit(0)
 
@@ -105,14 +114,24 @@ def lead(
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
         plan = plan_from_onnx(graph.onnx)
         ranges = calibrated(inputs, options, graph, plan, generator, reporter, report, ranks)
-        ranks.leave()
         save_calibration(ranges, options, workspace)
+        graph, ranges = fine_tune(
+            inputs, options, graph, plan, ranges, generator, workspace.qat_checkpoint, reporter, report, ranks
+        )
+        ranks.leave()
+        costs = sensitivity(inputs, options, graph, plan, ranges, generator, reporter, report)
+        plan = mixed_precision(
+            inputs, options, graph, plan, ranges, costs, baseline, generator, reporter, report
+        )
         quantize(graph, plan, ranges, workspace, reporter, report)
         deployed = build(inputs, options, generator, workspace, reporter, report)
         verify(inputs, options, deployed, baseline, generator, workspace, reporter, report)
         measure(options, deployed, workspace, reporter, report)
-        report.finish(reporter, time.perf_counter() - started, workspace)
+        coming = [REPORT, PAGE] if options.html else [REPORT]
+        report.finish(reporter, time.perf_counter() - started, workspace, coming)
         save_report(report, workspace.path(REPORT))
+        if options.html:
+            save_page(report, workspace.path(SAMPLES), workspace.path(PAGE))
 
 
 def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Report) -> FoldedGraph:
@@ -162,8 +181,13 @@ def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> P
 
 
 def needs_generator(inputs: Inputs, options: ConvertOptions) -> bool:
-    """Whether samples are used: real images or cached ranges take their place, unless a generator was named."""
-    return options.generator is not None or (inputs.calib is None and inputs.cached is None)
+    """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
+
+    Fine-tuning takes samples too, unless it has images of its own.
+    """
+    calibrates = inputs.calib is None and inputs.cached is None
+    tunes = options.qat is not None and options.qat.data is None
+    return options.generator is not None or calibrates or tunes
 
 
 def generator_for(
@@ -202,7 +226,7 @@ def synthesise(
         save_generator(trained, workspace.path("generator.pt"))
         names = inputs.teacher.class_names
         save_picture(
-            trained.generator, workspace.path("samples.png"), seed=options.synthesis.seed, class_names=names
+            trained.generator, workspace.path(SAMPLES), seed=options.synthesis.seed, class_names=names
         )
         stage.detail = (
             f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}, "
@@ -214,6 +238,10 @@ def synthesise(
         "bn_kl": quality.bn_kl,
         "label_accuracy": quality.label_accuracy,
         "classes": trained.generator.config.conditions,
+        "shown": [
+            {"class": label, "name": names[label] if names else None}
+            for label in shown_classes(trained.generator)
+        ],
         "reused": options.generator is not None,
         "history": [{"step": step, "bn_kl": kl, "label": label} for step, kl, label in trained.history],
     }
@@ -270,7 +298,11 @@ def quantize(
         "source": ranges.source,
         "ranges": ranges.selected(plan.observed).amax,
     }
-    report.quantization = {"weights": len(plan.weights), "activations": len(plan.activations)}
+    report.quantization = {
+        "weights": len(plan.weights),
+        "activations": len(plan.activations),
+        "edges": edges_from_plan(plan, ranges.amax),
+    }
 
 
 def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:

@@ -14,10 +14,13 @@
 
 Shuffles, splits and reshapes move data without changing it; quantizers stay next to the layers that need
 them, and TensorRT moves them over such operators itself.
+
+Layers may be excluded, to stay in float. The rules then hold for what is left: nothing that only an excluded
+layer wanted quantized is, and an Add that fuses into an excluded convolution stays in float with it.
 """
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 
 import onnx
@@ -62,13 +65,14 @@ class QuantizationPlan:
         return tuple(dict.fromkeys(quantizer.range_of for quantizer in self.activations))
 
 
-def plan_from_onnx(model: onnx.ModelProto) -> QuantizationPlan:
+def plan_from_onnx(model: onnx.ModelProto, excluded: Collection[str] = ()) -> QuantizationPlan:
     """The quantizers that ``model`` needs for INT8, in topological order.
 
     Only float values whose type and shape the model declares are considered, as data and as results of the
-    reading node; weights only where they are initializers.
+    reading node; weights only where they are initializers. ``excluded`` are layers of rule 1, by their nodes'
+    first outputs, that stay in float. Raises ValueError where one of these is not a node's.
     """
-    graph = _Graph(model)
+    graph = _Graph(model, frozenset(excluded))
     draft = _Draft()
     weights = [weight for node in graph.nodes for weight in _plan_layer(graph, draft, node)]
     for rule in (_plan_average_pool, _plan_add):
@@ -85,9 +89,12 @@ def plan_from_onnx(model: onnx.ModelProto) -> QuantizationPlan:
 class _Graph:
     """Producers, readers and shapes of an ONNX graph."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
+    def __init__(self, model: onnx.ModelProto, excluded: frozenset[str] = frozenset()) -> None:
         graph = model.graph
         self.nodes = list(graph.node)
+        self.excluded = excluded
+        if unknown := sorted(excluded - {node.output[0] for node in self.nodes}):
+            raise ValueError(f"expected first outputs of the model's nodes, got {', '.join(unknown)}")
         self.initializers = {initializer.name: initializer for initializer in graph.initializer}
         self.outputs = {value.name for value in graph.output}
         self.producers = {name: node for node in self.nodes for name in node.output}
@@ -154,7 +161,9 @@ class _Draft:
 
 def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[WeightQuantizer]:
     """Rule 1; the weight quantizers of ``node``."""
-    if node.op_type not in _LAYERS or node.output[0] not in graph.shapes or node.input[0] not in graph.shapes:
+    if node.op_type not in _LAYERS or node.output[0] in graph.excluded:
+        return []
+    if node.output[0] not in graph.shapes or node.input[0] not in graph.shapes:
         return []
     weight = _weight_quantizer(graph, node)
     if weight is None:
@@ -233,6 +242,8 @@ def _plan_add(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
     if not fusible:
         return
     main = max(fusible, key=lambda name: (graph.depths[name], graph.order[name]))
+    if main in graph.excluded:
+        return
     identity = second if main == first else first
     draft.add(identity, node, identity)
 

@@ -14,9 +14,9 @@ from converter.errors import ConversionError
 from converter.placement import ActivationQuantizer, QuantizationPlan
 
 # An engine on a CPU holds the bias as int32 in steps of s_x * s_w. Half of int32's range leaves the sum room.
-_LARGEST_BIAS = 2.0**30
+LARGEST_BIAS = 2.0**30
 # Below this a product of two scales leaves float32's normal numbers.
-_SMALLEST_SCALE = np.float32(2.0**-64)
+SMALLEST_SCALE = np.float32(2.0**-64)
 
 _ZERO_POINT = "int8_zero_point"
 
@@ -65,7 +65,7 @@ def quantized_weight(
     """
     others = tuple(dim for dim in range(weight.ndim) if dim != axis % weight.ndim)
     amax = np.abs(weight).max(axis=others, initial=0.0).astype(np.float32)
-    scale = np.where(amax > 0, np.maximum(amax / np.float32(LEVELS), _SMALLEST_SCALE), np.float32(1))
+    scale = np.where(amax > 0, np.maximum(amax / np.float32(LEVELS), SMALLEST_SCALE), np.float32(1))
     scale = np.maximum(scale, np.asarray(min_scale, dtype=np.float32)).astype(np.float32)
     steps = weight.astype(np.float32) / np.expand_dims(scale, others)
     return np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale
@@ -158,7 +158,7 @@ def _weights(fp32: onnx.ModelProto, plan: QuantizationPlan, pairs: list[_Pair]) 
             scale = scales.get((nodes[name].input[0], name))
             bias = initializers.get(nodes[name].input[2]) if len(nodes[name].input) > 2 else None
             if scale is not None and bias is not None:
-                smallest = np.abs(numpy_helper.to_array(bias)).astype(np.float64) / (scale * _LARGEST_BIAS)
+                smallest = np.abs(numpy_helper.to_array(bias)).astype(np.float64) / (scale * LARGEST_BIAS)
                 min_scale = np.maximum(min_scale, _per_channel(smallest, len(min_scale)))
         values, weight_scale = quantized_weight(weight, axis, min_scale)
         stem = f"{tensor}_axis{axis}" if tensor in taken else tensor

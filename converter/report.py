@@ -18,7 +18,7 @@ from converter.machine import processor
 from converter.options import ConvertOptions
 from converter.workspace import Workspace
 
-REPORT = "report.json"
+REPORT, PAGE = "report.json", "report.html"
 SCHEMA = 1
 PACKAGES = (
     "zscgan-convert", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy",
@@ -44,8 +44,13 @@ class Report:
     engine: dict[str, Any] | None = None
     agreement: dict[str, Any] | None = None
     accuracy: dict[str, Any] | None = None
+    qat: dict[str, Any] | None = None
+    sensitivity: dict[str, Any] | None = None
+    mixed_precision: dict[str, Any] | None = None
+    prediction: dict[str, Any] | None = None
     throughput: list[dict[str, Any]] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
+    artifact_bytes: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     def to_json(self) -> str:
@@ -53,12 +58,19 @@ class Report:
         document = {"schema": SCHEMA, **plain(self)}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def finish(self, reporter: Reporter, seconds: float, workspace: Workspace) -> None:
-        """Fill in what is known at the end: stages, warnings, time, and where the outputs will lie."""
+    def finish(
+        self, reporter: Reporter, seconds: float, workspace: Workspace, coming: Iterable[str] = (REPORT,)
+    ) -> None:
+        """Fill in what is known at the end: stages, warnings, time, and where the outputs will lie.
+
+        ``coming`` are the outputs that will be written from the report itself; their sizes are not known yet.
+        """
         self.seconds = round(seconds, 3)
         self.stages = [plain(stage) for stage in reporter.stages]
         self.warnings = list(reporter.warnings)
-        self.artifacts = {name: str(workspace.output / name) for name in [*workspace.files(), REPORT]}
+        written = workspace.files()
+        self.artifacts = {name: str(workspace.output / name) for name in [*written, *coming]}
+        self.artifact_bytes = {name: workspace.path(name).stat().st_size for name in written}
 
 
 def new_report(options: ConvertOptions, inputs: Inputs, command: str) -> Report:

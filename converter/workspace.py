@@ -10,7 +10,9 @@ from typing import IO
 
 from converter.errors import OutputError
 
-CHECKPOINT = "training.ckpt"
+CHECKPOINT, QAT_CHECKPOINT = "training.ckpt", "qat.ckpt"
+KEPT = frozenset({CHECKPOINT, QAT_CHECKPOINT})
+"""What a run that ends badly leaves for the next try."""
 MARKER = ".zscgan-convert"
 FP32_ONNX, INT8_ONNX = "model.fp32.onnx", "model.int8.onnx"
 CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
@@ -19,9 +21,11 @@ CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
     "model.tensorrt.plan",
 )
 BUILD_LOG, IMPLICIT_CACHE = "tensorrt.log", "calibration.tensorrt.cache"
+SAMPLES = "samples.png"
 OUTPUTS = frozenset({
     FP32_ONNX, INT8_ONNX, CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE, BUILD_LOG, IMPLICIT_CACHE,
-    "calibration.cache", "calibration.json", "calibration.tensorrt.json", "generator.pt", "report.json", "samples.png",
+    "calibration.cache", "calibration.json", "calibration.tensorrt.json", "generator.pt", "report.html", "report.json",
+    SAMPLES,
 })  # fmt: skip
 """Names that a conversion may write; those of an earlier one don't stay beside a new report."""
 
@@ -30,8 +34,8 @@ class Workspace:
     """Context manager over a draft folder, whose files move into ``output`` when the block ends well.
 
     The draft is ``DIR.partial``, or ``DIR/.partial`` where DIR exists, so that both are on one disk. When the
-    block ends badly all is removed but the training checkpoint, which ``on_kept`` is told of, so that the same
-    command can go on from there; without a checkpoint nothing is left. Raises OutputError where the folder
+    block ends badly all is removed but the checkpoints of trainings, of which ``on_kept`` is told the latest, so that
+    the same command can go on from there; without a checkpoint nothing is left. Raises OutputError where the folder
     can't be written, belongs to somebody else, or is in use by another run.
     """
 
@@ -44,8 +48,13 @@ class Workspace:
 
     @property
     def checkpoint(self) -> Path:
-        """Where the training saves its state."""
+        """Where the training of the generator saves its state."""
         return self.draft / CHECKPOINT
+
+    @property
+    def qat_checkpoint(self) -> Path:
+        """Where the fine-tuning saves its state."""
+        return self.draft / QAT_CHECKPOINT
 
     def path(self, name: str) -> Path:
         """Where to write the file ``name`` for now."""
@@ -53,7 +62,7 @@ class Workspace:
 
     def files(self) -> list[str]:
         """Names of the outputs that have been written so far."""
-        return sorted(p.name for p in self.draft.iterdir() if p.name not in (CHECKPOINT, MARKER))
+        return sorted(p.name for p in self.draft.iterdir() if p.name not in {*KEPT, MARKER})
 
     def __enter__(self) -> "Workspace":
         try:
@@ -86,8 +95,9 @@ class Workspace:
             self._release()
         with contextlib.suppress(OSError):  # the error that led here says more
             self._remove_leftovers()
-            if self.checkpoint.exists():
-                self._on_kept(self.checkpoint)
+            kept = [path for path in (self.qat_checkpoint, self.checkpoint) if path.exists()]
+            if kept:
+                self._on_kept(kept[0])  # the later training
             else:
                 (self.draft / MARKER).unlink(missing_ok=True)
                 self._unmake()
@@ -127,7 +137,7 @@ class Workspace:
 
     def _remove_leftovers(self) -> None:
         for path in self.draft.iterdir():
-            if path.name not in (CHECKPOINT, MARKER):
+            if path.name not in {*KEPT, MARKER}:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _publish(self) -> None:
@@ -137,7 +147,8 @@ class Workspace:
             self.path(name).replace(self.output / name)
         for name in OUTPUTS.difference(written):
             (self.output / name).unlink(missing_ok=True)
-        self.checkpoint.unlink(missing_ok=True)
+        for name in KEPT:
+            self.path(name).unlink(missing_ok=True)
         (self.draft / MARKER).unlink()
         self.draft.rmdir()
 

@@ -5,14 +5,23 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
 
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import VERSION, load_torch, save_torch
-from calibrators.zscgan.training import TrainingState
 
 SAVE_EVERY_S = 20.0
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A training's state as plain values and tensors, and back."""
+
+    def dump(self) -> dict[str, Any]: ...
+
+    def restore(self, dump: dict[str, Any]) -> None: ...
 
 
 def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
@@ -20,12 +29,12 @@ def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
     return hashlib.sha256(repr((VERSION, fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
 
 
-def save_checkpoint(state: TrainingState, path: Path, key: str) -> None:
+def save_checkpoint(state: Resumable, path: Path, key: str) -> None:
     """Write the state, whole or not at all."""
     save_torch({"key": key, **state.dump()}, path)
 
 
-def restore_checkpoint(state: TrainingState, path: Path, key: str) -> bool:
+def restore_checkpoint(state: Resumable, path: Path, key: str) -> bool:
     """Go on from the file, if it belongs to the same run; says whether it did.
 
     A file of another run (other weights, options or seed) or a broken one is left aside: training then
@@ -43,11 +52,11 @@ def restore_checkpoint(state: TrainingState, path: Path, key: str) -> bool:
     return True
 
 
-def checkpointing(path: Path, key: str, every_s: float = SAVE_EVERY_S) -> Callable[[TrainingState], None]:
+def checkpointing(path: Path, key: str, every_s: float = SAVE_EVERY_S) -> Callable[[Resumable], None]:
     """A callback for each step that saves the state every ``every_s`` seconds."""
     saved = time.monotonic()
 
-    def save_sometimes(state: TrainingState) -> None:
+    def save_sometimes(state: Resumable) -> None:
         nonlocal saved
         if time.monotonic() - saved >= every_s:
             save_checkpoint(state, path, key)

@@ -20,17 +20,22 @@ GAP = 4
 HEADER = 16
 
 
+def shown_classes(generator: Generator) -> list[int]:
+    """The classes of the picture's columns: all that were trained, or 10 spread evenly over them."""
+    trained = generator.config.labels().sort().values
+    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
+    columns: list[int] = trained[places].tolist()
+    return columns
+
+
 def save_picture(
     generator: Generator, path: Path, *, seed: int, class_names: Sequence[str] | None = None
 ) -> Path:
-    """A grid of samples: a column for each class (10 spread evenly where there are more), 6 rows.
+    """A grid of samples: a column for each of ``shown_classes``, 6 rows.
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
     """
-    spec, trained = generator.config.spec, generator.config.labels().sort().values
-    columns = trained[
-        torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
-    ].tolist()
+    spec, columns = generator.config.spec, shown_classes(generator)
     device = next(generator.parameters()).device
     labels = torch.tensor(columns).repeat(ROWS)
     z = torch.randn(len(labels), generator.config.latent, generator=torch.Generator().manual_seed(seed))

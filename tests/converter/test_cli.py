@@ -21,6 +21,8 @@ from torch import nn
 from calibrators.cache import cache_from_text
 from converter import measure, pipeline
 from converter.cli import command
+from converter.html.page import save_page
+from converter.report import Report
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL
 
@@ -28,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
 ARTIFACTS = {
     "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
-    "model.onnxruntime.onnx", "report.json", "samples.png",
+    "model.onnxruntime.onnx", "report.html", "report.json", "samples.png",
 }  # fmt: skip
 
 
@@ -99,7 +101,25 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     }  # fmt: skip
     assert set(report["artifacts"]) == ARTIFACTS
     assert all(Path(path).exists() for path in report["artifacts"].values())
+    sizes = {name: (converted / name).stat().st_size for name in ARTIFACTS - {"report.html", "report.json"}}
+    assert report["artifact_bytes"] == sizes
+    assert [shown["class"] for shown in report["synthesis"]["shown"]] == list(range(10))
+    edges = report["quantization"]["edges"]
+    assert {edge["range_of"] for edge in edges if edge["kind"] == "activation"} == set(ranges)
+    assert sum(edge["kind"] == "weight" for edge in edges) == report["quantization"]["weights"]
     assert [stage["name"] for stage in report["stages"]][:3] == ["load", "capture", "baseline"]
+
+
+def test_the_report_is_a_page_too(converted: Path) -> None:
+    again = save_page(
+        Report(
+            **{k: v for k, v in json.loads((converted / "report.json").read_text()).items() if k != "schema"}
+        ),
+        converted / "samples.png",
+        converted.with_name("again.html"),
+    )
+    assert again.read_bytes() == (converted / "report.html").read_bytes()
+    again.unlink()
 
 
 def test_the_input_range_is_that_of_the_pixels(converted: Path) -> None:
@@ -166,10 +186,21 @@ def test_a_cache_of_another_model_is_refused(converted: Path, here: Path) -> Non
 
 def test_real_images_calibrate_without_a_generator(here: Path) -> None:
     result = run(
-        *MODEL, *INPUT, *SHORT, "--calib-data", DIGITS / "test.npz", "--val", DIGITS / "test.npz", "-o", "out"
+        *MODEL,
+        *INPUT,
+        *SHORT,
+        "--no-html",
+        "--calib-data",
+        DIGITS / "test.npz",
+        "--val",
+        DIGITS / "test.npz",
+        "-o",
+        "out",
     )
     assert result.exit_code == 0, result.output
     report = json.loads((here / "out" / "report.json").read_text())
+    assert not (here / "out" / "report.html").exists()
+    assert "report.html" not in report["artifacts"]
     assert report["synthesis"] is None
     assert report["calibration"]["source"] == "images"
     assert not (here / "out" / "generator.pt").exists()
@@ -222,7 +253,7 @@ WRONG_FLAGS = [
     (["--engine", "warp"], "--engine"),
     (["--calibrator", "guess"], "--calibrator"),
     (["--percentile", "0"], "--percentile"),
-    (["--max-drop", "1"], "--val"),
+    (["--max-drop", "-1"], "--max-drop"),
     (["--crop", "0"], "--crop"),
     (["--recalibrate"], "--calibration-cache"),
     (["--generator", "g.pt", "--calib-data", "d"], "--generator"),

@@ -8,7 +8,7 @@ from torch import nn
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import Generator, GeneratorConfig
-from calibrators.zscgan.picture import GAP, HEADER, ROWS, save_picture
+from calibrators.zscgan.picture import GAP, HEADER, ROWS, save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
 
@@ -114,6 +114,9 @@ def test_pictures_of_any_channels_and_classes(
     generator = Generator(GeneratorConfig(InputSpec((channels, 64, 64)), classes, classes, latent=4, width=8))
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0)) as picture:
         assert picture.width == columns * (64 + GAP) + GAP
+    shown = shown_classes(generator)
+    assert len(shown) == columns
+    assert (shown[0], shown[-1]) == (0, classes - 1)
 
 
 def test_quality_of_the_teachers_own_data_is_good(teacher: nn.Module) -> None:

@@ -3,14 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from architectures import resnet20
-from simulate import levels_of, rounded_to_scale, rounded_weight, simulated
 from torch import nn
 
-from calibrators.inputs import InputSpec
-from converter.graph import graph_from_model
 from converter.qdq import qdq_from_onnx, quantized_weight
-from tests.converter.networks import randomised
+from converter.simulate import levels_of, rounded_to_scale, rounded_weight, simulated
+from tests.converter.networks import Residual, Shared
 from tests.converter.reference import NETWORKS, graph_of, inputs_of, planned, run_onnx
 
 
@@ -56,15 +53,23 @@ def test_eight_bits_are_what_onnxruntime_runs(network: type[nn.Module]) -> None:
     assert_same_logits(ours, run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0])
 
 
-def test_eight_bits_of_the_benchmarked_network_are_what_onnxruntime_runs() -> None:
-    torch.manual_seed(0)
-    graph = graph_from_model(randomised(resnet20()), InputSpec((3, 32, 32)))
-    x = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+def test_the_graph_stays_as_it_is_and_fewer_bits_are_coarser() -> None:
+    graph, x = graph_of(Residual), inputs_of(Residual)
     plan, amax = planned(graph, x)
-    before = graph.module(x)
     with torch.no_grad():
+        before = graph.module(x)
         ours = simulated(graph, plan, amax, 8)(x)
         coarse = simulated(graph, plan, amax, 4)(x)
         assert torch.equal(graph.module(x), before)
-    assert_same_logits(ours, run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0])
     assert (coarse - before).abs().mean() > 4 * (ours - before).abs().mean()
+
+
+def test_readers_of_one_weight_share_its_quantizer() -> None:
+    graph, x = graph_of(Shared), inputs_of(Shared)
+    plan, amax = planned(graph, x)
+    readers = [weight.consumer for weight in plan.weights if weight.tensor == "conv.weight"]
+    assert len(readers) == 2
+    module = simulated(graph, plan, amax, 8)
+    called = [node.target for node in module.graph.nodes if node.op == "call_module"]
+    weights = [name for name in called if name.startswith("quantizers.weights.")]
+    assert len(weights) == len(set(weights)) == len({(w.tensor, w.axis) for w in plan.weights})

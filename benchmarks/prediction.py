@@ -1,0 +1,248 @@
+"""How good the predicted disagreement and drop are: predicted from samples alone, and measured on real images.
+
+Each network is quantized in many ways (8 to 4 bits, weights or activations or both, all calibrators, ranges from
+samples and from noise), simulated. The measured disagreement is that on test images, which neither trained the
+networks nor calibrate; on training images it is far smaller (0 of 1,000 for ResNet-20 in INT8). The margins that
+``converter.prediction`` assumes are fitted to the FP32 logits of real images, and the figures of a network are
+those with the margins of the *other* networks. DATA is the folder of ``conversion.py``.
+
+    python benchmarks/prediction.py DATA --json FILE --plot FILE
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+from quantizations import Case, Measured, Subject, labels, measured, subject_from_data
+
+from converter.prediction import Margins, Prediction, lead, predicted_from_logits
+from converter.verify import chosen_classes, percent_equal
+
+NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
+SLOPES = np.linspace(0.05, 5.0, 100)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantization of one network, in percent and points.
+
+    ``predicted`` is with the margins of the other networks; ``raw`` is the disagreement on the samples themselves.
+    """
+
+    network: str
+    case: str
+    int8: bool
+    disagreement: float
+    drop: float
+    raw: float
+    predicted: Prediction
+
+
+@dataclass(frozen=True)
+class Logits:
+    """All logits of one network: in FP32, and of each quantization; with the labels of its images."""
+
+    name: str
+    y: NDArray[np.int64]
+    fp32: Measured
+    cases: dict[Case, Measured]
+
+    def margins(self) -> Margins:
+        """What its real images have: twice their median margin, and the slope of greatest likelihood."""
+        chosen = chosen_classes(self.fp32.images)
+        found = lead(self.fp32.images.astype(np.float64), chosen) / self.fp32.samples.std(axis=1).mean()
+        right = np.where(chosen == self.y, 1.0, -1.0)
+        likelihood = [-np.log1p(np.exp(-2 * slope * found * right)).sum() for slope in SLOPES]
+        return Margins(2 * float(np.median(found)), float(SLOPES[int(np.argmax(likelihood))]))
+
+    def rows(self, margins: Margins) -> list[Row]:
+        """Measured and predicted, a row for each quantization."""
+        fp32 = chosen_classes(self.fp32.images)
+        found = []
+        for case, quantized in self.cases.items():
+            said = chosen_classes(quantized.images)
+            raw = percent_equal(chosen_classes(self.fp32.samples), chosen_classes(quantized.samples))
+            found.append(
+                Row(
+                    self.name,
+                    str(case),
+                    case.bits == 8 and case.what == "WA",
+                    100 - percent_equal(fp32, said),
+                    percent_equal(fp32, self.y) - percent_equal(said, self.y),
+                    100 - raw,
+                    predicted_from_logits(self.fp32.samples, quantized.samples, margins),
+                )
+            )
+        return found
+
+
+def logits_of(subject: Subject, folder: Path) -> Logits:
+    """All logits of a network, with a line for each quantization as it is done."""
+    (_, fp32), *others = (progress(subject.name, *pair) for pair in measured(subject, folder))
+    return Logits(
+        subject.name,
+        labels(subject.images),
+        fp32,
+        {case: found for case, found in others if case is not None},
+    )
+
+
+def progress(name: str, case: Case | None, found: Measured) -> tuple[Case | None, Measured]:
+    """The same pair, after it was told."""
+    print(f"{name} {case or 'FP32'}", flush=True)
+    return case, found
+
+
+def margins_of_others(name: str, margins: dict[str, Margins]) -> Margins:
+    """The medians over all networks but ``name``; over it too where it is the only one."""
+    others = [found for other, found in margins.items() if other != name] or list(margins.values())
+    return Margins(median(found.width for found in others), median(found.slope for found in others))
+
+
+def ranks(values: Iterable[float]) -> NDArray[np.float64]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    _, inverse, counts = np.unique(np.array(list(values)), return_inverse=True, return_counts=True)
+    middle: NDArray[np.float64] = np.cumsum(counts) - (counts - 1) / 2
+    return middle[inverse]
+
+
+def spearman(a: Iterable[float], b: Iterable[float]) -> float:
+    """Spearman's rank correlation."""
+    return float(np.corrcoef(ranks(a), ranks(b))[0, 1])
+
+
+def figures(rows: list[Row]) -> dict[str, float]:
+    """How good the predictions of these rows are; ``raw_*`` the same of the disagreement on the samples themselves."""
+    truth = [row.disagreement for row in rows]
+    guesses = {
+        "": [row.predicted.disagreement for row in rows],
+        "raw_": [row.raw for row in rows],
+    }
+    found: dict[str, float] = {"combinations": len(rows)}
+    for prefix, guess in guesses.items():
+        errors = np.abs(np.array(guess) - np.array(truth))
+        found[f"{prefix}spearman"] = spearman(guess, truth)
+        found[f"{prefix}median_error"] = float(np.median(errors))
+        found[f"{prefix}largest_error"] = float(errors.max())
+    inside = [row.predicted.low <= row.disagreement <= row.predicted.high for row in rows]
+    found["within_interval"] = 100 * float(np.mean(inside))
+    found["drop_median_error"] = float(np.median([abs(row.predicted.drop - row.drop) for row in rows]))
+    found["drop_within_interval"] = 100 * float(
+        np.mean([row.predicted.drop_low <= row.drop <= row.predicted.drop_high for row in rows])
+    )
+    return found
+
+
+def groups(rows: list[Row]) -> dict[str, list[Row]]:
+    """The rows of all networks and of each, with all quantizations and with INT8 (W8A8) alone."""
+    found = {"all": rows, "all W8A8": [row for row in rows if row.int8]}
+    for name in dict.fromkeys(row.network for row in rows):
+        found[name] = [row for row in rows if row.network == name]
+        found[f"{name} W8A8"] = [row for row in found[name] if row.int8]
+    return found
+
+
+def tables(rows: list[Row]) -> str:
+    """Markdown: a line for each quantization, then one for each group."""
+    lines = [
+        "| network | quantization | disagreement % | predicted % | on samples % | drop | predicted drop |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        p = row.predicted
+        lines.append(
+            f"| {row.network} | {row.case} | {row.disagreement:.2f} | {p.disagreement:.2f} ({p.low:.2f}..{p.high:.2f}) "
+            f"| {row.raw:.2f} | {row.drop:.2f} | {p.drop:.2f} ({p.drop_low:.2f}..{p.drop_high:.2f}) |"
+        )
+    lines += [
+        "",
+        "| group | number | Spearman | median / largest error | in the interval | drop: median error | in the interval "
+        "| on samples: Spearman | median error |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, some in groups(rows).items():
+        f = figures(some)
+        lines.append(
+            f"| {name} | {f['combinations']:.0f} | {f['spearman']:.3f} | {f['median_error']:.2f} / "
+            f"{f['largest_error']:.2f} | {f['within_interval']:.0f} % | {f['drop_median_error']:.2f} | "
+            f"{f['drop_within_interval']:.0f} % | {f['raw_spearman']:.3f} | {f['raw_median_error']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def save_plot(rows: list[Row], path: Path) -> Path:
+    """Predicted against measured disagreement with its interval; both axes linear up to 1 % and logarithmic above."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(figsize=(7, 6), constrained_layout=True)
+    for name in dict.fromkeys(row.network for row in rows):
+        some = [row for row in rows if row.network == name]
+        x, y = [row.disagreement for row in some], [row.predicted.disagreement for row in some]
+        below = [max(0.0, row.predicted.disagreement - row.predicted.low) for row in some]
+        above = [max(0.0, row.predicted.high - row.predicted.disagreement) for row in some]
+        axes.errorbar(x, y, yerr=(below, above), fmt="o", markersize=4, elinewidth=0.5, label=name)
+    axes.plot([0, 100], [0, 100], color="black", linewidth=0.5)
+    axes.set(xlabel="disagreement measured on real images, %", ylabel="predicted without data, %")
+    axes.set(xscale="symlog", yscale="symlog", xlim=(0, 100), ylim=(0, 100))
+    axes.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+    return path
+
+
+def document(rows: list[Row], margins: dict[str, Margins], images: dict[str, int]) -> dict[str, object]:
+    """Everything that was found, for ``--json``."""
+    return {
+        "images": images,
+        "margins": {name: asdict(found) for name, found in margins.items()},
+        "figures": {name: figures(some) for name, some in groups(rows).items()},
+        "rows": [asdict(row) for row in rows],
+    }
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, metavar="DATA")
+    parser.add_argument("--network", default=",".join(NETWORKS), help="with commas between [default: all]")
+    parser.add_argument(
+        "--generators", type=Path, help="folder with NETWORK/generator.pt [default: train them]"
+    )
+    parser.add_argument("--images", type=int, default=500, help="of each network; mirrored ones come on top")
+    parser.add_argument("--samples", type=int, default=512)
+    parser.add_argument("--work", type=Path, help="keep the logits here [default: a temporary folder]")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    parser.add_argument("--plot", type=Path, help="write a picture here (needs matplotlib)")
+    given = parser.parse_args()
+    found = []
+    with tempfile.TemporaryDirectory() as folder:
+        for name in given.network.split(","):
+            subject = subject_from_data(
+                name, given.data, given.generators, Path(folder), given.images, given.samples
+            )
+            found.append(logits_of(subject, given.work or Path(folder) / "logits"))
+    margins = {logits.name: logits.margins() for logits in found}
+    rows = [row for logits in found for row in logits.rows(margins_of_others(logits.name, margins))]
+    for name, some in margins.items():
+        print(f"{name}: margins {some}, of the others {margins_of_others(name, margins)}")
+    print(tables(rows))
+    if given.json is not None:
+        images = {logits.name: len(logits.y) for logits in found}
+        given.json.write_text(json.dumps(document(rows, margins, images), indent=2) + "\n")
+    if given.plot is not None:
+        save_plot(rows, given.plot)
+
+
+if __name__ == "__main__":
+    main()

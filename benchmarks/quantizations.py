@@ -1,0 +1,215 @@
+"""Logits of classifiers in FP32 and under many quantizations, on real images and on samples; for ``prediction.py``.
+
+Logits are kept in a folder, a file for each quantization, so that a run that was stopped goes on where it was.
+"""
+
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from conversion import Network
+from measure import pixel_bounds
+from numpy.typing import NDArray
+from observed import histograms, ranges
+from torch import Tensor, nn
+from trial import batch_of, network_from_data, teacher_from_network
+
+from calibrators.batches import Batches, TensorBatches
+from calibrators.fingerprint import fingerprint
+from calibrators.histogram import Histogram
+from calibrators.images import images_from_path
+from calibrators.options import ALGORITHMS, Algorithm
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
+from converter.alignment import INPUT
+from converter.console import Reporter
+from converter.graph import FoldedGraph, graph_from_model
+from converter.load import Teacher, load_model
+from converter.load_options import ModelOptions
+from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.prediction import border_inputs
+from converter.simulate import simulated
+from converter.synthesis import generator_from_teacher
+
+DIGITS = Path(__file__).parents[1] / "examples" / "digits"
+SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0")
+"""Networks whose images mean the same in a mirror; twice as many inputs resolve smaller differences."""
+
+PREDICTION_SEED = 2
+"""Samples of seed 0 calibrate; a conversion verifies with those of seed 1."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One quantization: of weights, of activations or of both, with ranges from samples or from noise."""
+
+    bits: int
+    calibrator: Algorithm
+    source: Literal["samples", "noise"] = "samples"
+    what: Literal["WA", "W", "A"] = "WA"
+
+    def __str__(self) -> str:
+        widths = "".join(f"{letter}{self.bits}" for letter in self.what)
+        return f"{widths} {self.calibrator} {self.source}"
+
+
+def cases_of(name: str) -> list[Case]:
+    """The quantizations of one network. EfficientNet-Lite0 is slow, and says nothing more at 5 and 4 bits."""
+    large = name == "efficientnet_lite0"
+    found: list[Case] = []
+    for bits in (8, 6) if large else (8, 6, 5, 4):
+        calibrators: tuple[Algorithm, ...] = ALGORITHMS if bits == 8 else ("max", "percentile", "mse")
+        found += [Case(bits, calibrator) for calibrator in calibrators]
+        found += [
+            Case(bits, calibrator, "noise") for calibrator in calibrators if calibrator in ("max", "mse")
+        ]
+        found += [Case(bits, "mse", what="W"), Case(bits, "mse", what="A")]
+    return found
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A classifier with its real images and labels, its samples, and the ranges that both sources gave."""
+
+    name: str
+    teacher: Teacher
+    graph: FoldedGraph
+    plan: QuantizationPlan
+    images: Batches
+    samples: Batches
+    seen: dict[str, dict[str, Histogram]]
+
+    def amax(self, case: Case) -> dict[str, float]:
+        """The ranges of one quantization; that of the input is known."""
+        found = ranges(self.seen[case.source], case.calibrator, case.bits)
+        return found | ({INPUT: pixel_bounds(self.teacher)} if INPUT in found else {})
+
+    def quantized(self, case: Case) -> nn.Module:
+        """The network with the quantizers of ``case``."""
+        plan = self.plan
+        if case.what == "W":
+            plan = replace(plan, activations=())
+        elif case.what == "A":
+            plan = replace(plan, weights=())
+        return simulated(self.graph, plan, self.amax(case), case.bits)
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Logits of one network on the real images and on the samples."""
+
+    images: NDArray[np.float32]
+    samples: NDArray[np.float32]
+
+
+def subject_from_data(
+    name: str, data: Path, generators: Path | None, work: Path, images: int, samples: int
+) -> Subject:
+    """The network ``name`` with everything that is measured on it."""
+    val, teacher = digits() if name == "digits" else from_network(network_from_data(name, data, work))
+    graph = graph_from_model(teacher.module, teacher.spec)
+    plan = plan_from_onnx(graph.onnx)
+    batch = batch_of(teacher.spec.shape)
+    trained = generator_for(name, teacher, generators, work)
+    seen = {
+        "samples": SyntheticBatches(trained.generator, samples, batch, 0),
+        "noise": noise(teacher, min(samples, 128), batch),
+    }
+    return Subject(
+        name,
+        teacher,
+        graph,
+        plan,
+        real_images(val, teacher, images, batch, mirrored=name in SYMMETRIC),
+        border_inputs(trained, samples, batch, PREDICTION_SEED),
+        {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
+    )
+
+
+def digits() -> tuple[Path, Teacher]:
+    """The test images and the classifier of examples/digits."""
+    options = ModelOptions(
+        str(DIGITS / "digits.pth"),
+        arch=f"{DIGITS / 'model.py'}:digits_resnet",
+        input_shape=(1, 8, 8),
+        mean=(0.305,),
+        std=(0.376,),
+    )
+    return DIGITS / "test.npz", load_model(options)
+
+
+def from_network(network: Network) -> tuple[Path, Teacher]:
+    """The images that measure and the classifier."""
+    return network.val, teacher_from_network(network)
+
+
+def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Path) -> TrainedGenerator:
+    """The generator in ``generators/NAME/generator.pt``, or one that is trained now."""
+    return generator_from_teacher(
+        teacher,
+        fingerprint(teacher.module.state_dict()),
+        ZSCGANOptions(),
+        reuse=None if generators is None else generators / name / "generator.pt",
+        checkpoint=work / f"{name}.checkpoint.pt",
+        device=torch.device("cpu"),
+        reporter=Reporter(),
+    )
+
+
+def noise(teacher: Teacher, count: int, batch: int) -> TensorBatches:
+    """Standard normal inputs within the bounds of a pixel: bad calibration data, for bad ranges."""
+    x = torch.randn(count, *teacher.spec.shape, generator=torch.Generator().manual_seed(0))
+    low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (teacher.spec.low, teacher.spec.high))
+    return TensorBatches(x.clamp(low, high), torch.zeros(count, dtype=torch.int64), batch)
+
+
+def real_images(val: Path, teacher: Teacher, count: int, batch: int, *, mirrored: bool) -> TensorBatches:
+    """``count`` labelled images, and behind them their mirror images."""
+    batches = images_from_path(
+        val, teacher.spec, batch_size=batch, limit=count, require_labels=True, classes=teacher.classes
+    )
+    xs, ys = zip(*batches, strict=True)
+    x, y = torch.cat(xs), torch.cat(ys)
+    return (
+        TensorBatches(torch.cat([x, x.flip(3)]), y.repeat(2), batch)
+        if mirrored
+        else TensorBatches(x, y, batch)
+    )
+
+
+def measured(subject: Subject, folder: Path) -> Iterator[tuple[Case | None, Measured]]:
+    """The logits in FP32 (None) and those of each quantization; read from ``folder`` where they are in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    yield None, kept(folder / f"{subject.name} FP32.npz", subject, lambda: subject.graph.module)
+    for case in cases_of(subject.name):
+        yield (
+            case,
+            kept(folder / f"{subject.name} {case}.npz", subject, lambda case=case: subject.quantized(case)),
+        )
+
+
+def kept(path: Path, subject: Subject, network: Callable[[], nn.Module]) -> Measured:
+    """The logits in the file, which is written first where there is none."""
+    if not path.exists():
+        module = network()
+        np.savez(path, images=logits(module, subject.images), samples=logits(module, subject.samples))
+    with np.load(path) as archive:
+        return Measured(archive["images"], archive["samples"])
+
+
+@torch.no_grad()
+def logits(module: nn.Module, batches: Batches) -> NDArray[np.float32]:
+    """The logits of all batches."""
+    found: list[Tensor] = [module(x) for x, _ in batches]
+    array: NDArray[np.float32] = torch.cat(found).numpy()
+    return array
+
+
+def labels(batches: Batches) -> NDArray[np.int64]:
+    """The labels of all batches."""
+    found: NDArray[np.int64] = np.array(list(itertools.chain.from_iterable(y.tolist() for _, y in batches)))
+    return found

@@ -1,0 +1,32 @@
+"""``python -m converter.html report.json``: the page anew, from a report and the picture that lies beside it."""
+
+import json
+from pathlib import Path
+
+import click
+
+from converter.html.page import save_page
+from converter.report import PAGE, SCHEMA, Report
+from converter.workspace import SAMPLES
+
+
+@click.command()
+@click.argument("report", type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help=f"[default: {PAGE} beside REPORT]")
+def command(report: Path, output: Path | None) -> None:
+    """Write REPORT, a report.json, as a page for a browser."""
+    try:
+        document = json.loads(report.read_bytes())
+        schema = document.pop("schema", None)
+        content = Report(**document)
+    except (ValueError, AttributeError, TypeError) as error:
+        raise click.ClickException(
+            f"expected a report.json of zscgan-convert, but {report}: {error}"
+        ) from error
+    if schema != SCHEMA:
+        raise click.ClickException(f"expected a report with schema {SCHEMA}, got {schema}; convert again")
+    click.echo(save_page(content, report.with_name(SAMPLES), output or report.with_name(PAGE)))
+
+
+if __name__ == "__main__":
+    command(prog_name="python -m converter.html")

@@ -1,0 +1,163 @@
+"""Teacher and student: the folded network as it is, and with fake quantizers where the plan has Q/DQ pairs."""
+
+import copy
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import onnx
+import torch
+from jaxtyping import Float
+from torch import Tensor, fx, nn
+
+from converter.alignment import INPUT, value_name
+from converter.graph import FoldedGraph
+from converter.placement import QuantizationPlan
+from converter.qat.options import QATOptions
+from converter.qat.quantizers import Backend, QuantizerSpec
+from converter.qat.ranges import ActivationRange, WeightRange
+from converter.simulate import with_quantizers
+from engines.nonnegative import nonnegative_tensors
+from engines.onnx_graph import OnnxGraph
+
+WeightKey = tuple[str, int]
+"""Name and axis of a quantized weight."""
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layer that reads a quantized weight and has a bias: the bias and the range of the layer's input."""
+
+    bias: str
+    range_of: str
+
+
+class Student(nn.Module):
+    """The fake-quantized network: ``module`` gives logits and features.
+
+    Before each forward pass every quantizer gets the amax that follows from the weights and ranges of then, as
+    ``converter.qdq`` will compute it. ``ranges`` are those of the activations, by the tensor that they are of.
+    """
+
+    def __init__(
+        self,
+        module: fx.GraphModule,
+        ranges: Mapping[str, ActivationRange],
+        weights: Mapping[WeightKey, WeightRange],
+        readers: Mapping[WeightKey, Sequence[Reader]],
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self._ranges, self._weights, self._readers = dict(ranges), dict(weights), dict(readers)
+
+    def refresh(self) -> None:
+        """Bring every quantizer up to date."""
+        for activation in self._ranges.values():
+            activation.refresh()
+        for key, weight in self._weights.items():
+            readers = [
+                (self.module.get_parameter(reader.bias), self._ranges[reader.range_of].scale)
+                for reader in self._readers.get(key, ())
+            ]
+            weight.refresh(self.module.get_parameter(key[0]), readers)
+
+    def amax(self) -> dict[str, float]:
+        """Each activation's range as it is now."""
+        return {name: float(activation.amax) for name, activation in self._ranges.items()}
+
+    def learned(self) -> dict[str, nn.Parameter]:
+        """What is trained, by name."""
+        return {name: value for name, value in self.named_parameters() if value.requires_grad}
+
+    def features(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]:
+        """Logits, and the values that are quantized, before they are."""
+        self.refresh()
+        logits, features = self.module(x)
+        return logits, features
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        return self.features(x)[0]
+
+
+def student_from_graph(
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    amax: Mapping[str, float],
+    options: QATOptions,
+    backend: Backend,
+) -> Student:
+    """The student of post-training quantization: the weights of ``graph`` and the ranges ``amax``."""
+    unsigned = unsigned_ranges(graph.onnx, plan) if options.unsigned else frozenset[str]()
+    ranges = {}
+    for name in plan.observed:
+        spec = QuantizerSpec(options.num_bits, unsigned=name in unsigned)
+        ranges[name] = ActivationRange(backend(spec), spec, amax[name], options.learn_ranges)
+    weights = {}
+    for planned in plan.weights:
+        value = graph.module.get_parameter(planned.tensor)
+        shape = tuple(size if dim == planned.axis else 1 for dim, size in enumerate(value.shape))
+        spec = QuantizerSpec(options.num_bits, narrow=True, axis=planned.axis, shape=shape)
+        weights[planned.tensor, planned.axis] = WeightRange(backend(spec), spec)
+    module = with_features(with_quantizers(graph, plan, ranges, weights), plan)
+    trainable = trainable_parameters(graph)
+    for name, value in module.named_parameters():
+        if not name.endswith(".log_ratio"):
+            value.requires_grad_(name in trainable)
+    student = Student(module, ranges, weights, readers_of(graph.onnx, plan))
+    return student.to(next(graph.module.parameters()).device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def teacher_from_graph(graph: FoldedGraph, plan: QuantizationPlan) -> fx.GraphModule:
+    """The FP32 network, frozen, with the same features as the student."""
+    module = with_features(copy.deepcopy(graph.module), plan).requires_grad_(False)
+    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def with_features(module: fx.GraphModule, plan: QuantizationPlan) -> fx.GraphModule:
+    """``module``, which is changed, giving (logits, the values in ``plan.observed`` that are not the input)."""
+    nodes = {value_name(node): node for node in module.graph.nodes if node.op != "get_attr"}
+    (output,) = (node for node in module.graph.nodes if node.op == "output")
+    features = tuple(nodes[name] for name in plan.observed if name != INPUT)
+    output.args = ((output.args[0], features),)
+    module.recompile()
+    return module
+
+
+def trainable_parameters(graph: FoldedGraph) -> frozenset[str]:
+    """Parameters that may change: those that the same nodes read in both forms of the graph.
+
+    The exporter computes some values ahead of time; a parameter behind one of these couldn't be written back.
+    """
+    in_fx: dict[str, set[str]] = defaultdict(set)
+    for node in graph.module.graph.find_nodes(op="get_attr"):
+        in_fx[str(node.target)].update(value_name(user) for user in node.users)
+    in_onnx: dict[str, set[str]] = defaultdict(set)
+    for proto in graph.onnx.graph.node:
+        for name in proto.input:
+            in_onnx[name].add(proto.output[0])
+    names = {name for name, value in graph.module.named_parameters() if value.is_floating_point()}
+    initializers = {initializer.name for initializer in graph.onnx.graph.initializer}
+    return frozenset(name for name in names & initializers if in_fx[name] == in_onnx[name])
+
+
+def readers_of(model: onnx.ModelProto, plan: QuantizationPlan) -> dict[WeightKey, list[Reader]]:
+    """The layers of each weight whose bias the engine takes as int32, in steps of the product of both scales."""
+    nodes = {node.output[0]: node for node in model.graph.node}
+    constants = {initializer.name for initializer in model.graph.initializer}
+    range_of = {(pair.tensor, name): pair.range_of for pair in plan.activations for name in pair.consumers}
+    readers: dict[WeightKey, list[Reader]] = defaultdict(list)
+    for planned in plan.weights:
+        node = nodes[planned.consumer]
+        source = range_of.get((node.input[0], planned.consumer))
+        if source is not None and len(node.input) > 2 and node.input[2] in constants:
+            readers[planned.tensor, planned.axis].append(Reader(node.input[2], source))
+    return readers
+
+
+def unsigned_ranges(model: onnx.ModelProto, plan: QuantizationPlan) -> frozenset[str]:
+    """The ranges of which no tensor is ever negative."""
+    never = nonnegative_tensors(OnnxGraph(model))
+    signed = {pair.range_of for pair in plan.activations if pair.tensor not in never}
+    return frozenset(plan.observed) - signed

@@ -1,0 +1,110 @@
+"""The student: at first the PTQ network, with the plan's quantizers and only what can be written back trained."""
+
+import pytest
+import torch
+from torch import nn
+
+from converter.qat.network import (
+    student_from_graph,
+    teacher_from_graph,
+    trainable_parameters,
+    unsigned_ranges,
+)
+from converter.qat.options import BACKENDS, QATOptions
+from converter.qat.quantizers import amax_of, backend_from_name
+from converter.qat.ranges import ActivationRange
+from converter.qdq import qdq_from_onnx
+from converter.simulate import simulated
+from tests.converter.networks import Residual, Shared
+from tests.converter.qat import double
+from tests.converter.qat.cases import case, fresh
+from tests.converter.reference import NETWORKS, inputs_of, run_onnx
+
+
+def assert_same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
+    """Equal but for rounding, which now and then carries a value over a step's middle."""
+    error = (ours - theirs).abs() / theirs.std()
+    assert float(error.median()) < 1e-4
+    assert float(error.max()) < 0.05
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("network", NETWORKS)
+def test_untrained_it_is_the_network_of_post_training_quantization(
+    network: type[nn.Module], backend: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    double.install(monkeypatch)
+    graph, plan, amax = case(network)
+    x = inputs_of(network)
+    student = student_from_graph(graph, plan, amax, QATOptions(), backend_from_name(backend))
+    with torch.no_grad():
+        ours = student(x)
+        assert_same_logits(ours, simulated(graph, plan, amax, 8)(x))
+    assert_same_logits(ours, torch.from_numpy(run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0]))
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_all_weights_of_the_plan_are_trained(network: type[nn.Module]) -> None:
+    graph, plan, _ = case(network)
+    assert {weight.tensor for weight in plan.weights} <= trainable_parameters(graph)
+
+
+def test_one_range_for_all_edges_that_have_it() -> None:
+    student = fresh().student
+    _, plan, _ = case()
+    shared = [pair.tensor for pair in plan.activations if pair.range_of == "max_pool2d"]
+    assert shared == ["relu", "max_pool2d"]
+    ranges = [module for module in student.modules() if isinstance(module, ActivationRange)]
+    assert len(ranges) == len(plan.observed) < len(plan.activations)
+    assert len(student.learned()) == len(ranges) + len(trainable_parameters(case()[0]))
+
+
+def test_a_parameter_that_the_two_forms_read_in_different_places_is_not_trained() -> None:
+    graph, _, _ = case()
+    assert "plain.conv1.weight" in trainable_parameters(graph)
+    changed = type(graph)(graph.module, type(graph.onnx)())
+    changed.onnx.CopyFrom(graph.onnx)
+    next(node for node in changed.onnx.graph.node if node.output[0] == "conv2d_1").input[1] = "folded"
+    assert trainable_parameters(graph) - trainable_parameters(changed) == {"plain.conv1.weight"}
+
+
+def test_changed_weights_and_ranges_are_seen_by_the_quantizers() -> None:
+    graph, plan, amax = case()
+    student, x = fresh().student, inputs_of(Residual)
+    with torch.no_grad():
+        for name, value in student.learned().items():
+            value.add_(0.3) if name.endswith("log_ratio") else value.mul_(2)
+        student(x)
+    weight = graph.module.get_parameter("fc.weight").detach()
+    quantizers = [module for name, module in student.named_modules() if name.endswith("quantizer")]
+    assert float(amax_of(quantizers[-1]).max()) == pytest.approx(2 * float(weight.abs().max()))
+    assert student.amax() == pytest.approx({name: amax[name] * 1.3498588 for name in plan.observed})
+
+
+def test_ranges_that_are_not_learned_stay() -> None:
+    state = fresh(QATOptions(learn_ranges=False))
+    assert not any(name.endswith("log_ratio") for name in state.student.learned())
+    assert len(state.student.learned()) == len(trainable_parameters(case()[0]))
+
+
+def test_unsigned_ranges_are_those_behind_a_relu() -> None:
+    graph, plan, amax = case()
+    assert set(plan.observed) - unsigned_ranges(graph.onnx, plan) == {"input", "conv2d_5"}
+    x = inputs_of(Residual)
+    options = [QATOptions(num_bits=4, unsigned=unsigned) for unsigned in (False, True)]
+    with torch.no_grad():
+        exact = graph.module(x)
+        errors = [
+            (student_from_graph(graph, plan, amax, o, backend_from_name("modelopt"))(x) - exact).abs().mean()
+            for o in options
+        ]
+    assert errors[1] < 0.9 * errors[0]
+
+
+def test_the_teacher_is_the_network_with_its_features() -> None:
+    graph, plan, _ = case(Shared)
+    x = inputs_of(Shared)
+    logits, features = teacher_from_graph(graph, plan)(x)
+    assert torch.allclose(logits, graph.module(x), atol=1e-5)
+    assert len(features) == len(plan.observed) - 1
+    assert not logits.requires_grad

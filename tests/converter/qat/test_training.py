@@ -1,0 +1,205 @@
+"""The fine-tuning itself: it helps, it can be stopped anywhere, and it never ends worse than it began."""
+
+import io
+import math
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calibrators.distributed import ALONE
+from converter.errors import QATError
+from converter.qat import training
+from converter.qat.network import teacher_from_graph
+from converter.qat.options import QATOptions
+from converter.qat.training import (
+    Score,
+    TuningState,
+    descend,
+    expected_of,
+    given_up,
+    learned_values,
+    new_optimizer,
+    put,
+    score,
+    set_rate,
+    train_student,
+)
+from converter.qat.tuning import fine_tuned
+from tests.converter.networks import Residual
+from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
+
+SOURCE = noise_for(Residual)
+
+
+class StopError(Exception):
+    """Ends a training."""
+
+
+def saved(state: TuningState) -> Any:
+    """The state as a checkpoint's reader gets it."""
+    buffer = io.BytesIO()
+    torch.save(state.dump(), buffer)
+    buffer.seek(0)
+    return torch.load(buffer, weights_only=True)
+
+
+def trained(state: TuningState, **changes: Any) -> TuningState:
+    teacher = teacher_from_graph(*case()[:2])
+    return train_student(state, teacher, SOURCE, replace(OPTIONS, **changes))
+
+
+def test_fine_tuning_brings_the_network_nearer_to_the_teacher() -> None:
+    graph, plan, amax = case()
+    before = {name: value.clone() for name, value in graph.module.state_dict().items()}
+    tuned = fine_tuned(graph, plan, amax, SOURCE, OPTIONS)
+    assert tuned.kept == "qat"
+    assert tuned.qat > tuned.ptq
+    assert tuned.qat.kl < 0.5 * tuned.ptq.kl
+    assert len(tuned.losses) >= OPTIONS.steps // 2
+    assert sum(tuned.losses[-5:]) < 0.7 * sum(tuned.losses[:5])
+    assert tuned.amax.keys() == set(plan.observed)
+    assert any(abs(tuned.amax[name] / amax[name] - 1) > 0.01 for name in plan.observed)
+    assert all(torch.equal(value, before[name]) for name, value in graph.module.state_dict().items())
+
+
+@cache
+def whole_run() -> dict[str, Any]:
+    return trained(fresh(), steps=10).dump()
+
+
+@pytest.mark.parametrize("stop_at", [1, 7])
+def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
+    state, whole = fresh(), whole_run()
+
+    def stop(state: TuningState) -> None:
+        if state.step == stop_at:
+            raise StopError
+
+    with pytest.raises(StopError):
+        train_student(
+            state, teacher_from_graph(*case()[:2]), SOURCE, replace(OPTIONS, steps=10), on_step=stop
+        )
+    resumed = fresh()
+    resumed.restore(saved(state))
+    assert resumed.step == stop_at
+    again = trained(resumed, steps=10).dump()
+    for part in ("losses", "scores"):
+        assert again[part] == whole[part]
+    for part in ("learned", "average", "best"):
+        assert all(torch.equal(value, whole[part][name]) for name, value in again[part].items()), part
+
+
+def test_a_training_that_only_does_harm_gives_the_network_back() -> None:
+    graph, plan, amax = case()
+    tuned = fine_tuned(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))
+    assert tuned.kept == "ptq"
+    assert tuned.qat < tuned.ptq
+    assert tuned.graph is graph
+    assert tuned.amax == {name: amax[name] for name in plan.observed}
+    expected = expected_of(teacher_from_graph(graph, plan), SOURCE, ALONE)
+    assert score(tuned.student, expected, SOURCE, OPTIONS, ALONE) == tuned.ptq
+
+
+def test_the_best_values_are_kept_and_not_the_last() -> None:
+    graph, plan, _ = case()
+    state = fresh()
+    marks: list[dict[str, Tensor]] = []
+    scores = iter(Score(90.0, -0.2, softened) for softened in (9.0, 2.0, 1.0, 1.0, 3.0))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "score", lambda *_: next(scores))
+        patch.setattr(training, "EVALUATIONS", 4)
+
+        def mark(state: TuningState) -> None:
+            marks.append({name: value.clone() for name, value in state.average.items()})
+
+        state.scores[0] = Score(80.0, -1.0, next(scores).softened)
+        teacher = teacher_from_graph(graph, plan)
+        train_student(state, teacher, SOURCE, replace(OPTIONS, steps=4), on_step=mark)
+    assert list(state.scores) == [0, 1, 2, 3, 4]
+    assert state.best_step == 2
+    assert all(torch.equal(value, marks[1][name]) for name, value in learned_values(state.student).items())
+
+
+def test_scores_are_ordered_by_agreement_then_by_divergence() -> None:
+    assert Score(99.0, -0.5, 0.0) > Score(98.0, -0.1, 0.0)
+    assert Score(99.0, -0.1, 1.0) > Score(99.0, -0.2, 0.0)
+    assert Score(99.0, -0.1, 0.0).kl == 0.1
+
+
+def test_the_score_by_hand() -> None:
+    """Of a network that always says the same: all classes alike, the first a trace more."""
+    expected = expected_of(teacher_from_graph(*case()[:2]), SOURCE, ALONE)
+    everything = torch.log_softmax(torch.cat(expected), 1)
+
+    class Uniform(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.zeros(len(x), 5) + torch.eye(5)[0] * 1e-6
+
+    found = score(Uniform(), expected, SOURCE, replace(OPTIONS, temperature=1.0), ALONE)
+    entropy = -(everything.exp() * everything).sum(1).mean()
+    assert found.kl == pytest.approx(math.log(5) - float(entropy), rel=1e-3)
+    assert found.softened == pytest.approx(found.kl, rel=1e-5)
+    assert found.agreement == pytest.approx(100 * float((everything.argmax(1) == 0).float().mean()))
+
+
+@pytest.mark.parametrize(
+    ("losses", "over"), [([9, 8, 7, 6], False), ([9, 2, 3, 3, 3, 4], True), ([1, 9, 9, 9], False)]
+)
+def test_evaluations_without_a_gain_end_it(losses: list[int], over: bool) -> None:
+    state = fresh()
+    state.scores = {10 * number: Score(90.0, 0.0, float(value)) for number, value in enumerate(losses)}
+    assert given_up(state) is over
+
+
+def test_the_rates_fall_to_zero() -> None:
+    state = fresh()
+    rates = []
+    for step in (0, 10, 20):
+        state.losses = [0.0] * step
+        set_rate(state, OPTIONS)
+        rates.append([group["lr"] / group["full_rate"] for group in state.optimizer.param_groups])
+    assert rates[0] == [1.0] * len(rates[0])
+    assert rates[1] == pytest.approx([0.5] * len(rates[1]))
+    assert rates[2] == pytest.approx([0.0] * len(rates[2]), abs=1e-9)
+
+
+def test_a_step_is_relative_to_the_size_of_the_weight() -> None:
+    student = fresh().student
+    before = learned_values(student)
+    optimizer = new_optimizer(student, OPTIONS)
+    for value in student.learned().values():
+        value.grad = torch.ones_like(value)
+    optimizer.step()
+    for name, value in student.learned().items():
+        size = 2.0 if name.endswith("log_ratio") else float(before[name].square().mean().sqrt())
+        moved = float((before[name] - value.detach()).mean()) / size
+        assert moved == pytest.approx(OPTIONS.learning_rate, rel=1e-3), name
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
+    state = fresh()
+    before = learned_values(state.student)
+    logits = state.student(SOURCE.inputs(0)[0])
+    assert not descend(state, (logits * torch.nan).mean(), OPTIONS, ALONE)
+    assert all(torch.equal(value, before[name]) for name, value in learned_values(state.student).items())
+
+
+def test_a_loss_that_stays_broken_is_an_error() -> None:
+    teacher = teacher_from_graph(*case()[:2])
+    with pytest.raises(QATError, match="--qat-lr"):
+        train_student(fresh(), teacher, noise_for(Residual, scale=float("nan")), QATOptions())
+
+
+def test_values_are_put_where_they_belong() -> None:
+    one, other = fresh().student, fresh().student
+    with torch.no_grad():
+        for value in one.learned().values():
+            value.mul_(1.5).add_(0.25)
+    put(other, learned_values(one))
+    x = SOURCE.inputs(0)[0]
+    with torch.no_grad():
+        assert torch.equal(one(x), other(x))

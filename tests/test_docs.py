@@ -1,0 +1,371 @@
+"""The documentation is true: its links lead somewhere, its commands parse, its names exist in the code."""
+
+import ast
+import importlib
+import inspect
+import json
+import re
+import runpy
+import shlex
+from collections.abc import Iterator
+from dataclasses import fields
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+from click.testing import CliRunner
+
+from calibrators import entropy
+from calibrators.cache import ENTROPY_CALIBRATOR, TENSORRT_VERSION
+from calibrators.histogram import NUM_BINS
+from calibrators.options import CalibrationOptions
+from calibrators.tensorrt import ZSCGANEntropyCalibrator
+from converter import measure
+from converter.calibration import JUDGES
+from converter.choice import NEGLIGIBLE, SURE
+from converter.cli import MISSED
+from converter.cli import command as convert
+from converter.doctor import command as doctor
+from converter.pipeline import GOOD_LABELS, POOR_STATISTICS
+from converter.report import SCHEMA, Report
+from engines.build_cli import build
+from engines.cli import bench
+from engines.options import BenchOptions
+from tests.converter.digits import DIGITS, INPUT, MODEL
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PICTURES = DOCS / "pictures"
+PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+PACKAGES = ("converter", "calibrators", "engines")
+COMMANDS = {
+    "zscgan-convert": convert,
+    "zscgan-bench": bench,
+    "zscgan-build": build,
+    "zscgan-doctor": doctor,
+}
+OTHERS_TOOLS = {"trtexec", "jupyter"}
+OTHERS_FLAGS = {"--help", "--sources", "--stronglyTyped", "--calib", "--nproc-per-node"}
+
+FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+CODE = re.compile(r"`([^`]+)`")
+FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
+SOURCE = re.compile(
+    rf"^(?:{'|'.join([*PACKAGES, 'docs', 'examples', 'tests', 'benchmarks'])})/[\w./-]+\.\w+$"
+)
+ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
+VARIES = "…"
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+
+
+def prose(page: Path) -> str:
+    """The page without its fenced blocks."""
+    return FENCE.sub("", page.read_text(encoding="utf-8"))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [body for name, body in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings: lower case, punctuation dropped, hyphens for spaces."""
+    headings = (re.sub(r"[^\w\- ]", "", heading).strip().lower() for heading in HEADING.findall(prose(page)))
+    return {heading.replace(" ", "-") for heading in headings}
+
+
+def table(page: Path, heading: str) -> dict[str, str]:
+    """First cell -> the others, of the rows below ``heading`` whose first cell is code."""
+    text = prose(page).partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    return dict(ROW.findall(text))
+
+
+# Links and names
+
+
+@each_page
+def test_links_lead_somewhere(page: Path) -> None:
+    broken = []
+    for target in LINK.findall(prose(page)):
+        if target.startswith("https://"):
+            continue
+        name, _, anchor = target.partition("#")
+        file = page.parent / name if name else page
+        if not file.is_file() or (anchor and anchor not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_links_of_the_notebook_lead_somewhere() -> None:
+    notebook = ROOT / "examples" / "digits.ipynb"
+    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
+    targets = [notebook.parent / target for target in LINK.findall(text)]
+    assert len(targets) >= 4
+    assert [target for target in targets if not target.is_file()] == []
+
+
+def test_the_index_has_every_page() -> None:
+    listed = set(LINK.findall((DOCS / "README.md").read_text(encoding="utf-8")))
+    assert {page.name for page in DOCS.glob("*.md")} - {"README.md"} <= listed
+
+
+@each_page
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = {name for name in CODE.findall(prose(page)) if SOURCE.match(name)}
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+# Commands
+
+
+def shell_lines(page: Path) -> Iterator[list[str]]:
+    """The words of each command in the page's ``sh`` blocks."""
+    for body in blocks(page, "sh"):
+        for line in body.replace("\\\n", " ").splitlines():
+            if words := shlex.split(line, comments=True):
+                yield words
+
+
+def check_command(words: list[str]) -> None:
+    """Raise where a command can't be what a user types; nothing is run."""
+    program, *arguments = words
+    if program == "torchrun":
+        program, arguments = "zscgan-convert", arguments[arguments.index("converter") + 1 :]
+    if program in COMMANDS:
+        COMMANDS[program].make_context(program, arguments)
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file(), words
+    elif program == "make":
+        assert re.search(rf"^{arguments[0]}:", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE), words
+    elif program == "pip":
+        extras = re.findall(r"\.\[(\w+)\]", " ".join(arguments))
+        project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+        assert all(f"\n{extra} = [" in project for extra in extras), words
+    else:
+        assert program in OTHERS_TOOLS, words
+
+
+@each_page
+def test_commands_parse(page: Path) -> None:
+    for words in shell_lines(page):
+        check_command(words)
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["zscgan-convert a.pth --int9", "zscgan-build a.onnx", "make nothing", "python nowhere.py", "rm -r x"],
+)
+def test_wrong_commands_are_noticed(line: str) -> None:
+    with pytest.raises((click.UsageError, AssertionError)):
+        check_command(line.split())
+
+
+@each_page
+def test_flags_exist(page: Path) -> None:
+    ours = {
+        flag
+        for command in COMMANDS.values()
+        for option in command.params
+        for flag in (*option.opts, *option.secondary_opts)
+    }
+    spans = [
+        code for code in CODE.findall(prose(page)) if code.split()[0] in COMMANDS or code.startswith("--")
+    ]
+    named = {flag for code in spans for flag in FLAG.findall(code)}
+    assert named - ours - OTHERS_FLAGS == set()
+
+
+# Constants
+
+
+@pytest.mark.parametrize(
+    ("page", "text"),
+    [
+        ("calibrators.md", f"{SURE:g} standard errors"),
+        ("calibrators.md", f"divergence is above {NEGLIGIBLE:g}"),
+        ("calibrators.md", f"on {JUDGES} fresh samples"),
+        ("calibrators.md", f"({CalibrationOptions.percentile:g} unless you say otherwise)"),
+        ("calibrators.md", f"`--calib-samples` ({CalibrationOptions.samples})"),
+        ("calibrators.md", f"from bin {entropy.START_BIN} up"),
+        ("calibrators.md", f"up to {NUM_BINS:,} bins"),
+        ("report.md", f"Above {POOR_STATISTICS:g} there is a warning"),
+        ("report.md", f"under {GOOD_LABELS:g} there is a warning"),
+        ("report.md", f"version of this format: {SCHEMA}"),
+        ("tensorrt-script.md", f"TRT-{TENSORRT_VERSION}-{ENTROPY_CALIBRATOR}"),
+    ],
+)
+def test_constants_are_those_of_the_code(page: str, text: str) -> None:
+    assert text in " ".join((DOCS / page).read_text(encoding="utf-8").split())
+
+
+# Python
+
+
+@each_page
+def test_python_compiles_and_its_imports_exist(page: Path) -> None:
+    for body in blocks(page, "python"):
+        tree = ast.parse(body, filename=str(page))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] in PACKAGES:
+                module = importlib.import_module(node.module)
+                assert [alias.name for alias in node.names if not hasattr(module, alias.name)] == []
+
+
+def test_json_blocks_are_parts_of_json() -> None:
+    found = [body for page in PAGES for body in blocks(page, "json")]
+    assert found
+    for body in found:
+        json.loads("{" + body + "}")
+
+
+def test_the_calibrators_arguments_are_those_of_the_code() -> None:
+    parameters = inspect.signature(ZSCGANEntropyCalibrator.__init__).parameters
+    assert list(table(DOCS / "tensorrt-script.md", "Arguments")) == [
+        name for name in parameters if name != "self"
+    ]
+
+
+# The report
+
+
+def documented() -> dict[str, str]:
+    """Path of a field -> its meaning, of all tables of report.md."""
+    return dict(ROW.findall(prose(DOCS / "report.md")))
+
+
+def paths(value: Any, at: str = "") -> Iterator[str]:
+    """The path of every leaf of a report, as report.md writes it: ``stages[].name``."""
+    if isinstance(value, dict) and value:
+        for key, entry in value.items():
+            yield from paths(entry, f"{at}.{key}" if at else str(key))
+    elif isinstance(value, list) and any(isinstance(entry, dict) for entry in value):
+        for entry in value:
+            yield from paths(entry, f"{at}[]")
+    else:
+        yield at
+
+
+def fits(pattern: str, path: str) -> bool:
+    """Whether the documented ``pattern`` stands for ``path``; a list is the same as its entries."""
+    regex = re.escape(pattern.removesuffix("[]").removesuffix(".*")).replace(r"\*", "[^.]+")
+    return re.fullmatch(regex + (r"(\..+)?" if pattern.endswith(".*") else ""), path) is not None
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a short conversion of the digits."""
+    folder = tmp_path_factory.mktemp("docs") / "out"
+    flags = ["--int8", "--gan-steps", "12", "--calib-samples", "64", "--val", str(DIGITS / "test.npz"),
+             "--qat", "--qat-steps", "2", "--max-drop", "0"]  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+        result = CliRunner().invoke(convert, [*MODEL, *INPUT, *flags, "-o", str(folder)])
+    assert result.exit_code in (0, MISSED), result.output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def report(converted: Path) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads((converted / "report.json").read_text(encoding="utf-8"))
+    return document
+
+
+def test_every_field_of_the_report_has_a_place() -> None:
+    rows = {name.partition(".")[0].removesuffix("[]") for name in documented()}
+    assert {"schema", *(field.name for field in fields(Report))} <= rows
+
+
+def test_every_key_of_a_real_report_is_documented(report: dict[str, Any]) -> None:
+    found = {path for key, value in report.items() if value is not None for path in paths(value, key)}
+    assert {path for path in found if not any(fits(pattern, path) for pattern in documented())} == set()
+
+
+def test_documented_keys_are_in_a_real_report(report: dict[str, Any]) -> None:
+    """But those of sections that were not run, and those whose row says that they are only there sometimes."""
+    found = {path for key, value in report.items() if value is not None for path in paths(value, key)}
+    expected = [
+        pattern
+        for pattern, meaning in documented().items()
+        if report[pattern.partition(".")[0].removesuffix("[]")] is not None and "only" not in meaning
+    ]
+    assert len(expected) > 60
+    assert [pattern for pattern in expected if not any(fits(pattern, path) for path in found)] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "path", "expected"),
+    [
+        ("a.b", "a.b", True),
+        ("a.b", "a.b.c", False),
+        ("a.*", "a.b.c", True),
+        ("a[].b", "a[].b", True),
+        ("a[].b", "a[].c", False),
+        ("a.b[]", "a.b", True),
+        ("a.b", "a.bc", False),
+    ],
+)
+def test_fits(pattern: str, path: str, expected: bool) -> None:
+    assert fits(pattern, path) is expected
+
+
+# Pictures
+
+
+def test_pictures_are_those_that_the_script_draws(converted: Path, tmp_path: Path) -> None:
+    runpy.run_path(str(PICTURES / "draw.py"))["main"](converted, tmp_path)
+    drawn = {path.name for path in tmp_path.glob("*.png")}
+    assert drawn == {path.name for path in PICTURES.glob("*.png")}
+    shown = {Path(target).name for page in PAGES for target in LINK.findall(prose(page))}
+    assert drawn < shown
+
+
+# Messages
+
+
+def template(node: ast.expr) -> str | None:
+    """The text of a string in the code, with … for what is filled in."""
+    if isinstance(node, ast.Constant) and isinstance(node.value, str):
+        return re.sub(r"\{\w*\}", VARIES, node.value)
+    if isinstance(node, ast.JoinedStr):
+        return "".join(
+            VARIES if isinstance(part, ast.FormattedValue) else str(getattr(part, "value", ""))
+            for part in node.values
+        )
+    return None
+
+
+@cache
+def templates() -> tuple[str, ...]:
+    """All strings of the three packages."""
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    found = (template(node) for node in nodes if isinstance(node, ast.expr))
+    return tuple(text for text in found if text)
+
+
+MESSAGES = re.findall(
+    r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.parametrize("message", MESSAGES)
+def test_messages_are_those_of_the_code(message: str) -> None:
+    assert any(message in text for text in templates())
+
+
+def test_messages_are_many_and_each_once() -> None:
+    assert len(MESSAGES) == len(set(MESSAGES)) > 50
+
+
+def test_template_marks_what_varies() -> None:
+    def text(code: str) -> str | None:
+        return template(ast.parse(code, mode="eval").body)
+
+    assert text("f'no {a!r} in {b:.2f}' ' words'") == "no … in … words"
+    assert text("'{} is kept'") == "… is kept"
+    assert text("name") is None
