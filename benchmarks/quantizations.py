@@ -1,11 +1,12 @@
 """Logits of classifiers in FP32 and under many quantizations, on real images and on samples; for ``prediction.py``.
 
-Logits are kept in a folder, a file for each quantization, so that a run that was stopped goes on where it was.
+Logits are kept in a folder, two files for each quantization, so that a run that was stopped goes on where it was.
 """
 
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -16,7 +17,7 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from torch import Tensor, nn
-from trial import batch_of, network_from_data, teacher_from_network
+from trial import SAMPLES, batch_of, network_from_data, teacher_from_network
 
 from calibrators.batches import Batches, TensorBatches
 from calibrators.fingerprint import fingerprint
@@ -31,7 +32,7 @@ from converter.graph import FoldedGraph, graph_from_model
 from converter.load import Teacher, load_model
 from converter.load_options import ModelOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.prediction import border_inputs
+from converter.prediction import BATCHES, MOST_INPUTS, SEED, border_inputs
 from converter.simulate import simulated
 from converter.synthesis import generator_from_teacher
 
@@ -39,8 +40,10 @@ DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0")
 """Networks whose images mean the same in a mirror; twice as many inputs resolve smaller differences."""
 
-PREDICTION_SEED = 2
-"""Samples of seed 0 calibrate; a conversion verifies with those of seed 1."""
+LARGE = ("efficientnet_lite0",)
+"""Networks that take long: they get fewer images and quantizations."""
+
+IMAGES, LARGE_IMAGES, NOISE = 500, 250, 128
 
 
 @dataclass(frozen=True)
@@ -58,10 +61,9 @@ class Case:
 
 
 def cases_of(name: str) -> list[Case]:
-    """The quantizations of one network. EfficientNet-Lite0 is slow, and says nothing more at 5 and 4 bits."""
-    large = name == "efficientnet_lite0"
+    """The quantizations of one network."""
     found: list[Case] = []
-    for bits in (8, 6) if large else (8, 6, 5, 4):
+    for bits in (8, 6) if name in LARGE else (8, 6, 5, 4):
         calibrators: tuple[Algorithm, ...] = ALGORITHMS if bits == 8 else ("max", "percentile", "mse")
         found += [Case(bits, calibrator) for calibrator in calibrators]
         found += [
@@ -88,9 +90,11 @@ class Subject:
         found = ranges(self.seen[case.source], case.calibrator, case.bits)
         return found | ({INPUT: pixel_bounds(self.teacher)} if INPUT in found else {})
 
-    def quantized(self, case: Case) -> nn.Module:
-        """The network with the quantizers of ``case``."""
+    def quantized(self, case: Case | None) -> nn.Module:
+        """The network with the quantizers of ``case``, or without any."""
         plan = self.plan
+        if case is None:
+            return self.graph.module
         if case.what == "W":
             plan = replace(plan, activations=())
         elif case.what == "A":
@@ -106,9 +110,7 @@ class Measured:
     samples: NDArray[np.float32]
 
 
-def subject_from_data(
-    name: str, data: Path, generators: Path | None, work: Path, images: int, samples: int
-) -> Subject:
+def subject_from_data(name: str, data: Path, generators: Path | None, work: Path) -> Subject:
     """The network ``name`` with everything that is measured on it."""
     val, teacher = digits() if name == "digits" else from_network(network_from_data(name, data, work))
     graph = graph_from_model(teacher.module, teacher.spec)
@@ -116,16 +118,18 @@ def subject_from_data(
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
     seen = {
-        "samples": SyntheticBatches(trained.generator, samples, batch, 0),
-        "noise": noise(teacher, min(samples, 128), batch),
+        "samples": SyntheticBatches(trained.generator, SAMPLES, batch, 0),
+        "noise": noise(teacher, NOISE, batch),
     }
     return Subject(
         name,
         teacher,
         graph,
         plan,
-        real_images(val, teacher, images, batch, mirrored=name in SYMMETRIC),
-        border_inputs(trained, samples, batch, PREDICTION_SEED),
+        real_images(
+            val, teacher, LARGE_IMAGES if name in LARGE else IMAGES, batch, mirrored=name in SYMMETRIC
+        ),
+        border_inputs(trained, min(MOST_INPUTS, BATCHES * batch), batch, SEED),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
 
@@ -184,21 +188,21 @@ def real_images(val: Path, teacher: Teacher, count: int, batch: int, *, mirrored
 def measured(subject: Subject, folder: Path) -> Iterator[tuple[Case | None, Measured]]:
     """The logits in FP32 (None) and those of each quantization; read from ``folder`` where they are in it."""
     folder.mkdir(parents=True, exist_ok=True)
-    yield None, kept(folder / f"{subject.name} FP32.npz", subject, lambda: subject.graph.module)
-    for case in cases_of(subject.name):
-        yield (
-            case,
-            kept(folder / f"{subject.name} {case}.npz", subject, lambda case=case: subject.quantized(case)),
+    for case in (None, *cases_of(subject.name)):
+        network = partial(subject.quantized, case)
+        on_images, on_samples = (
+            kept(folder / f"{subject.name} {case or 'FP32'} {what}.npy", network, batches)
+            for what, batches in (("images", subject.images), ("samples", subject.samples))
         )
+        yield case, Measured(on_images, on_samples)
 
 
-def kept(path: Path, subject: Subject, network: Callable[[], nn.Module]) -> Measured:
+def kept(path: Path, network: Callable[[], nn.Module], batches: Batches) -> NDArray[np.float32]:
     """The logits in the file, which is written first where there is none."""
     if not path.exists():
-        module = network()
-        np.savez(path, images=logits(module, subject.images), samples=logits(module, subject.samples))
-    with np.load(path) as archive:
-        return Measured(archive["images"], archive["samples"])
+        np.save(path, logits(network(), batches))
+    found: NDArray[np.float32] = np.load(path)
+    return found
 
 
 @torch.no_grad()

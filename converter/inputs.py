@@ -15,6 +15,7 @@ from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.load import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
+from converter.qat.data import require_enough
 from converter.qat.quantizers import backend_from_name
 from engines.base import EngineChoice, choose_engine
 from engines.options import OptionError, refuse_unused, unused_flags
@@ -121,11 +122,17 @@ def real_images(
 
 
 def qat_images(teacher: Teacher, options: ConvertOptions) -> ImageBatches | None:
-    """The images of --qat-data, if any. Raises QATError where what --qat needs is missing, before any work."""
+    """The images of --qat-data, if any.
+
+    Raises QATError where the package of --qat-backend is missing, DataError for images that are broken or too few.
+    """
     if options.qat is None:
         return None
     backend_from_name(options.qat.backend)
-    return real_images(options.qat.data, teacher, options)
+    images = real_images(options.qat.data, teacher, options)
+    if images is not None:
+        require_enough(images)
+    return images
 
 
 def cached_ranges(options: ConvertOptions, ranges_for: str) -> Ranges | None:

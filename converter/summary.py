@@ -32,7 +32,7 @@ def loss(report: Report) -> tuple[float | None, str]:
 
 def summary(report: Report, missed: str) -> str:
     """A few lines for a person."""
-    lines = [""]
+    lines = ["", *qat_lines(report)]
     if report.accuracy is not None:
         a = report.accuracy
         lines.append(
@@ -54,6 +54,18 @@ def summary(report: Report, missed: str) -> str:
     verdict = f"MISSED: {missed}; built all the same," if missed else "PASSED"
     lines += ["", f"{verdict} in {report.seconds:.1f} s", f"next: {next_command(report)}"]
     return "\n".join(lines)
+
+
+def qat_lines(report: Report) -> list[str]:
+    """What fine-tuning did, where there was one."""
+    if report.qat is None:
+        return []
+    agreement = report.qat["agreement"]
+    verdict = "" if report.qat["kept"] == "qat" else "; it was not kept"
+    return [
+        f"fine-tuning: same class as FP32 on {agreement['ptq']:.2f} % of held-out inputs before, "
+        f"{agreement['qat']:.2f} % after{verdict}"
+    ]
 
 
 def throughput_line(report: Report, batch: int) -> str:

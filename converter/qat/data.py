@@ -90,24 +90,23 @@ def mixed(
     return x.roll(1, 0).lerp(x, shares)
 
 
+def require_enough(images: ImageBatches) -> None:
+    """Raise DataError for fewer than ``LEAST_IMAGES``."""
+    if images.num_samples < LEAST_IMAGES:
+        raise DataError(
+            f"expected at least {LEAST_IMAGES} images to fine-tune with, got {images.num_samples}; give --qat-data "
+            "more, or leave it out to fine-tune on samples"
+        )
+
+
 @dataclass(frozen=True)
 class Images:
-    """Real images, each once in every pass; a fifth of them, ``HELD_OUT`` at most, is held out.
-
-    Raises DataError for fewer than ``LEAST_IMAGES``.
-    """
+    """Real images, each once in every pass; a fifth of them, ``HELD_OUT`` at most, is held out."""
 
     images: ImageBatches
     batch: int
     seed: int
     device: torch.device
-
-    def __post_init__(self) -> None:
-        if self.images.num_samples < LEAST_IMAGES:
-            raise DataError(
-                f"expected at least {LEAST_IMAGES} images to fine-tune with, got {self.images.num_samples}; "
-                "give --qat-data more, or leave it out to fine-tune on samples"
-            )
 
     @property
     def name(self) -> str:

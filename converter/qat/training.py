@@ -127,10 +127,11 @@ def new_optimizer(student: Student, options: QATOptions) -> torch.optim.Optimize
 
     A batch norm that was folded leaves weights of very different sizes behind.
     """
+    of_weights, of_ranges = options.rates
     groups = []
     for name, value in student.learned().items():
         size = float(value.detach().square().mean().sqrt()) or 1.0
-        rate = options.range_rate if name.endswith(".log_ratio") else options.learning_rate * size
+        rate = of_ranges if name.endswith(".log_ratio") else of_weights * size
         groups.append({"params": [value], "lr": rate, "full_rate": rate})
     return torch.optim.AdamW(groups, weight_decay=0.0)
 

@@ -5,25 +5,26 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from calibrators.batches import Batch
 from calibrators.distributed import ALONE, Ranks
-from converter.graph import FoldedGraph
+from calibrators.inputs import InputSpec
+from converter.graph import FoldedGraph, graph_from_model
 from converter.placement import QuantizationPlan
 from converter.qat.options import QATOptions
 from converter.qat.training import TuningState
 from converter.qat.tuning import untuned
 from tests.converter.networks import Residual
-from tests.converter.reference import SHAPES, graph_of, inputs_of, planned
+from tests.converter.reference import SHAPES, graph_of, planned, seeded_model
 
-OPTIONS = QATOptions(steps=20, num_bits=4, learning_rate=5e-3, ema=0.8)
+OPTIONS = QATOptions(steps=20, num_bits=3, learning_rate=1e-3, ema=0.8)
 BATCH = 16
 
 
 @dataclass(frozen=True)
 class Noise:
-    """Normal random inputs, ``scale`` times as wide."""
+    """Normal random inputs whose channels have random means, so that not all are alike; ``scale`` times as wide."""
 
     shape: tuple[int, int, int]
     batch: int = BATCH
@@ -34,8 +35,10 @@ class Noise:
         return "images"
 
     def inputs(self, step: int, ranks: Ranks = ALONE) -> Batch:
-        x = self.scale * torch.randn(self.batch, *self.shape, generator=torch.Generator().manual_seed(step))
-        return ranks.share(x), torch.full((self.batch // ranks.world,), -1)
+        generator = torch.Generator().manual_seed(step)
+        means = torch.randn(self.batch, self.shape[0], 1, 1, generator=generator)
+        x = means + torch.randn(self.batch, *self.shape, generator=generator)
+        return ranks.share(self.scale * x), torch.full((self.batch // ranks.world,), -1)
 
     def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
         for number in range(4):
@@ -48,14 +51,15 @@ def noise_for(network: type[nn.Module], **given: float) -> Noise:
 
 @cache
 def case(network: type[nn.Module] = Residual) -> tuple[FoldedGraph, QuantizationPlan, dict[str, float]]:
-    """The folded graph, its plan, and each range as the largest |value|."""
+    """The folded graph, its plan, and each range as the largest |value|. Residual is made surer of its classes."""
     graph = graph_of(network)
-    return graph, *planned(graph, inputs_of(network, 32))
+    if network is Residual:
+        model = seeded_model(network)
+        with torch.no_grad():
+            model.fc.weight.mul_(20)
+        graph = graph_from_model(model, InputSpec(SHAPES[network]))
+    return graph, *planned(graph, torch.cat([x for x, _ in noise_for(network).held_out()]))
 
 
 def fresh(options: QATOptions = OPTIONS, network: type[nn.Module] = Residual) -> TuningState:
     return untuned(*case(network), options)
-
-
-def clone(values: dict[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in values.items()}

@@ -14,7 +14,7 @@ from calibrators.images import images_from_path
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.training import new_config, new_state
-from converter.qat.data import HELD_OUT, Images, Samples, mixed
+from converter.qat.data import HELD_OUT, Images, Samples, mixed, require_enough
 
 SPEC = InputSpec((1, 8, 8))
 CPU = torch.device("cpu")
@@ -98,4 +98,5 @@ def test_the_seed_decides_the_order(tmp_path: Path) -> None:
 
 def test_too_few_images_are_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="at least 20 images to fine-tune with, got 19; give --qat-data more"):
-        some_images(tmp_path, count=19)
+        require_enough(some_images(tmp_path, count=19).images)
+    require_enough(some_images(tmp_path, count=20).images)

@@ -1,5 +1,6 @@
 """Options that make no sense are refused by the name of their flag."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,3 +25,9 @@ from converter.qat.options import MOST_STEPS, QATOptions
 def test_refusals(given: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
         QATOptions(**given)
+
+
+def test_the_rates_are_those_of_eight_bits_and_larger_for_fewer() -> None:
+    options = QATOptions(learning_rate=1e-4, range_rate=1e-3)
+    assert options.rates == (1e-4, 1e-3)
+    assert replace(options, num_bits=4).rates == (4e-4, 4e-3)

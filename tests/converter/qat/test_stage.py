@@ -47,6 +47,19 @@ def converted(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return output
 
 
+@pytest.fixture(scope="module")
+def plain(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same with a fine-tuning that does harm, so that the network is that of post-training quantization."""
+    output = tmp_path_factory.mktemp("plain") / "out"
+    ruin = ["--qat", "--qat-steps", "2", "--qat-lr", "1", "--generator", converted / "generator.pt"]
+    result = run(*MODEL, *INPUT, *SHORT, *ruin, "-o", output)
+    assert result.exit_code == 0, result.output
+    assert "weights and ranges stay as they were" in result.output
+    assert "of held-out inputs before" in result.output
+    assert "after; it was not kept" in result.output
+    return output
+
+
 def report_of(folder: Path) -> Any:
     return json.loads((folder / "report.json").read_text())
 
@@ -63,24 +76,28 @@ def test_the_report_says_what_was_fine_tuned(converted: Path) -> None:
     assert report_of(converted)["accuracy"]["int8_top1"] >= 99.0
 
 
-def test_the_fp32_model_is_the_original_and_the_int8_model_is_not(converted: Path, tmp_path: Path) -> None:
-    generator = converted / "generator.pt"
-    assert run(*MODEL, *INPUT, *SHORT, "--generator", generator, "-o", tmp_path / "ptq").exit_code == 0
-    ptq = tmp_path / "ptq"
+def test_what_cannot_be_made_better_stays(plain: Path) -> None:
+    report = report_of(plain)
+    assert report["qat"]["kept"] == "ptq"
+    ranges = load_ranges(plain / "calibration.json").amax
+    assert all(value == ranges[name] for name, value in report["calibration"]["ranges"].items())
+
+
+def test_the_fp32_model_is_the_original_and_the_int8_model_is_not(converted: Path, plain: Path) -> None:
     for name in ("model.fp32.onnx", "calibration.cache"):
-        assert (converted / name).read_bytes() == (ptq / name).read_bytes(), name
-    tuned, plain = (
+        assert (converted / name).read_bytes() == (plain / name).read_bytes(), name
+    before, after = (
         {
             tensor.name: numpy_helper.to_array(tensor)
             for tensor in onnx.load(folder / "model.int8.onnx").graph.initializer
         }
-        for folder in (converted, ptq)
+        for folder in (plain, converted)
     )
-    assert tuned.keys() == plain.keys()
-    changed = {name for name in tuned if not np.array_equal(tuned[name], plain[name])}
+    assert before.keys() == after.keys()
+    changed = {name for name in after if not np.array_equal(before[name], after[name])}
     assert any(name.endswith("weight_quantized") for name in changed)
     assert any(name.endswith("bias") for name in changed)
-    assert any(name.endswith("_scale") and tuned[name].ndim == 0 for name in changed)
+    assert any(name.endswith("_scale") and after[name].ndim == 0 for name in changed)
     # The ranges in calibration.json are for the original weights, those in the report for the tuned ones.
     ranges = load_ranges(converted / "calibration.json").amax
     assert any(value != ranges[name] for name, value in report_of(converted)["calibration"]["ranges"].items())
@@ -89,7 +106,16 @@ def test_the_fp32_model_is_the_original_and_the_int8_model_is_not(converted: Pat
 def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(
     converted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    arguments = [*MODEL, *INPUT, *SHORT, *QAT, "-o", tmp_path / "out"]
+    arguments = [
+        *MODEL,
+        *INPUT,
+        *SHORT,
+        *QAT,
+        "--generator",
+        converted / "generator.pt",
+        "-o",
+        tmp_path / "out",
+    ]
     descend = training.descend
     count = 0
 
@@ -101,7 +127,7 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(
         return descend(*given)
 
     monkeypatch.setattr(training, "descend", stops)
-    monkeypatch.setattr(stage, "checkpointing", partial(checkpoint.checkpointing, every_s=0))
+    monkeypatch.setattr(stage, "checkpointing", partial(checkpoint.checkpointing, every_s=0.0))
     result = run(*arguments)
     assert result.exit_code == 130, result.output
     assert f"{QAT_CHECKPOINT}; the same command goes on from there" in result.output
@@ -120,17 +146,6 @@ def test_real_images_take_the_place_of_samples(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert report_of(tmp_path / "out")["qat"]["data"] == "images"
     assert report_of(tmp_path / "out")["synthesis"] is None
-
-
-def test_what_cannot_be_made_better_stays(tmp_path: Path, converted: Path) -> None:
-    ruin = ["--qat", "--qat-steps", "2", "--qat-lr", "1", "--generator", converted / "generator.pt"]
-    result = run(*MODEL, *INPUT, *SHORT, *ruin, "-o", tmp_path / "out")
-    assert result.exit_code == 0, result.output
-    assert "weights and ranges stay as they were" in result.output
-    report = report_of(tmp_path / "out")
-    assert report["qat"]["kept"] == "ptq"
-    ranges = load_ranges(tmp_path / "out" / "calibration.json").amax
-    assert all(value == ranges[name] for name, value in report["calibration"]["ranges"].items())
 
 
 @pytest.mark.parametrize(
