@@ -217,6 +217,8 @@ def _plain_module(exported: fx.GraphModule) -> fx.GraphModule:
             graph.output(copies[result])
         elif node.op != "get_attr" or node.users:
             copies[node] = graph.node_copy(node, copies.__getitem__)
+            if node.target is torch.ops.aten.view.default:  # which a channels-last input can't have
+                copies[node].target = torch.ops.aten.reshape.default
         if node in copies:
             copies[node].meta = {"val": node.meta["val"]} if "val" in node.meta else {}
     module = copy.deepcopy(fx.GraphModule(exported, graph))

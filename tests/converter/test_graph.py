@@ -34,6 +34,15 @@ def test_agrees_with_the_model(network: type[nn.Module]) -> None:
     assert largest_difference(graph, x) < tolerance
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("network", [networks.Residual, networks.Perceptron])
+def test_takes_inputs_in_either_memory_layout(network: type[nn.Module]) -> None:
+    """Samples come channels-last; a flatten of them is no view."""
+    graph, x = graph_of(network), inputs_of(network)
+    lasting = graph.module(x.to(memory_format=torch.channels_last))
+    torch.testing.assert_close(lasting, graph.module(x), rtol=1e-5, atol=1e-5)
+
+
 @every_network
 def test_equal_names_mean_equal_values(network: type[nn.Module]) -> None:
     graph, x = graph_of(network), inputs_of(network)

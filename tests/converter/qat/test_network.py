@@ -15,7 +15,7 @@ from converter.qat.quantizers import amax_of, backend_from_name
 from converter.qat.ranges import ActivationRange
 from converter.qdq import qdq_from_onnx
 from converter.simulate import simulated
-from tests.converter.networks import Residual, Shared
+from tests.converter.networks import Perceptron, Residual, Shared
 from tests.converter.qat import double
 from tests.converter.qat.cases import case, fresh
 from tests.converter.reference import NETWORKS, inputs_of, run_onnx
@@ -108,3 +108,14 @@ def test_the_teacher_is_the_network_with_its_features() -> None:
     assert torch.allclose(logits, graph.module(x), atol=1e-5)
     assert len(features) == len(plan.observed) - 1
     assert not logits.requires_grad
+
+
+@pytest.mark.parametrize("network", [Residual, Perceptron])
+def test_both_take_inputs_in_either_memory_layout(network: type[nn.Module]) -> None:
+    graph, plan, amax = case(network)
+    student = student_from_graph(graph, plan, amax, QATOptions(), backend_from_name("modelopt"))
+    x = inputs_of(network)
+    last = x.to(memory_format=torch.channels_last)
+    with torch.no_grad():
+        assert_same_logits(student(last), student(x))
+        assert torch.allclose(teacher_from_graph(graph, plan)(last)[0], graph.module(x), atol=1e-4)
