@@ -251,7 +251,9 @@ def qat_from_flags(given: dict[str, Any], typed: set[str]) -> QATOptions | None:
     """The flags of the fine-tuning; None without --qat. Raises OptionsError for one of them without it."""
     if not given["qat"]:
         if idle := sorted(name for name in typed if name.startswith("qat_")):
-            raise OptionsError(f"--{idle[0].replace('_', '-')} belongs to the fine-tuning: add --qat, or leave it out")
+            raise OptionsError(
+                f"--{idle[0].replace('_', '-')} belongs to the fine-tuning: add --qat, or leave it out"
+            )
         return None
     return QATOptions(
         steps=given["qat_steps"],

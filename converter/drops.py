@@ -105,14 +105,15 @@ def first_inputs(batches: Batches, count: int) -> Float[np.ndarray, "inputs chan
 def drop_of_plans(
     inputs: Inputs,
     options: ConvertOptions,
+    fp32: FoldedGraph,
     graph: FoldedGraph,
     ranges: Ranges,
     baseline: Predictions | None,
     generator: TrainedGenerator | None,
 ) -> DropOf:
-    """How the drop is known in this conversion: by ``--val`` where there is one, else predicted."""
+    """How the drop of ``graph`` from ``fp32`` is known: by ``--val`` where there is one, else predicted."""
     if inputs.val is not None and baseline is not None:
         return MeasuredDrop(graph, ranges, inputs.val, baseline)
     x = first_inputs(unlabelled(inputs, options, generator), INPUTS)
-    with running(graph, QuantizationPlan((), ()), ranges) as network:
+    with running(fp32, QuantizationPlan((), ()), ranges) as network:
         return PredictedDrop(graph, ranges, x, network(x))

@@ -41,6 +41,7 @@ def require_means(inputs: Inputs, options: ConvertOptions) -> None:
 def mixed_precision(
     inputs: Inputs,
     options: ConvertOptions,
+    fp32: FoldedGraph,
     graph: FoldedGraph,
     plan: QuantizationPlan,
     ranges: Ranges,
@@ -52,6 +53,7 @@ def mixed_precision(
 ) -> QuantizationPlan:
     """``plan`` without the layers that ``--max-drop`` calls for; without that option, or a need, as it is.
 
+    ``fp32`` is the network that was given, ``graph`` the one that is quantized, which fine-tuning has changed.
     TensorRT's implicit quantization places its own quantizers, so with ``--implicit`` the option is a gate alone.
     """
     if options.max_drop is None or sensitivity is None:
@@ -64,7 +66,7 @@ def mixed_precision(
         return plan
     candidates = candidates_from_onnx(graph.onnx, plan)
     with reporter.stage("mixed") as stage, reporter.progress("mixed", MOST_TRIES) as advance:
-        drop_of = drop_of_plans(inputs, options, graph, ranges, baseline, generator)
+        drop_of = drop_of_plans(inputs, options, fp32, graph, ranges, baseline, generator)
         tried = 0
 
         def drop(excluded: Excluded) -> float:

@@ -46,7 +46,8 @@ class ConvertOptions:
     ``qat`` fine-tunes the network with fake quantizers before it is exported.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
     the GPU's memory. ``max_drop`` is the largest loss of top-1, in percent points, that counts as passed, on
-    ``images.val`` where there are some, else predicted; layers are kept out of INT8 for it. ``html`` also writes the report as a page.
+    ``images.val`` where there are some, else predicted; layers are kept out of INT8 for it. ``html`` also writes the
+    report as a page.
     """
 
     model: ModelOptions

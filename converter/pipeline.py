@@ -109,19 +109,19 @@ def lead(
     """Run every stage on the first rank; ``started`` is when the conversion did, by ``time.perf_counter``."""
     output = options.output or Path(f"{inputs.teacher.name}_int8")
     with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
-        graph = capture(inputs, workspace, reporter, report)
+        fp32 = capture(inputs, workspace, reporter, report)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
-        plan = plan_from_onnx(graph.onnx)
-        ranges = calibrated(inputs, options, graph, plan, generator, reporter, report, ranks)
+        plan = plan_from_onnx(fp32.onnx)
+        ranges = calibrated(inputs, options, fp32, plan, generator, reporter, report, ranks)
         save_calibration(ranges, options, workspace)
         graph, ranges = fine_tune(
-            inputs, options, graph, plan, ranges, generator, workspace.qat_checkpoint, reporter, report, ranks
+            inputs, options, fp32, plan, ranges, generator, workspace.qat_checkpoint, reporter, report, ranks
         )
         ranks.leave()
         costs = sensitivity(inputs, options, graph, plan, ranges, generator, reporter, report)
         plan = mixed_precision(
-            inputs, options, graph, plan, ranges, costs, baseline, generator, reporter, report
+            inputs, options, fp32, graph, plan, ranges, costs, baseline, generator, reporter, report
         )
         quantize(graph, plan, ranges, workspace, reporter, report)
         deployed = build(inputs, options, generator, workspace, reporter, report)

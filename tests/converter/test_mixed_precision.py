@@ -11,13 +11,16 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner, Result
+from onnx import numpy_helper
 
 from calibrators.batches import TensorBatches
 from calibrators.ranges import Ranges, load_ranges, save_ranges
 from converter import measure
 from converter.cli import command
-from converter.drops import MeasuredDrop, PredictedDrop, first_inputs, running
+from converter.drops import MeasuredDrop, PredictedDrop, drop_of_plans, first_inputs, running
 from converter.graph import FoldedGraph
+from converter.inputs import Inputs
+from converter.load_options import ModelOptions
 from converter.mixed_precision import (
     Choice,
     Excluded,
@@ -25,6 +28,7 @@ from converter.mixed_precision import (
     fewest_excluded,
     order_of_exclusion,
 )
+from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
 from converter.report import Report
 from converter.sensitivity import sensitivity_from_graph
@@ -162,6 +166,22 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     guess = PredictedDrop(graph, ranges, x, logits)
     assert guess(QuantizationPlan((), ())) == 0
     assert guess(candidates.plan(choice.excluded)) < guess(plan)
+
+
+def test_a_fine_tuned_network_is_compared_with_the_one_that_was_given() -> None:
+    given, x = graph_of(networks.Perceptron), inputs_of(networks.Perceptron, batch=16)
+    _, amax = planned(given, x)
+    tuned = onnx.ModelProto()
+    tuned.CopyFrom(given.onnx)
+    weight = next(initializer for initializer in tuned.graph.initializer if len(initializer.dims) == 2)
+    weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
+    inputs = object.__new__(Inputs)
+    for name, value in (("val", None), ("calib", TensorBatches(x, torch.zeros(16, dtype=torch.long), 8))):
+        object.__setattr__(inputs, name, value)
+    options, ranges = ConvertOptions(ModelOptions("mine.pth")), Ranges(amax, "max", 16, 0, "images", None)
+    drop_of = drop_of_plans(inputs, options, given, replace(given, onnx=tuned), ranges, None, None)
+    assert drop_of.by == "prediction"
+    assert drop_of(QuantizationPlan((), ())) > 1  # no quantizer, but other weights
 
 
 def test_first_inputs_cuts_the_last_batch() -> None:
