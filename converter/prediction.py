@@ -43,6 +43,18 @@ tested. The ratio is smaller for easy data, whose images are all far from any bo
 
 TINY = 1e-12
 
+
+@dataclass(frozen=True)
+class KnownError:
+    """How far predicted disagreements were from measured ones, in percent points."""
+
+    median: float
+    largest: float
+
+
+KNOWN_ERROR = KnownError(median=0.43, largest=3.42)
+"""Of 24 INT8 quantizations of four networks, by ``benchmarks/prediction.py``."""
+
 MOST_INPUTS, BATCHES = 512, 16
 """A conversion predicts from 512 small inputs, or from 256 large ones: 16 batches of the training, at most 512."""
 
@@ -76,7 +88,7 @@ class Prediction:
 
     def to_json(self) -> dict[str, Any]:
         """The report's ``prediction``."""
-        return {**asdict(self), "confidence": CONFIDENCE}
+        return {**asdict(self), "confidence": CONFIDENCE, "known_error": asdict(KNOWN_ERROR)}
 
     def __str__(self) -> str:
         return (

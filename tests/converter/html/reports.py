@@ -104,6 +104,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             "drop_low": 0.128,
             "drop_high": 0.694,
             "confidence": 95,
+            "known_error": {"median": 0.43, "largest": 3.42},
             "inputs": 2048,
         },
         throughput=[
