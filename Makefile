@@ -50,6 +50,7 @@ lint: $(VENV)/.installed-dev
 types: $(VENV)/.installed-dev $(VENV)/stubs/.installed
 	$(BIN)/mypy
 	$(BIN)/mypy $(DIGITS)/model.py $(DIGITS)/train.py
+	$(BIN)/mypy examples/deploy_onnxruntime.py examples/deploy_pycuda.py examples/tensorrt_calibrator.py
 
 check: lint types test
 

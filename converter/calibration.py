@@ -22,7 +22,7 @@ from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
 from converter.report import Report
-from converter.synthesis import samples
+from converter.synthesis import CHOOSING, samples
 
 JUDGES = 128
 """Inputs on which calibrators are compared."""
@@ -102,7 +102,7 @@ def judges(
     data: Batches | None = inputs.calib
     if data is None:
         assert generator is not None
-        fresh = samples(generator, inputs, options, fresh=True)
+        fresh = samples(generator, inputs, options, CHOOSING)
         data = replace(fresh, num_samples=min(JUDGES, fresh.num_samples))
     parts, count = [], 0
     for x, _ in data:

@@ -12,9 +12,9 @@ from converter.calibration import calibration_data
 from converter.console import Advance, Reporter
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
-from converter.prediction import BATCHES, MOST_INPUTS, SEED, border_inputs, predicted
+from converter.prediction import BATCHES, MOST_INPUTS, border_inputs, predicted
 from converter.report import Report
-from converter.synthesis import samples
+from converter.synthesis import JUDGING, samples
 from converter.verify import Logits, Predictions, in_parts, predictions
 from converter.workspace import (
     BUILD_LOG,
@@ -230,12 +230,12 @@ def verify(
         if deployed.name != "onnxruntime":
             run = in_parts(run, options.build.min_batch, options.build.max_batch)
         if generator is not None:
-            fresh = samples(generator, inputs, options, fresh=True)
+            fresh = samples(generator, inputs, options, JUDGING)
             agreement = predictions(fp32.run, fresh).agreement(predictions(run, fresh))
             report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
             found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
             count = min(MOST_INPUTS, BATCHES * inputs.batch)
-            unseen = border_inputs(generator, count, inputs.batch, options.synthesis.seed + SEED)
+            unseen = border_inputs(generator, count, inputs.batch, options.synthesis.seed + JUDGING)
             prediction = predicted(fp32.run, run, unseen)
             report.prediction = prediction.to_json()
             found.append(str(prediction))

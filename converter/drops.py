@@ -24,6 +24,7 @@ from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
 from converter.prediction import border_inputs, predicted_from_logits
 from converter.qdq import qdq_from_onnx
+from converter.synthesis import CHOOSING
 from converter.verify import Logits, Predictions, in_parts, predictions
 from engines import onnxruntime
 from engines.onnxruntime import OnnxRuntimeEngine
@@ -87,7 +88,7 @@ class PredictedDrop:
 def unlabelled(inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None) -> Batches:
     """What a loss is predicted on: samples that neither trained nor calibrated, or the real images."""
     if generator is not None:
-        return border_inputs(generator, INPUTS, inputs.batch, options.synthesis.seed + 1)
+        return border_inputs(generator, INPUTS, inputs.batch, options.synthesis.seed + CHOOSING)
     assert inputs.calib is not None
     return inputs.calib
 

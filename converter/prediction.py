@@ -58,9 +58,6 @@ KNOWN_ERROR = KnownError(median=0.43, largest=3.42)
 MOST_INPUTS, BATCHES = 512, 16
 """A conversion predicts from 512 small inputs, or from 256 large ones: 16 batches of the training, at most 512."""
 
-SEED = 2
-"""Added to the seed of the samples that calibrate; 1 has those that choose the calibrator and verify."""
-
 
 @dataclass(frozen=True)
 class Margins:

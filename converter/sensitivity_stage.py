@@ -20,7 +20,7 @@ from converter.parts import Part, parts_of
 from converter.placement import QuantizationPlan
 from converter.report import Report
 from converter.sensitivity import Sensitivity, sensitivity_from_graph
-from converter.synthesis import samples
+from converter.synthesis import CHOOSING, samples
 
 BATCHES = 4
 """Inputs, in batches of the training: 256 small ones or 64 large ones."""
@@ -67,7 +67,7 @@ def probes(
     count = BATCHES * inputs.batch
     data: Batches | None = inputs.calib or inputs.val
     if generator is not None:
-        data = replace(samples(generator, inputs, options, fresh=True), num_samples=count)
+        data = replace(samples(generator, inputs, options, CHOOSING), num_samples=count)
     if data is None:
         return None
     found: list[Tensor] = []

@@ -22,6 +22,8 @@ from converter.load import Teacher
 from converter.options import ConvertOptions
 
 KL_MEAN_STEPS = 20
+CALIBRATING, CHOOSING, JUDGING = 0, 1, 2
+"""Added to the seed. What chose a calibrator or the layers in float must not judge the result as well."""
 
 
 def generator_from_teacher(
@@ -95,8 +97,8 @@ def nothing_to_save(_state: TrainingState) -> None:
 
 
 def samples(
-    trained: TrainedGenerator, inputs: Inputs, options: ConvertOptions, *, fresh: bool = False
+    trained: TrainedGenerator, inputs: Inputs, options: ConvertOptions, use: int = CALIBRATING
 ) -> SyntheticBatches:
-    """Samples for calibration, or ``fresh`` ones of another seed to verify with."""
-    seed = options.synthesis.seed + (1 if fresh else 0)
+    """The samples for one use; those for different uses have none in common."""
+    seed = options.synthesis.seed + use
     return SyntheticBatches(trained.generator, options.calibration.samples, inputs.batch, seed)
