@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import torch
 from jaxtyping import Float
+from jinja2 import TemplateError
 from torch import Tensor
 
 from calibrators.cache import installed_version, save_cache
@@ -129,9 +130,9 @@ def lead(
         measure(options, deployed, workspace, reporter, report)
         coming = [REPORT, PAGE] if options.html else [REPORT]
         report.finish(reporter, time.perf_counter() - started, workspace, coming)
-        save_report(report, workspace.path(REPORT))
         if options.html:
-            save_page(report, workspace.path(SAMPLES), workspace.path(PAGE))
+            write_page(report, workspace, reporter)
+        save_report(report, workspace.path(REPORT))
 
 
 def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Report) -> FoldedGraph:
@@ -303,6 +304,18 @@ def quantize(
         "activations": len(plan.activations),
         "edges": edges_from_plan(plan, ranges.amax),
     }
+
+
+def write_page(report: Report, workspace: Workspace, reporter: Reporter) -> None:
+    """``report.html``; a page that can't be made costs nothing else of the conversion."""
+    try:
+        save_page(report, workspace.path(SAMPLES), workspace.path(PAGE))
+    except TemplateError as error:
+        reporter.warn(
+            f"{PAGE} could not be made ({error}), which is a fault of this program; all else is there"
+        )
+        report.warnings = list(reporter.warnings)
+        del report.artifacts[PAGE]
 
 
 def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:

@@ -16,10 +16,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
+from converter.console import Reporter
 from converter.html.__main__ import command
 from converter.html.page import page, save_page
 from converter.html.picture import Picture
+from converter.pipeline import write_page
 from converter.report import Report
+from converter.workspace import Workspace
 from tests.converter.html.reports import HOSTILE, bare_report, full_report
 
 PICTURE = Picture("data:image/png;base64,AAAA", 684, 426)
@@ -266,3 +269,18 @@ def test_other_files_are_refused(content: str, word: str, tmp_path: Path) -> Non
     assert result.exit_code == 1
     assert word in result.output
     assert not (tmp_path / "report.html").exists()
+
+
+def test_a_page_that_cannot_be_made_costs_nothing_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report, reporter = full_report(), Reporter()
+    assert report.prediction is not None
+    del report.prediction["drop"]
+    report.artifacts["report.html"] = "out/report.html"
+    with Workspace(tmp_path / "out") as workspace:
+        write_page(report, workspace, reporter)
+        assert workspace.files() == []
+    assert "report.html" not in report.artifacts
+    assert "'drop'" in report.warnings[-1]
+    assert "report.html could not be made" in capsys.readouterr().err
