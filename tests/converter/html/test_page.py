@@ -276,11 +276,11 @@ def test_a_page_that_cannot_be_made_costs_nothing_else(
 ) -> None:
     report, reporter = full_report(), Reporter()
     assert report.prediction is not None
-    del report.prediction["drop"]
+    del report.prediction["known_error"]
     report.artifacts["report.html"] = "out/report.html"
     with Workspace(tmp_path / "out") as workspace:
         write_page(report, workspace, reporter)
         assert workspace.files() == []
     assert "report.html" not in report.artifacts
-    assert "'drop'" in report.warnings[-1]
+    assert "known_error" in report.warnings[-1]
     assert "report.html could not be made" in capsys.readouterr().err
