@@ -22,10 +22,15 @@ training."""
 RATIOS = 2 * MOST_STEPS
 """From a place for samples to the one for the ratios in which these are mixed."""
 
-HELD_OUT = 512
-"""Inputs on which FP32 and INT8 are compared."""
+HELD_OUT, HELD_BATCHES = 512, 16
+"""Inputs on which FP32 and INT8 are compared: 512 small ones, or 256 large ones, 16 batches of them."""
 
 LEAST_IMAGES = 20
+
+
+def held_out_for(batch: int) -> int:
+    """How many inputs are held out where a step takes ``batch`` of them."""
+    return min(HELD_OUT, HELD_BATCHES * batch)
 
 
 @runtime_checkable
@@ -67,8 +72,8 @@ class Samples:
         return self._drawn(FIRST_STEP + step, ranks)
 
     def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
-        """This rank's samples among ``HELD_OUT`` that no step has."""
-        for number in range(-(-HELD_OUT // self.batch)):
+        """This rank's samples among those that no step has."""
+        for number in range(-(-held_out_for(self.batch) // self.batch)):
             yield self._drawn(FIRST_HELD_OUT + number, ranks)
 
     @torch.no_grad()
@@ -101,7 +106,7 @@ def require_enough(images: ImageBatches) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """Real images, each once in every pass; a fifth of them, ``HELD_OUT`` at most, is held out."""
+    """Real images, each once in every pass; a fifth of them, 512 at most, is held out."""
 
     images: ImageBatches
     batch: int
@@ -114,7 +119,7 @@ class Images:
 
     @property
     def _held(self) -> int:
-        return min(HELD_OUT, self.images.num_samples // 5)
+        return min(held_out_for(self.batch), self.images.num_samples // 5)
 
     def _order(self, number: int) -> list[int]:
         """The images in the random order of a pass; pass -1 chooses those that are held out."""
