@@ -14,7 +14,7 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -28,11 +28,11 @@ from trial import NAMES, SAMPLES, batch_of, calibration_images, network_from_dat
 from calibrators.batches import Batches
 from calibrators.images import images_from_path
 from calibrators.zscgan.sampling import SyntheticBatches
+from converter.console import Reporter
 from converter.graph import FoldedGraph, graph_from_model
 from converter.placement import QuantizationPlan, plan_from_onnx
 from converter.qat.data import Images, Samples, Source
 from converter.qat.options import QATOptions
-from converter.qat.training import TuningState
 from converter.qat.tuning import fine_tuned, untuned
 from converter.verify import Predictions, predictions
 
@@ -106,26 +106,18 @@ def rows_of(subject: Subject, bits: int, given: argparse.Namespace) -> Iterator[
         state = untuned(subject.graph, subject.plan, amax, options)
         yield Row(bits, name, "PTQ", **measured(subject, state.student))
         started = time.perf_counter()
-        tuned = fine_tuned(
-            subject.graph, subject.plan, amax, source, options, state=state, on_step=progress(given.steps)
-        )
+        with Reporter().progress("qat", given.steps) as advance:
+            tuned = fine_tuned(
+                subject.graph,
+                subject.plan,
+                amax,
+                source,
+                options,
+                state=state,
+                on_step=lambda state, advance=advance: advance(state.step, f"loss {state.losses[-1]:.4f}"),
+            )
         seconds = time.perf_counter() - started
         yield Row(bits, name, "QAT", **measured(subject, tuned.student), seconds=seconds, kept=tuned.kept)
-
-
-def progress(steps: int) -> Callable[[TuningState], None]:
-    """A line now and then on stderr, through the converter's own reporter."""
-    from converter.console import LOG_EVERY_S, Reporter
-
-    reporter, last = Reporter(), time.monotonic()
-
-    def on_step(state: TuningState) -> None:
-        nonlocal last
-        if time.monotonic() - last >= LOG_EVERY_S:
-            last = time.monotonic()
-            reporter.say(f"  step {state.step}/{steps}, loss {state.losses[-1]:.4f}")
-
-    return on_step
 
 
 def main() -> None:

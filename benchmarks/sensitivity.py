@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from conversion import Network
 from observed import histograms, ranges
+from prediction import spearman
 from torch import Tensor
 from trial import NAMES, REFERENCE, batch_of, calibration_images, network_from_data, teacher_from_network
 
@@ -97,11 +98,6 @@ def one_at_a_time(
         )
         for parts in pieces
     ]
-
-
-def spearman(a: list[float], b: list[float]) -> float:
-    """Correlation of the ranks; ties, which these values don't have, are broken by position."""
-    return float(np.corrcoef(np.argsort(np.argsort(a)), np.argsort(np.argsort(b)))[0, 1])
 
 
 def measured(name: str, network: Network, given: argparse.Namespace) -> Iterator[Figures]:

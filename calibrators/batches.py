@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -40,3 +41,13 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+
+
+def first_inputs(batches: Batches, count: int) -> Float[Tensor, "inputs channels height width"]:
+    """The first ``count`` inputs, or all of them where there are fewer; no later batch is made."""
+    found: list[Tensor] = []
+    for x, _ in batches:
+        found.append(x[: count - sum(map(len, found))])
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.batches import Batches
+from calibrators.batches import Batches, first_inputs
 from calibrators.calibrate import CalibrationResult, calibrate, observed_over, ranges_from_observed
 from calibrators.distributed import ALONE, Ranks
 from calibrators.options import ALGORITHMS, Algorithm
@@ -104,13 +104,7 @@ def judges(
         assert generator is not None
         fresh = samples(generator, inputs, options, CHOOSING)
         data = replace(fresh, num_samples=min(JUDGES, fresh.num_samples))
-    parts, count = [], 0
-    for x, _ in data:
-        parts.append(x[: JUDGES - count].cpu().contiguous().numpy())
-        count += len(parts[-1])
-        if count >= JUDGES:
-            break
-    return np.concatenate(parts)
+    return first_inputs(data, JUDGES).cpu().contiguous().numpy()
 
 
 @dataclass(frozen=True)

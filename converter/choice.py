@@ -5,22 +5,17 @@ and bounded activations, lose points, with real data as well. It shows on the sa
 """
 
 import math
-import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
-import onnx
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from calibrators.options import Algorithm
+from converter.candidate import UNQUANTIZED, running
 from converter.graph import FoldedGraph
 from converter.placement import QuantizationPlan
-from converter.qdq import qdq_from_onnx
-from converter.verify import in_parts
-from engines import onnxruntime
-from engines.onnxruntime import OnnxRuntimeEngine
+from converter.verify import two_sided
 
 USUAL: Algorithm = "entropy"
 """TensorRT's own calibration, and what trtexec's users know."""
@@ -30,8 +25,6 @@ SURE = 3.0
 
 NEGLIGIBLE = 2e-3
 """... and entropy's divergence is above this, in nats: below it INT8 and FP32 agree, whoever chose the ranges."""
-
-PART = 32
 
 
 def divergences(
@@ -44,15 +37,12 @@ def divergences(
 
     ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
     """
+    with running(graph, UNQUANTIZED, {}) as network:
+        fp32 = log_probabilities(network(x))
     found: dict[Algorithm, NDArray[np.float64]] = {}
-    with tempfile.TemporaryDirectory() as name:
-        source, engine = Path(name) / "source.onnx", Path(name) / "engine.onnx"
-        onnx.save_model(graph.onnx, source)
-        fp32 = log_probabilities(source, x)
-        for algorithm, amax in candidates.items():
-            onnx.save_model(qdq_from_onnx(graph.onnx, plan, amax), source)
-            onnxruntime.build(source, engine)
-            found[algorithm] = divergence(fp32, log_probabilities(engine, x))
+    for algorithm, amax in candidates.items():
+        with running(graph, plan, amax) as network:
+            found[algorithm] = divergence(fp32, log_probabilities(network(x)))
     return found
 
 
@@ -68,15 +58,10 @@ def chosen(found: Mapping[Algorithm, Float[np.ndarray, "batch"]]) -> Algorithm:
     return best if found[USUAL].mean() > NEGLIGIBLE and gain.mean() > SURE * error else USUAL
 
 
-def log_probabilities(
-    path: Path, x: Float[np.ndarray, "batch channels height width"]
-) -> Float[np.ndarray, "batch classes"]:
+def log_probabilities(logits: Float[np.ndarray, "batch classes"]) -> Float[np.ndarray, "batch atleast2"]:
     """Logarithms of the class probabilities; a single logit stands for two classes."""
-    with OnnxRuntimeEngine(path) as engine:
-        logits: NDArray[np.float64] = in_parts(engine.run, 1, PART)(x).astype(np.float64)
-    if logits.shape[1] == 1:
-        logits = np.concatenate([np.zeros_like(logits), logits], axis=1)
-    shifted = logits - logits.max(axis=1, keepdims=True)
+    wide = two_sided(logits)
+    shifted = wide - wide.max(axis=1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
 

@@ -23,7 +23,7 @@ from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
 from converter.report import Report
 from converter.sensitivity import Sensitivity
-from converter.sensitivity_stage import document_from_sensitivity
+from converter.sensitivity_stage import layer_rows
 from converter.verify import Predictions
 
 
@@ -84,9 +84,7 @@ def mixed_precision(
             f"in INT8: {choice.drop:.2f} points lost by {drop_of.by}, {choice.all_int8_drop:.2f} with all in INT8"
         )
     report.mixed_precision = document
-    report.sensitivity = (report.sensitivity or {}) | {
-        "layers": document_from_sensitivity(sensitivity, graph, mixed)["layers"]
-    }
+    report.sensitivity = (report.sensitivity or {}) | {"layers": layer_rows(sensitivity, graph, mixed)}
     tell(document, reporter)
     return mixed
 

@@ -25,7 +25,7 @@ from torch import Tensor
 from calibrators.batches import Batch, Batches
 from calibrators.images import UNKNOWN
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
-from converter.verify import Logits
+from converter.verify import Logits, two_sided
 
 CONFIDENCE = 95
 """Percent that the intervals aim at."""
@@ -173,12 +173,6 @@ def taken_margins(
     taken = margin_between(before, classes) - margin_between(after, classes)
     deviation = max(float(before.std(axis=1).mean()), TINY)
     return np.maximum(taken / deviation, 0.0)
-
-
-def two_sided(logits: Float[np.ndarray, "inputs classes"]) -> NDArray[np.float64]:
-    """The logits in float64; a single one stands for class 1 against a logit of 0."""
-    wide: NDArray[np.float64] = logits.astype(np.float64)
-    return np.concatenate([np.zeros_like(wide), wide], axis=1) if wide.shape[1] == 1 else wide
 
 
 def margin_between(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -4,11 +4,10 @@ from collections import defaultdict
 from dataclasses import replace
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.batches import Batches
+from calibrators.batches import Batches, first_inputs
 from calibrators.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.console import Reporter
@@ -68,14 +67,7 @@ def probes(
     data: Batches | None = inputs.calib or inputs.val
     if generator is not None:
         data = replace(samples(generator, inputs, options, CHOOSING), num_samples=count)
-    if data is None:
-        return None
-    found: list[Tensor] = []
-    for x, _ in data:
-        found.append(x[: count - sum(map(len, found))])
-        if sum(map(len, found)) >= count:
-            break
-    return torch.cat(found)
+    return None if data is None else first_inputs(data, count)
 
 
 def document_from_sensitivity(
@@ -90,7 +82,7 @@ def document_from_sensitivity(
         "seconds": None,
         "kl": found.kl(found.parts),
         "tensors": _tensors(found),
-        "layers": _layers(found, graph, plan),
+        "layers": layer_rows(found, graph, plan),
     }
 
 
@@ -112,7 +104,8 @@ def _tensors(found: Sensitivity) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["kl"])
 
 
-def _layers(found: Sensitivity, graph: FoldedGraph, plan: QuantizationPlan) -> list[dict[str, Any]]:
+def layer_rows(found: Sensitivity, graph: FoldedGraph, plan: QuantizationPlan) -> list[dict[str, Any]]:
+    """The entries of ``layers``; ``int8`` says whether ``plan`` still quantizes all of the layer."""
     sizes, remaining = layers_from_onnx(graph.onnx), set(parts_of(plan, graph.onnx))
     read: dict[str, list[Part]] = defaultdict(list)
     for part in found.parts:

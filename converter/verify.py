@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from calibrators.batches import Batches
@@ -66,6 +67,12 @@ def chosen_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
         return (logits[:, 0] > 0).astype(np.int64)
     chosen: NDArray[np.int64] = np.argmax(logits, axis=1)
     return chosen
+
+
+def two_sided(logits: Float[np.ndarray, "inputs classes"]) -> NDArray[np.float64]:
+    """The logits in float64; a single one stands for class 1 against a logit of 0."""
+    wide: NDArray[np.float64] = logits.astype(np.float64)
+    return np.concatenate([np.zeros_like(wide), wide], axis=1) if wide.shape[1] == 1 else wide
 
 
 def percent_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from converter.candidate import PART
 from converter.choice import chosen, divergence, divergences, log_probabilities
 from converter.placement import plan_from_onnx
+from converter.verify import in_parts
+from engines.onnxruntime import OnnxRuntimeEngine
 from tests.converter import networks
 from tests.converter.reference import graph_of, inputs_of
 
@@ -61,6 +64,7 @@ def test_a_single_logit_is_two_classes(tmp_path) -> None:  # type: ignore[no-unt
     onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=10), tmp_path / "one.onnx")
     logits = np.zeros((40, 1, 1, 1), np.float32)  # more than one part
     logits[1] = math.log(3)
-    found = np.exp(log_probabilities(tmp_path / "one.onnx", logits))
+    with OnnxRuntimeEngine(tmp_path / "one.onnx") as engine:
+        found = np.exp(log_probabilities(in_parts(engine.run, 1, PART)(logits)))
     assert found[:2] == pytest.approx(np.array([[0.5, 0.5], [0.25, 0.75]]))
     assert len(found) == 40

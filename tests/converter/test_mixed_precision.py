@@ -13,11 +13,12 @@ import torch
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from calibrators.batches import TensorBatches
+from calibrators.batches import TensorBatches, first_inputs
 from calibrators.ranges import Ranges, load_ranges, save_ranges
 from converter import measure
+from converter.candidate import UNQUANTIZED, running
 from converter.cli import command
-from converter.drops import MeasuredDrop, PredictedDrop, drop_of_plans, first_inputs, running
+from converter.drops import MeasuredDrop, PredictedDrop, drop_of_plans
 from converter.graph import FoldedGraph
 from converter.inputs import Inputs
 from converter.load_options import ModelOptions
@@ -144,7 +145,7 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     plan, amax = planned(graph, images)
     amax, x = {**amax, "relu": 0.02 * amax["relu"]}, images.numpy()
     ranges = Ranges(amax, "max", 64, 0, "zscgan", None)
-    with running(graph, QuantizationPlan((), ()), ranges) as fp32:
+    with running(graph, UNQUANTIZED, {}) as fp32:
         logits = fp32(x)
         labels = logits.argmax(1)
         val = TensorBatches(torch.from_numpy(x), torch.from_numpy(labels), 32)
