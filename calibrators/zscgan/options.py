@@ -16,7 +16,8 @@ class ZSCGANOptions:
     ``width`` is the number of channels of the generator at a height of 64. ``bn_weight`` multiplies the
     batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of samples over
     which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples of a
-    class apart. A class takes about ``samples_per_class`` samples to be learned.
+    class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
+    ``samples_per_class`` samples to be learned.
     """
 
     steps: int = 250
@@ -27,6 +28,7 @@ class ZSCGANOptions:
     bn_weight: float = 100.0
     label_smoothing: float = 0.001
     variety_weight: float = 0.5
+    prior_weight: float = 15.0
     window: int = 128
     samples_per_class: int = 60
     seed: int = 0

@@ -13,7 +13,7 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
-from calibrators.zscgan.losses import batch_norm_loss, label_loss, sameness_loss
+from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 from calibrators.zscgan.statistics import (
@@ -160,8 +160,7 @@ def train_generator(
             moments = moments_over_ranks(moments_of(statistics), ranks)
             bn_kl = batch_norm_loss(state.moving.update(moments), targets)
             label = label_loss(logits, labels, options.label_smoothing)
-            sameness = sameness_loss(pairs_of(x / state.generator.span))
-            loss = options.bn_weight * bn_kl + label + options.variety_weight * sameness
+            loss = options.bn_weight * bn_kl + label + pixel_loss(x / state.generator.span, options)
             finite = descend(state, loss, ranks)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
@@ -176,6 +175,14 @@ def train_generator(
     normalise_over(state.generator, ALONE)
     state.generator.eval()
     return state
+
+
+def pixel_loss(
+    pixels: Float[Tensor, "batch channels height width"], options: ZSCGANOptions
+) -> Float[Tensor, ""]:
+    """The losses of a batch of ``draw_pairs`` that the classifier has no part in; black and white are 1 apart."""
+    variety, prior = options.variety_weight, options.prior_weight
+    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels)
 
 
 def require_even_shares(batch: int, ranks: Ranks) -> None:

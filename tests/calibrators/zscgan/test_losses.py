@@ -5,7 +5,7 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, label_loss
+from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss
 from calibrators.zscgan.statistics import Target
 
 
@@ -64,3 +64,24 @@ def test_overconfidence_costs() -> None:
 
 def test_one_class_has_no_label_loss() -> None:
     assert label_loss(torch.randn(3, 1), torch.zeros(3, dtype=torch.long), 0.1).item() == pytest.approx(0.0)
+
+
+def test_image_prior_by_hand() -> None:
+    # rows of 0.8 and 0.2: one pair of neighbours of the two in each column, 0.6 apart, over four pixels
+    image = torch.tensor([[0.8, 0.8], [0.2, 0.2]]).view(1, 1, 2, 2)
+    assert image_prior(image).item() == pytest.approx(2 * 0.36 / 4 + 0.09 / 3)
+    torch.testing.assert_close(image_prior(image.expand(3, 2, 2, 2)), image_prior(image))
+    torch.testing.assert_close(image_prior(image.mT), image_prior(image))
+
+
+def test_even_images_have_no_prior() -> None:
+    even = torch.tensor([0.0, 0.3, 1.0]).view(3, 1, 1, 1)
+    assert image_prior(even).item() == 0.0
+    assert image_prior(even.expand(3, 2, 4, 5)).item() == pytest.approx(0.0)
+
+
+def test_smooth_images_have_the_smaller_prior() -> None:
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    smooth = F.avg_pool2d(noise, 3, stride=1, padding=1)
+    smooth *= noise.std() / smooth.std()
+    assert image_prior(smooth) < image_prior(noise)

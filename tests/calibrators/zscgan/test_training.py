@@ -10,6 +10,7 @@ from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.checkpoint import restore_checkpoint, run_key, save_checkpoint
 from calibrators.zscgan.generator import GeneratorConfig
+from calibrators.zscgan.losses import image_prior
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
@@ -32,6 +33,16 @@ def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec)
     )
     assert now.bn_kl < was.bn_kl / 2
     assert now.label_accuracy > max(50.0, was.label_accuracy)
+
+
+def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -> None:
+    def prior_with(weight: float) -> float:
+        options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)
+        generator = train_generator(teacher, spec, 4, options).generator
+        x = torch.cat([x for x, _ in SyntheticBatches(generator, 128, 32, seed=5)])
+        return image_prior(x / generator.span).item()
+
+    assert prior_with(200.0) < 0.8 * prior_with(0.0)
 
 
 def test_the_teacher_is_left_as_it_was(teacher: nn.Module, spec: InputSpec) -> None:
