@@ -54,10 +54,10 @@ def sameness_loss(pixels: Float[Tensor, "pairs two channels height width"]) -> F
 
 
 def image_prior(pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """How unlike a photograph the samples are, rough and glaring; black and white are 1 apart.
+    """How unlike a photograph the samples are, rough and glaring; pixels are in [0, 1].
 
-    The mean squared difference of neighbours, and a third of the variance within a channel of a sample: what the batch
-    norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
+    The mean squared difference of neighbours, and a third of the mean squared distance from middle grey: what the
+    batch norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
     """
     rough = sum(pixels.diff(dim=dim).square().sum() for dim in (2, 3)) / pixels.numel()
-    return rough + pixels.var((2, 3), correction=0).mean() / 3
+    return rough + (pixels - 0.5).square().mean() / 3

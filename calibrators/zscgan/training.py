@@ -160,7 +160,8 @@ def train_generator(
             moments = moments_over_ranks(moments_of(statistics), ranks)
             bn_kl = batch_norm_loss(state.moving.update(moments), targets)
             label = label_loss(logits, labels, options.label_smoothing)
-            loss = options.bn_weight * bn_kl + label + pixel_loss(x / state.generator.span, options)
+            pixels = (x - state.generator.low) / state.generator.span
+            loss = options.bn_weight * bn_kl + label + pixel_loss(pixels, options)
             finite = descend(state, loss, ranks)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
@@ -180,7 +181,7 @@ def train_generator(
 def pixel_loss(
     pixels: Float[Tensor, "batch channels height width"], options: ZSCGANOptions
 ) -> Float[Tensor, ""]:
-    """The losses of a batch of ``draw_pairs`` that the classifier has no part in; black and white are 1 apart."""
+    """The losses of a batch of ``draw_pairs`` that the classifier has no part in; pixels are in [0, 1]."""
     variety, prior = options.variety_weight, options.prior_weight
     return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels)
 

@@ -74,10 +74,9 @@ def test_image_prior_by_hand() -> None:
     torch.testing.assert_close(image_prior(image.mT), image_prior(image))
 
 
-def test_even_images_have_no_prior() -> None:
-    even = torch.tensor([0.0, 0.3, 1.0]).view(3, 1, 1, 1)
-    assert image_prior(even).item() == 0.0
-    assert image_prior(even.expand(3, 2, 4, 5)).item() == pytest.approx(0.0)
+def test_grey_has_no_prior_and_one_pixel_a_finite_one() -> None:
+    assert image_prior(torch.full((2, 3, 4, 5), 0.5)).item() == 0.0
+    assert image_prior(torch.full((1, 1, 1, 1), 0.8)).item() == pytest.approx(0.03)
 
 
 def test_smooth_images_have_the_smaller_prior() -> None:

@@ -40,7 +40,7 @@ def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -
         options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)
         generator = train_generator(teacher, spec, 4, options).generator
         x = torch.cat([x for x, _ in SyntheticBatches(generator, 128, 32, seed=5)])
-        return image_prior(x / generator.span).item()
+        return image_prior((x - generator.low) / generator.span).item()
 
     assert prior_with(200.0) < 0.8 * prior_with(0.0)
 
