@@ -5,6 +5,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
+from calibrators.inputs import InputSpec
 from calibrators.zscgan.statistics import Moments, Target
 
 
@@ -53,11 +54,18 @@ def sameness_loss(pixels: Float[Tensor, "pairs two channels height width"]) -> F
     return -torch.log(difference + 1e-4).mean()
 
 
-def image_prior(pixels: Float[Tensor, "batch channels height width"]) -> Float[Tensor, ""]:
-    """How unlike a photograph the samples are, rough and glaring; pixels are in [0, 1].
+def image_prior(
+    pixels: Float[Tensor, "batch channels height width"], mean: Float[Tensor, "channels"]
+) -> Float[Tensor, ""]:
+    """How unlike photographs of that ``mean`` the samples are, rough and glaring; pixels are in [0, 1].
 
-    The mean squared difference of neighbours, and a third of the mean squared distance from middle grey: what the
-    batch norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
+    The mean squared difference of neighbours, and a third of the mean squared distance from ``mean``: what the batch
+    norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
     """
     rough = sum(pixels.diff(dim=dim).square().sum() for dim in (2, 3)) / pixels.numel()
-    return rough + (pixels - 0.5).square().mean() / 3
+    return rough + (pixels - mean[:, None, None]).square().mean() / 3
+
+
+def mean_pixel(spec: InputSpec) -> Float[Tensor, "channels"]:
+    """The mean that normalises the inputs, which is that of the training images; middle grey where nothing does."""
+    return torch.tensor(spec.mean if any(spec.mean) else [0.5] * len(spec.mean))

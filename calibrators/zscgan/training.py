@@ -13,7 +13,13 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
-from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
+from calibrators.zscgan.losses import (
+    batch_norm_loss,
+    image_prior,
+    label_loss,
+    mean_pixel,
+    sameness_loss,
+)
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 from calibrators.zscgan.statistics import (
@@ -160,8 +166,7 @@ def train_generator(
             moments = moments_over_ranks(moments_of(statistics), ranks)
             bn_kl = batch_norm_loss(state.moving.update(moments), targets)
             label = label_loss(logits, labels, options.label_smoothing)
-            pixels = (x - state.generator.low) / state.generator.span
-            loss = options.bn_weight * bn_kl + label + pixel_loss(pixels, options)
+            loss = options.bn_weight * bn_kl + label + pixel_loss(x, state.generator, options)
             finite = descend(state, loss, ranks)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
@@ -179,11 +184,12 @@ def train_generator(
 
 
 def pixel_loss(
-    pixels: Float[Tensor, "batch channels height width"], options: ZSCGANOptions
+    x: Float[Tensor, "batch channels height width"], generator: Generator, options: ZSCGANOptions
 ) -> Float[Tensor, ""]:
-    """The losses of a batch of ``draw_pairs`` that the classifier has no part in; pixels are in [0, 1]."""
+    """The losses of the samples of ``draw_pairs`` that the classifier has no part in."""
+    pixels, mean = (x - generator.low) / generator.span, mean_pixel(generator.config.spec).to(x)
     variety, prior = options.variety_weight, options.prior_weight
-    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels)
+    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels, mean)
 
 
 def require_even_shares(batch: int, ranks: Ranks) -> None:

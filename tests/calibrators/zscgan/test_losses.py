@@ -5,7 +5,8 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss
+from calibrators.inputs import InputSpec
+from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss, mean_pixel
 from calibrators.zscgan.statistics import Target
 
 
@@ -69,18 +70,25 @@ def test_one_class_has_no_label_loss() -> None:
 def test_image_prior_by_hand() -> None:
     # rows of 0.8 and 0.2: one pair of neighbours of the two in each column, 0.6 apart, over four pixels
     image = torch.tensor([[0.8, 0.8], [0.2, 0.2]]).view(1, 1, 2, 2)
-    assert image_prior(image).item() == pytest.approx(2 * 0.36 / 4 + 0.09 / 3)
-    torch.testing.assert_close(image_prior(image.expand(3, 2, 2, 2)), image_prior(image))
-    torch.testing.assert_close(image_prior(image.mT), image_prior(image))
+    prior = image_prior(image, one(0.4))
+    assert prior.item() == pytest.approx(2 * 0.36 / 4 + (0.16 + 0.04) / 2 / 3)
+    torch.testing.assert_close(image_prior(image.expand(3, 2, 2, 2), torch.full((2,), 0.4)), prior)
+    torch.testing.assert_close(image_prior(image.mT, one(0.4)), prior)
 
 
-def test_grey_has_no_prior_and_one_pixel_a_finite_one() -> None:
-    assert image_prior(torch.full((2, 3, 4, 5), 0.5)).item() == 0.0
-    assert image_prior(torch.full((1, 1, 1, 1), 0.8)).item() == pytest.approx(0.03)
+def test_the_mean_has_no_prior_and_one_pixel_a_finite_one() -> None:
+    mean = torch.tensor([0.1, 0.5, 0.7])
+    assert image_prior(mean[:, None, None].expand(2, 3, 4, 5), mean).item() == 0.0
+    assert image_prior(torch.full((1, 1, 1, 1), 0.8), one(0.5)).item() == pytest.approx(0.03)
 
 
 def test_smooth_images_have_the_smaller_prior() -> None:
-    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    noise = torch.rand(4, 3, 16, 16, generator=torch.Generator().manual_seed(0)) - 0.5
     smooth = F.avg_pool2d(noise, 3, stride=1, padding=1)
     smooth *= noise.std() / smooth.std()
-    assert image_prior(smooth) < image_prior(noise)
+    assert image_prior(smooth, torch.zeros(3)) < image_prior(noise, torch.zeros(3))
+
+
+@pytest.mark.parametrize(("mean", "pixel"), [((0.1,), 0.1), ((0.0, 0.0, 0.0), 0.5), ((0.0, 0.3, 0.6), 0.3)])
+def test_the_mean_pixel_is_that_of_the_normalisation(mean: tuple[float, ...], pixel: float) -> None:
+    assert mean_pixel(InputSpec((3, 2, 2), mean)).tolist()[1] == pytest.approx(pixel)
