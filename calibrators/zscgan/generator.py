@@ -123,6 +123,8 @@ class Generator(nn.Module):
         self.span: Tensor
         self.register_buffer("low", low.view(1, -1, 1, 1), persistent=False)
         self.register_buffer("span", (high - low).view(1, -1, 1, 1), persistent=False)
+        self.mean: Tensor
+        self.register_buffer("mean", mean_pixel(config.spec), persistent=False)
 
     def forward(
         self, z: Float[Tensor, "batch latent"], labels: Int[Tensor, "batch"]
@@ -134,6 +136,17 @@ class Generator(nn.Module):
             x = stage(x, labels)
         x = self.head(x)[:, :, :height, :width]
         return torch.addcmul(self.low, self.span, torch.sigmoid(x))
+
+    def pixels(
+        self, x: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """The samples as pixels in [0, 1]."""
+        return (x - self.low) / self.span
+
+
+def mean_pixel(spec: InputSpec) -> Float[Tensor, "channels"]:
+    """The mean that normalises the inputs, which is that of the training images; middle grey where nothing does."""
+    return torch.tensor(spec.mean if any(spec.mean) else [0.5] * len(spec.mean))
 
 
 def stage_count(height: int, width: int) -> int:

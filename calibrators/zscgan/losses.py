@@ -5,7 +5,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from calibrators.inputs import InputSpec
 from calibrators.zscgan.statistics import Moments, Target
 
 
@@ -64,8 +63,3 @@ def image_prior(
     """
     rough = sum(pixels.diff(dim=dim).square().sum() for dim in (2, 3)) / pixels.numel()
     return rough + (pixels - mean[:, None, None]).square().mean() / 3
-
-
-def mean_pixel(spec: InputSpec) -> Float[Tensor, "channels"]:
-    """The mean that normalises the inputs, which is that of the training images; middle grey where nothing does."""
-    return torch.tensor(spec.mean if any(spec.mean) else [0.5] * len(spec.mean))

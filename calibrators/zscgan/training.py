@@ -13,13 +13,7 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
-from calibrators.zscgan.losses import (
-    batch_norm_loss,
-    image_prior,
-    label_loss,
-    mean_pixel,
-    sameness_loss,
-)
+from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 from calibrators.zscgan.statistics import (
@@ -187,9 +181,8 @@ def pixel_loss(
     x: Float[Tensor, "batch channels height width"], generator: Generator, options: ZSCGANOptions
 ) -> Float[Tensor, ""]:
     """The losses of the samples of ``draw_pairs`` that the classifier has no part in."""
-    pixels, mean = (x - generator.low) / generator.span, mean_pixel(generator.config.spec).to(x)
-    variety, prior = options.variety_weight, options.prior_weight
-    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels, mean)
+    pixels, variety, prior = generator.pixels(x), options.variety_weight, options.prior_weight
+    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels, generator.mean)
 
 
 def require_even_shares(batch: int, ranks: Ranks) -> None:

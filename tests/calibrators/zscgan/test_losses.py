@@ -6,7 +6,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
 from calibrators.inputs import InputSpec
-from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss, mean_pixel
+from calibrators.zscgan.generator import mean_pixel
+from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss
 from calibrators.zscgan.statistics import Target
 
 

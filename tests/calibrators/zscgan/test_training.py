@@ -10,7 +10,7 @@ from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.checkpoint import restore_checkpoint, run_key, save_checkpoint
 from calibrators.zscgan.generator import GeneratorConfig
-from calibrators.zscgan.losses import image_prior, mean_pixel
+from calibrators.zscgan.losses import image_prior
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
@@ -40,7 +40,7 @@ def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -
         options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)
         generator = train_generator(teacher, spec, 4, options).generator
         x = torch.cat([x for x, _ in SyntheticBatches(generator, 128, 32, seed=5)])
-        return image_prior((x - generator.low) / generator.span, mean_pixel(spec)).item()
+        return image_prior(generator.pixels(x), generator.mean).item()
 
     assert prior_with(200.0) < 0.8 * prior_with(0.0)
 
