@@ -11,7 +11,7 @@ from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.statistics import batch_norm_layers
-from calibrators.zscgan.training import TrainingState, train_generator
+from calibrators.zscgan.successive import EnsembleState, train_ensemble
 
 
 def batches_from_model(
@@ -24,7 +24,7 @@ def batches_from_model(
     classes: int | None = None,
     on_step: Callable[[int, int], None] = lambda _step, _steps: None,
 ) -> SyntheticBatches:
-    """Samples of a generator that is trained on ``model`` here, on the GPU where PyTorch sees one.
+    """Samples of generators that are trained on ``model`` here, on the GPU where PyTorch sees one.
 
     ``model`` is copied, and left as it is. ``classes`` is found by one forward pass where it is None;
     ``on_step`` gets the steps done and their total. Raises GeneratorError for a model without batch norms or
@@ -42,11 +42,11 @@ def batches_from_model(
     teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classes = classes or classes_from_model(teacher, spec)
 
-    def report(state: TrainingState) -> None:
+    def report(state: EnsembleState) -> None:
         on_step(state.step, options.steps)
 
-    state = train_generator(teacher, spec, classes, options, on_step=report)
-    return SyntheticBatches(state.generator, samples, batch_size, options.seed)
+    state = train_ensemble(teacher, spec, classes, options, on_step=report)
+    return SyntheticBatches(state.ensemble, samples, batch_size, options.seed)
 
 
 def classes_from_model(model: nn.Module, spec: InputSpec) -> int:

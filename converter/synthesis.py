@@ -14,7 +14,7 @@ from calibrators.zscgan.checkpoint import (
 )
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
-from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
+from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from converter.console import Reporter
 from converter.inputs import Inputs
 from converter.interrupt import InterruptAfterStep
@@ -45,35 +45,36 @@ def generator_from_teacher(
     """
     if reuse is not None:
         return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
-    config = new_config(teacher.spec, teacher.classes, options)
-    if config.conditions < teacher.classes:
+    state = new_ensemble(teacher.spec, teacher.classes, options, device)
+    key = run_key(fingerprint, teacher.spec, options)
+    learned = len(state.ensemble.classes())
+    if learned < teacher.classes:
         reporter.say(
-            f"note: {options.steps} steps can learn {config.conditions} of the {teacher.classes} classes; the samples "
+            f"note: {options.steps} steps can learn {learned} of the {teacher.classes} classes; the samples "
             "are of those (--gan-steps for more)"
         )
-    state, key = new_state(config, options, device), run_key(fingerprint, teacher.spec, options)
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         reporter.say(f"going on from step {state.step} of at most {options.steps}, saved by an earlier run")
     state = train(teacher, state, options, checkpoint, key, reporter, ranks)
     history = tuple((step.step, step.bn_kl, step.label) for step in state.history)
-    return TrainedGenerator(state.generator, fingerprint, history, state.seconds)
+    return TrainedGenerator(state.ensemble, fingerprint, history, state.seconds)
 
 
 def train(
     teacher: Teacher,
-    state: TrainingState,
+    state: EnsembleState,
     options: ZSCGANOptions,
     checkpoint: Path | None,
     key: str,
     reporter: Reporter,
     ranks: Ranks = ALONE,
-) -> TrainingState:
-    """``train_generator`` with progress, checkpoints and a clean stop."""
+) -> EnsembleState:
+    """``train_ensemble`` with progress, checkpoints and a clean stop."""
     save_sometimes = checkpointing(checkpoint, key) if checkpoint is not None else nothing_to_save
     with InterruptAfterStep() as interrupt, reporter.progress("synthesis", options.steps) as advance:
 
-        def on_step(state: TrainingState) -> None:
-            recent = state.history[-KL_MEAN_STEPS:]
+        def on_step(state: EnsembleState) -> None:
+            recent = state.newest.history[-KL_MEAN_STEPS:]
             advance(state.step, f"BN KL {sum(step.bn_kl for step in recent) / len(recent):.4f}")
             # Together: a rank that stopped alone would leave the others waiting.
             if ranks.any(interrupt.requested):
@@ -84,7 +85,7 @@ def train(
 
         # channels_last makes convolutions on a CPU up to twice as fast.
         module = teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        state = train_generator(
+        state = train_ensemble(
             module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
         )
     if checkpoint is not None and state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
@@ -92,7 +93,7 @@ def train(
     return state
 
 
-def nothing_to_save(_state: TrainingState) -> None:
+def nothing_to_save(_state: EnsembleState) -> None:
     """In place of a checkpoint on all ranks but the first."""
 
 

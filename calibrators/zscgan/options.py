@@ -1,26 +1,29 @@
 """Options of the generator and its training; free of torch, so that ``--help`` is instant."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 MIN_BATCH = 2
 SMALL_INPUT = 96 * 96
 """Inputs up to this many pixels are trained in batches of 64, larger ones in batches of 16."""
+BETWEEN_SEEDS = 2**28
+"""From the seed of one generator to that of the next, far from the seeds that people choose."""
 
 
 @dataclass(frozen=True)
 class ZSCGANOptions:
-    """How the generator is trained.
+    """How the generators are trained.
 
-    ``steps`` are the most that are taken; the training ends earlier once nothing more is gained
-    (``calibrators.zscgan.schedule``). ``batch`` of 0 means 64 for inputs up to 96x96 pixels and 16 above.
-    ``width`` is the number of channels of the generator at a height of 64. ``bn_weight`` multiplies the
-    batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of samples over
-    which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples of a
-    class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
+    ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
+    other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). ``batch`` of 0 means 64 for
+    inputs up to 96x96 pixels and 16 above. ``width`` is the number of channels of a generator at a height of 64.
+    ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
+    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples
+    of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
     ``samples_per_class`` samples to be learned.
     """
 
     steps: int = 250
+    generators: int = 2
     batch: int = 0
     latent: int = 64
     width: int = 16
@@ -36,6 +39,8 @@ class ZSCGANOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"expected --gan-steps of at least 1, got {self.steps}")
+        if self.generators < 1:
+            raise ValueError(f"expected at least 1 generator, got generators={self.generators}")
         if self.batch != 0 and self.batch < MIN_BATCH:
             raise ValueError(
                 f"expected --gan-batch of at least {MIN_BATCH} (or 0 for the default), got {self.batch}"
@@ -43,8 +48,21 @@ class ZSCGANOptions:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
+    def shares(self) -> "list[ZSCGANOptions]":
+        """The options of each generator alone: its part of the steps, at least one, and a seed of its own."""
+        generators = min(self.generators, self.steps)
+        return [
+            replace(
+                self,
+                steps=(self.steps + generators - 1 - number) // generators,
+                generators=1,
+                seed=(self.seed + number * BETWEEN_SEEDS) % 2**32,
+            )
+            for number in range(generators)
+        ]
+
     def classes_for(self, classes: int, batch: int) -> int:
-        """How many of ``classes`` there are enough samples in the training to learn; at least 2 of several."""
+        """How many of ``classes`` a generator has the samples to learn, in so many steps; at least 2 of several."""
         return min(classes, max(2, self.steps * batch // self.samples_per_class))
 
     def batch_for(self, height: int, width: int) -> int:

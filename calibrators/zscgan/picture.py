@@ -5,13 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
-from calibrators.zscgan.generator import Generator
+from calibrators.zscgan.ensemble import Ensemble
 
 MOST_COLUMNS = 10
 ROWS = 6
@@ -20,27 +20,25 @@ GAP = 4
 HEADER = 16
 
 
-def shown_classes(generator: Generator) -> list[int]:
+def shown_classes(generator: Ensemble) -> list[int]:
     """The classes of the picture's columns: all that were trained, or 10 spread evenly over them."""
-    trained = generator.config.labels().sort().values
-    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
-    columns: list[int] = trained[places].tolist()
-    return columns
+    trained = generator.classes()
+    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().int().tolist()
+    return [trained[place] for place in places]
 
 
 def save_picture(
-    generator: Generator, path: Path, *, seed: int, class_names: Sequence[str] | None = None
+    generator: Ensemble, path: Path, *, seed: int, class_names: Sequence[str] | None = None
 ) -> Path:
-    """A grid of samples: a column for each of ``shown_classes``, 6 rows.
+    """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
     """
-    spec, columns = generator.config.spec, shown_classes(generator)
-    device = next(generator.parameters()).device
-    labels = torch.tensor(columns).repeat(ROWS)
-    z = torch.randn(len(labels), generator.config.latent, generator=torch.Generator().manual_seed(seed))
+    spec, columns = generator.spec, shown_classes(generator)
+    z, _ = generator.draw(ROWS * len(columns), seed, 0)
+    conditions = shown_conditions(generator, columns).to(z.device)
     with torch.no_grad():
-        samples = generator.eval()(z.to(device), labels.to(device)).cpu()
+        samples = generator.eval()(z, conditions).cpu()
     tiles = [tile_from_sample(sample, spec) for sample in samples]
     width, height = tiles[0].size
     picture = Image.new(
@@ -53,6 +51,13 @@ def save_picture(
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return write_atomic(path, buffer.getvalue())
+
+
+def shown_conditions(generator: Ensemble, columns: Sequence[int]) -> Int[Tensor, "tiles 2"]:
+    """Member and class of each tile, row by row."""
+    trained, rows = generator.conditions(), torch.arange(ROWS)
+    of_class = [trained[trained[:, 1] == label] for label in columns]
+    return torch.stack([own[rows % len(own)] for own in of_class], 1).flatten(0, 1)
 
 
 def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: InputSpec) -> Image.Image:

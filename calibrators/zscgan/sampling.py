@@ -13,21 +13,21 @@ from calibrators.batches import Batch
 from calibrators.errors import GeneratorError
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
+from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
-from calibrators.zscgan.training import draw
 
 FORMAT = "zscgan-convert generator"
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)
 class SyntheticBatches:
-    """``num_samples`` labelled samples, evenly over the classes; the same each time for the same seed.
+    """``num_samples`` labelled samples, evenly over generators and classes; the same each time for the same seed.
 
     Images are not stored: each iteration runs the generator again.
     """
 
-    generator: Generator
+    generator: Ensemble
     num_samples: int
     batch_size: int
     seed: int
@@ -37,20 +37,19 @@ class SyntheticBatches:
 
     def every(self, first: int, step: int) -> Iterator[Batch]:
         """Every ``step``-th batch, from the ``first`` on; the others are not made."""
-        device = next(self.generator.parameters()).device
         self.generator.eval()
         with torch.no_grad():
-            z, labels = draw(self.generator.config, self.num_samples, self.seed, 0, device)
-            inputs = zip(z.split(self.batch_size), labels.split(self.batch_size), strict=True)
-            for some_z, some_labels in islice(inputs, first, None, step):
-                yield self.generator(some_z, some_labels), some_labels
+            z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
+            inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
+            for some_z, some in islice(inputs, first, None, step):
+                yield self.generator(some_z, some), some[:, 1]
 
 
 @dataclass(frozen=True)
 class TrainedGenerator:
-    """A generator with where it came from: the classifier's fingerprint, its losses, the seconds it took."""
+    """Generators with where they came from: the classifier's fingerprint, their losses, the seconds they took."""
 
-    generator: Generator
+    generator: Ensemble
     fingerprint: str
     history: tuple[tuple[int, float, float], ...]
     seconds: float
@@ -58,13 +57,17 @@ class TrainedGenerator:
 
 def save_generator(trained: TrainedGenerator, path: Path) -> Path:
     """Write ``generator.pt``: plain values and tensors, read back with ``weights_only=True``."""
-    spec = trained.generator.config.spec
     return save_torch(
         {
             "format": FORMAT,
             "version": VERSION,
-            "config": {**asdict(trained.generator.config), "spec": asdict(spec)},
-            "weights": {name: value.cpu() for name, value in trained.generator.state_dict().items()},
+            "members": [
+                {
+                    "config": asdict(member.config),
+                    "weights": {name: value.cpu() for name, value in member.state_dict().items()},
+                }
+                for member in trained.generator.generators
+            ],
             "fingerprint": trained.fingerprint,
             "history": list(trained.history),
             "seconds": trained.seconds,
@@ -94,27 +97,37 @@ def generator_from_document(
     document: dict[str, Any], path: Path, fingerprint: str, spec: InputSpec, device: torch.device
 ) -> TrainedGenerator:
     """The generator in the content of ``generator.pt``."""
-    if document.get("format") != FORMAT or document.get("version") != VERSION:
+    if document.get("format") != FORMAT:
         raise GeneratorError(
             f"expected {path} to be a generator that zscgan-convert saved; check --generator"
+        )
+    if document["version"] != VERSION:
+        raise GeneratorError(
+            f"expected {path} to be a generator of format {VERSION}, but it is of format {document['version']}, which "
+            "another version of zscgan-convert saved; leave --generator out to train one"
         )
     if document["fingerprint"] != fingerprint:
         raise GeneratorError(
             f"expected {path} to be trained for this model (fingerprint {fingerprint[:12]}), but it was trained "
             f"for another ({document['fingerprint'][:12]}); leave --generator out to train one"
         )
-    values = document["config"]
-    config = GeneratorConfig(**{**values, "spec": InputSpec(**values["spec"])})
-    if config.spec != spec:
+    ensemble = Ensemble(generator_from_dump(member) for member in document["members"])
+    if ensemble.spec != spec:
         raise GeneratorError(
-            f"expected {path} to give inputs {spec}, but it gives {config.spec}; "
+            f"expected {path} to give inputs {spec}, but it gives {ensemble.spec}; "
             "leave --generator out, or give the same --input-shape, --mean and --std"
         )
-    generator = Generator(config)
-    generator.load_state_dict(document["weights"])
-    generator = generator.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    ensemble = ensemble.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     history = tuple((step, kl, label) for step, kl, label in document["history"])
-    return TrainedGenerator(generator.eval(), fingerprint, history, document["seconds"])
+    return TrainedGenerator(ensemble.eval(), fingerprint, history, document["seconds"])
+
+
+def generator_from_dump(member: dict[str, Any]) -> Generator:
+    """One generator of a file."""
+    values = member["config"]
+    generator = Generator(GeneratorConfig(**{**values, "spec": InputSpec(**values["spec"])}))
+    generator.load_state_dict(member["weights"])
+    return generator
 
 
 def save_torch(document: dict[str, Any], path: Path) -> Path:

@@ -74,25 +74,31 @@ class TrainingState:
 
 
 def draw(
-    config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
-) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
-    """Latent vectors and labels of one step, the same on every device.
+    conditions: Int[Tensor, "conditions *parts"],
+    latent: int,
+    count: int,
+    seed: int,
+    step: int,
+    device: torch.device,
+) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch *parts"]]:
+    """Latent vectors and conditions (classes, for example) of one step, the same on every device.
 
-    Labels run evenly through the trained classes, from an offset that moves on with each step. The random
-    numbers depend on seed and step alone, so a resumed run draws what an uninterrupted one would.
+    They run evenly through ``conditions``, from an offset that moves on with each step. The random numbers depend on
+    seed and step alone, so a resumed run draws what an uninterrupted one would.
     """
     random = torch.Generator().manual_seed((seed * SEED_STRIDE + step) % 2**32)
-    z = torch.randn(count, config.latent, generator=random)
-    labels = config.labels()[(torch.arange(count) + step * count) % config.conditions]
-    return z.to(device), labels.to(device)
+    z = torch.randn(count, latent, generator=random)
+    chosen = conditions[(torch.arange(count) + step * count) % len(conditions)]
+    return z.to(device), chosen.to(device)
 
 
 def draw_pairs(
     config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
 ) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
     """``draw`` with each label twice in a row, for ``pairs_of``. An odd ``count`` gives one sample less."""
-    z, _ = draw(config, count - count % 2, seed, step, device)
-    _, labels = draw(config, count // 2, seed, step, device)
+    trained = config.labels()
+    z, _ = draw(trained, config.latent, count - count % 2, seed, step, device)
+    _, labels = draw(trained, config.latent, count // 2, seed, step, device)
     return z, labels.repeat_interleave(2)
 
 
@@ -103,10 +109,12 @@ def pairs_of(
     return x.view(-1, 2, *x.shape[1:])
 
 
-def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
-    """The generator that ``options`` call for."""
+def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions, number: int = 0) -> GeneratorConfig:
+    """The generator that ``options`` call for; one of another ``number`` learns other classes, if it can't all."""
     conditions = options.classes_for(classes, options.batch_for(*spec.shape[1:]))
-    return GeneratorConfig(spec, classes, conditions, options.latent, options.width)
+    return GeneratorConfig(
+        spec, classes, conditions, options.latent, options.width, number * conditions % classes
+    )
 
 
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
@@ -130,7 +138,7 @@ def train_generator(
     on_step: Callable[[TrainingState], None] = lambda _: None,
     ranks: Ranks = ALONE,
 ) -> TrainingState:
-    """A generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
+    """One generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
 
     ``teacher`` is frozen and in eval mode; the generator is trained on its device. ``state`` goes on from
     an earlier run; ``on_step`` is called after each step, and may save the state or raise to stop.

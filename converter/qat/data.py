@@ -12,8 +12,8 @@ from calibrators.batches import Batch
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import DataError
 from calibrators.images import ImageBatches
-from calibrators.zscgan.generator import Generator
-from calibrators.zscgan.training import SEED_STRIDE, draw
+from calibrators.zscgan.ensemble import Ensemble
+from calibrators.zscgan.training import SEED_STRIDE
 from converter.qat.options import MOST_STEPS
 
 FIRST_STEP, FIRST_HELD_OUT = MOST_STEPS, 2 * MOST_STEPS
@@ -59,7 +59,7 @@ class Samples:
     rest. Between two samples it is not sure, as with many real images (mixup, arXiv 1710.09412).
     """
 
-    generator: Generator
+    generator: Ensemble
     batch: int
     seed: int
 
@@ -78,12 +78,11 @@ class Samples:
 
     @torch.no_grad()
     def _drawn(self, place: int, ranks: Ranks) -> Batch:
-        device = next(self.generator.parameters()).device
         self.generator.eval()
-        z, labels = map(ranks.share, draw(self.generator.config, self.batch, self.seed, place, device))
+        z, conditions = map(ranks.share, self.generator.draw(self.batch, self.seed, place))
         random = torch.Generator().manual_seed((self.seed * SEED_STRIDE + place + RATIOS) % 2**32)
         ratios = torch.rand(self.batch, generator=random)
-        return mixed(self.generator(z, labels), ranks.share(ratios).to(device)), labels
+        return mixed(self.generator(z, conditions), ranks.share(ratios).to(z.device)), conditions[:, 1]
 
 
 def mixed(

@@ -24,13 +24,17 @@ with install_import_hook(["calibrators"], "beartype.beartype"):
     from calibrators.options import ALGORITHMS, CalibrationOptions
     from calibrators.zscgan import training
     from calibrators.zscgan.checkpoint import restore_checkpoint, save_checkpoint
+    from calibrators.zscgan.ensemble import Ensemble
     from calibrators.zscgan.options import ZSCGANOptions
     from calibrators.zscgan.sampling import SyntheticBatches
+    from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
     from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 
 SPEC = InputSpec((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
 OPTIONS = ZSCGANOptions(steps=16, batch=16, latent=8, width=8, samples_per_class=1)
-STOP_AT = 6
+BOTH = replace(OPTIONS, steps=2 * OPTIONS.steps)
+"""Of two generators with as many steps each."""
+STOP_AT = OPTIONS.steps + 6
 BROKEN_STEP = 2
 
 
@@ -67,6 +71,14 @@ def fresh(options: ZSCGANOptions = OPTIONS) -> TrainingState:
     return state
 
 
+def fresh_both(options: ZSCGANOptions = BOTH) -> EnsembleState:
+    """Two untrained generators in float64."""
+    state = new_ensemble(SPEC, 4, options, torch.device("cpu"))
+    for member in state.members:
+        member.generator.double()
+    return state
+
+
 def first_step(ranks: Ranks, dtype: torch.dtype) -> dict[str, Any]:
     """Losses and unclipped gradients of one step."""
     state, clipping = fresh(), training.MAX_GRADIENT_NORM
@@ -82,21 +94,21 @@ def first_step(ranks: Ranks, dtype: torch.dtype) -> dict[str, Any]:
 
 def whole_run(ranks: Ranks) -> dict[str, Any]:
     """The state after all steps. The other ranks begin with other weights, which must not matter."""
-    state = fresh() if ranks.first else fresh(replace(OPTIONS, seed=ranks.rank))
-    return train_generator(teacher(), SPEC, 4, OPTIONS, state=state, ranks=ranks).dump()
+    state = fresh_both(BOTH if ranks.first else replace(BOTH, seed=ranks.rank))
+    return train_ensemble(teacher(), SPEC, 4, BOTH, state=state, ranks=ranks).dump()
 
 
 def stopped(ranks: Ranks, folder: Path) -> None:
-    """A checkpoint of the first ``STOP_AT`` steps in ``folder``."""
+    """A checkpoint of the first ``STOP_AT`` steps in ``folder``, so that the second generator is in training."""
 
-    def stop(state: TrainingState) -> None:
+    def stop(state: EnsembleState) -> None:
         if ranks.any(state.step == STOP_AT and ranks.first):
             if ranks.first:
                 save_checkpoint(state, folder / "training.ckpt", "key")
             raise StopError
 
     try:
-        train_generator(teacher(), SPEC, 4, OPTIONS, state=fresh(), on_step=stop, ranks=ranks)
+        train_ensemble(teacher(), SPEC, 4, BOTH, state=fresh_both(), on_step=stop, ranks=ranks)
     except StopError:
         return
     raise AssertionError("the training was not stopped")
@@ -104,10 +116,10 @@ def stopped(ranks: Ranks, folder: Path) -> None:
 
 def resumed(ranks: Ranks, folder: Path) -> dict[str, Any]:
     """The state after all steps, from the checkpoint, which the first rank alone reads."""
-    state = fresh()
+    state = fresh_both()
     if ranks.first:
         assert restore_checkpoint(state, folder / "training.ckpt", "key")
-    return train_generator(teacher(), SPEC, 4, OPTIONS, state=state, ranks=ranks).dump()
+    return train_ensemble(teacher(), SPEC, 4, BOTH, state=state, ranks=ranks).dump()
 
 
 @contextmanager
@@ -155,7 +167,7 @@ def ranges(ranks: Ranks) -> dict[str, CalibrationResult]:
         name: calibrate(observe, many, options=CalibrationOptions(name), ranks=ranks) for name in ALGORITHMS
     }
     results["samples 42"] = calibrate(observe, many, options=CalibrationOptions(samples=42), ranks=ranks)
-    generator_batches = SyntheticBatches(fresh().generator.float(), 22, 4, seed=3)
+    generator_batches = SyntheticBatches(Ensemble([fresh().generator.float()]), 22, 4, seed=3)
     results["samples"] = calibrate(observe, generator_batches, options=CalibrationOptions(), ranks=ranks)
     results["one batch"] = calibrate(observe, one, options=CalibrationOptions(), ranks=ranks)
     return results

@@ -62,13 +62,15 @@ def pair(folder: Path) -> list[dict[str, Any]]:
 
 
 def assert_same_training(ours: dict[str, Any], theirs: dict[str, Any]) -> None:
-    """Equal up to rounding in float64, weights and running statistics and optimizer and all."""
-    assert len(ours["history"]) == len(theirs["history"]) == ranked.OPTIONS.steps
-    torch.testing.assert_close(
-        torch.tensor(ours["history"]), torch.tensor(theirs["history"]), rtol=1e-6, atol=0
-    )
-    for part in ("generator", "optimizer", "moving"):
-        torch.testing.assert_close(ours[part], theirs[part], rtol=1e-5, atol=1e-8)
+    """Equal up to rounding in float64, weights and running statistics and optimizer and all, of each generator."""
+    assert len(ours["members"]) == len(theirs["members"]) == 2
+    for one, other in zip(ours["members"], theirs["members"], strict=True):
+        assert len(one["history"]) == len(other["history"]) == ranked.OPTIONS.steps
+        torch.testing.assert_close(
+            torch.tensor(one["history"]), torch.tensor(other["history"]), rtol=1e-6, atol=0
+        )
+        for part in ("generator", "optimizer", "moving"):
+            torch.testing.assert_close(one[part], other[part], rtol=1e-5, atol=1e-8)
 
 
 def test_messages_by_hand(pair: list[dict[str, Any]]) -> None:
@@ -121,15 +123,18 @@ def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
 
 def test_a_whole_run_gives_the_state_of_one_process(pair: list[dict[str, Any]]) -> None:
     alone = ranked.whole_run(ALONE)
-    assert alone["history"][-1][1] < alone["history"][0][1] / 2
+    for member in alone["members"]:
+        assert member["history"][-1][1] < member["history"][0][1] / 2
     for results in pair:
         assert_same_training(results["whole run"], alone)
 
 
 def test_all_ranks_have_the_same_bits(pair: list[dict[str, Any]]) -> None:
     for run in ("whole run", "resumed", "with a broken step"):
-        one, other = (results[run]["generator"] for results in pair)
-        assert all(torch.equal(one[name], other[name]) for name in one), run
+        members = (results[run].get("members", [results[run]]) for results in pair)
+        for one, other in zip(*members, strict=True):
+            ours, theirs = one["generator"], other["generator"]
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours), run
 
 
 def test_two_processes_go_on_where_one_stopped(pair: list[dict[str, Any]]) -> None:

@@ -7,19 +7,26 @@ from torch import nn
 
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
+from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.picture import GAP, HEADER, ROWS, save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
+from calibrators.zscgan.sampling import (
+    SyntheticBatches,
+    TrainedGenerator,
+    load_generator,
+    load_torch,
+    save_generator,
+)
 
 CPU = torch.device("cpu")
 
 
 @pytest.fixture
-def generator(spec: InputSpec) -> Generator:
+def generator(spec: InputSpec) -> Ensemble:
     torch.manual_seed(0)
-    generator = Generator(GeneratorConfig(spec, 4, 4, latent=8, width=8)).eval()
-    return generator.to(memory_format=torch.channels_last)  # as training gives it
+    ensemble = Ensemble(Generator(GeneratorConfig(spec, 4, 4, latent=8, width=8)) for _ in range(2)).eval()
+    return ensemble.to(memory_format=torch.channels_last)  # as training gives it
 
 
 def everything(batches: SyntheticBatches) -> tuple[torch.Tensor, torch.Tensor]:
@@ -27,7 +34,7 @@ def everything(batches: SyntheticBatches) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.cat(x), torch.cat(y)
 
 
-def test_batches_come_out_the_same_again(generator: Generator) -> None:
+def test_batches_come_out_the_same_again(generator: Ensemble) -> None:
     batches = SyntheticBatches(generator, 10, 4, seed=3)
     assert [len(x) for x, _ in batches] == [4, 4, 2]
     (x, y), (again, same) = everything(batches), everything(batches)
@@ -35,7 +42,7 @@ def test_batches_come_out_the_same_again(generator: Generator) -> None:
     assert torch.equal(y, same)
 
 
-def test_samples_do_not_depend_on_the_batch_size(generator: Generator) -> None:
+def test_samples_do_not_depend_on_the_batch_size(generator: Ensemble) -> None:
     x, y = everything(SyntheticBatches(generator, 10, 10, seed=3))
     others, same = everything(SyntheticBatches(generator, 10, 3, seed=3))
     assert torch.equal(y, same)
@@ -46,7 +53,7 @@ def test_samples_do_not_depend_on_the_batch_size(generator: Generator) -> None:
 @pytest.mark.parametrize(
     ("first", "step", "which"), [(0, 1, [0, 1, 2]), (1, 2, [1]), (0, 2, [0, 2]), (3, 4, [])]
 )
-def test_every_nth_batch(generator: Generator, first: int, step: int, which: list[int]) -> None:
+def test_every_nth_batch(generator: Ensemble, first: int, step: int, which: list[int]) -> None:
     batches = SyntheticBatches(generator, 10, 4, seed=3)
     whole = list(batches)
     some = list(batches.every(first, step))
@@ -56,7 +63,7 @@ def test_every_nth_batch(generator: Generator, first: int, step: int, which: lis
         assert torch.equal(y, whole[index][1])
 
 
-def test_other_seeds_give_other_samples(generator: Generator) -> None:
+def test_other_seeds_give_other_samples(generator: Ensemble) -> None:
     assert not torch.equal(
         everything(SyntheticBatches(generator, 4, 4, seed=0))[0],
         everything(SyntheticBatches(generator, 4, 4, seed=1))[0],
@@ -64,7 +71,7 @@ def test_other_seeds_give_other_samples(generator: Generator) -> None:
 
 
 def test_a_saved_generator_gives_the_same_samples(
-    generator: Generator, spec: InputSpec, tmp_path: Path
+    generator: Ensemble, spec: InputSpec, tmp_path: Path
 ) -> None:
     path = save_generator(
         TrainedGenerator(generator, "abc", ((1, 0.5, 0.25),), 2.5), tmp_path / "generator.pt"
@@ -76,7 +83,7 @@ def test_a_saved_generator_gives_the_same_samples(
 
 
 def test_a_generator_of_another_model_is_refused(
-    generator: Generator, spec: InputSpec, tmp_path: Path
+    generator: Ensemble, spec: InputSpec, tmp_path: Path
 ) -> None:
     path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
     with pytest.raises(GeneratorError, match="trained for another"):
@@ -94,6 +101,17 @@ def test_what_is_no_generator_is_refused(content: bytes | None, spec: InputSpec,
         load_generator(path, fingerprint="abc", spec=spec, device=CPU)
 
 
+def test_a_generator_of_another_version_is_refused(
+    generator: Ensemble, spec: InputSpec, tmp_path: Path
+) -> None:
+    path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
+    torch.save(load_torch(path) | {"version": 1}, path)
+    with pytest.raises(
+        GeneratorError, match=r"it is of format 1, which another version .* leave --generator out"
+    ):
+        load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+
+
 @pytest.mark.parametrize("document", [{"weights": {}}, [1, 2]])
 def test_other_checkpoints_are_refused(document: object, spec: InputSpec, tmp_path: Path) -> None:
     torch.save(document, tmp_path / "generator.pt")
@@ -101,7 +119,7 @@ def test_other_checkpoints_are_refused(document: object, spec: InputSpec, tmp_pa
         load_generator(tmp_path / "generator.pt", fingerprint="abc", spec=spec, device=CPU)
 
 
-def test_the_picture_has_a_column_a_class(generator: Generator, tmp_path: Path) -> None:
+def test_the_picture_has_a_column_a_class(generator: Ensemble, tmp_path: Path) -> None:
     names = ["a", "b", "a name that is far too long for its column", "d"]
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, class_names=names)) as picture:
         assert picture.size == (4 * (64 + GAP) + GAP, HEADER + ROWS * (64 + GAP) + GAP)
@@ -111,7 +129,8 @@ def test_the_picture_has_a_column_a_class(generator: Generator, tmp_path: Path) 
 def test_pictures_of_any_channels_and_classes(
     channels: int, classes: int, columns: int, tmp_path: Path
 ) -> None:
-    generator = Generator(GeneratorConfig(InputSpec((channels, 64, 64)), classes, classes, latent=4, width=8))
+    config = GeneratorConfig(InputSpec((channels, 64, 64)), classes, classes, latent=4, width=8)
+    generator = Ensemble([Generator(config)])
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0)) as picture:
         assert picture.width == columns * (64 + GAP) + GAP
     shown = shown_classes(generator)

@@ -9,12 +9,19 @@ from torch import nn
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.checkpoint import restore_checkpoint, run_key, save_checkpoint
-from calibrators.zscgan.generator import GeneratorConfig
+from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.losses import image_prior
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
-from calibrators.zscgan.training import TrainingState, draw, new_config, new_state, train_generator
+from calibrators.zscgan.training import (
+    TrainingState,
+    draw,
+    draw_pairs,
+    new_config,
+    new_state,
+    train_generator,
+)
 
 OPTIONS = ZSCGANOptions(steps=6, batch=8, latent=8, width=8, samples_per_class=1)
 CPU = torch.device("cpu")
@@ -29,7 +36,8 @@ def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec)
     before = fresh(spec, options).generator
     after = train_generator(teacher, spec, 4, options).generator
     was, now = (
-        sample_quality(teacher, SyntheticBatches(generator, 128, 32, seed=5)) for generator in (before, after)
+        sample_quality(teacher, SyntheticBatches(Ensemble([generator]), 128, 32, seed=5))
+        for generator in (before, after)
     )
     assert now.bn_kl < was.bn_kl / 2
     assert now.label_accuracy > max(50.0, was.label_accuracy)
@@ -39,7 +47,7 @@ def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -
     def prior_with(weight: float) -> float:
         options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)
         generator = train_generator(teacher, spec, 4, options).generator
-        x = torch.cat([x for x, _ in SyntheticBatches(generator, 128, 32, seed=5)])
+        x = torch.cat([x for x, _ in SyntheticBatches(Ensemble([generator]), 128, 32, seed=5)])
         return image_prior(generator.pixels(x), generator.mean).item()
 
     assert prior_with(200.0) < 0.8 * prior_with(0.0)
@@ -110,9 +118,10 @@ def test_a_variance_of_almost_nothing_trains(teacher: nn.Module, spec: InputSpec
 
 
 @pytest.mark.parametrize("classes", [1, 2, 1000])
-def test_draw_covers_the_classes_evenly(spec: InputSpec, classes: int) -> None:
-    config = GeneratorConfig(spec, classes, classes, 4, 4)
-    labels = torch.cat([draw(config, 8, 0, step, CPU)[1] for step in range(max(1, classes // 4))])
+def test_draw_covers_the_classes_evenly(classes: int) -> None:
+    labels = torch.cat(
+        [draw(torch.arange(classes), 4, 8, 0, step, CPU)[1] for step in range(max(1, classes // 4))]
+    )
     counts = labels.bincount(minlength=classes)
     assert counts.max() - counts.min() <= 1
 
@@ -120,7 +129,7 @@ def test_draw_covers_the_classes_evenly(spec: InputSpec, classes: int) -> None:
 def test_few_samples_train_few_classes(spec: InputSpec) -> None:
     config = new_config(spec, 1000, replace(OPTIONS, steps=60, samples_per_class=24))
     assert config.conditions == 60 * 8 // 24
-    drawn = {seed: set(draw(config, 100, seed, 0, CPU)[1].tolist()) for seed in (0, 1)}
+    drawn = {seed: set(draw_pairs(config, 100, seed, 0, CPU)[1].tolist()) for seed in (0, 1)}
     assert drawn[0] == drawn[1] == set(config.labels().tolist())
     assert len(drawn[0]) == 20
 
@@ -132,9 +141,8 @@ def test_classes_by_steps(classes: int, steps: int, trained: int) -> None:
     assert ZSCGANOptions(steps=steps).classes_for(classes, 16) == trained
 
 
-def test_draws_differ_by_step_and_seed(spec: InputSpec) -> None:
-    config = GeneratorConfig(spec, 4, 4, 4, 4)
-    z = [draw(config, 8, seed, step, CPU)[0] for seed, step in ((0, 0), (0, 1), (1, 0))]
+def test_draws_differ_by_step_and_seed() -> None:
+    z = [draw(torch.arange(4), 4, 8, seed, step, CPU)[0] for seed, step in ((0, 0), (0, 1), (1, 0))]
     assert not torch.equal(z[0], z[1])
     assert not torch.equal(z[0], z[2])
 

@@ -44,6 +44,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             "seconds": 269.31,
             "bn_kl": 0.010321,
             "label_accuracy": 93.36,
+            "generators": 2,
             "classes": 66,
             "shown": [{"class": 3, "name": class_name}, {"class": 281, "name": "volcano"}],
             "reused": False,

@@ -244,6 +244,29 @@ def test_the_picture_is_described_by_its_classes() -> None:
     assert image["alt"] == "Grid of generated samples, one column a class: class 3, class 281."
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (
+            {},
+            "2 generators were trained against the network alone, in 250 steps and 269.3 s, one after the other.",
+        ),
+        ({"generators": 1}, "1 generator was trained against the network alone, in 250 steps and 269.3 s."),
+        (
+            {"generators": None},
+            "1 generator was trained against the network alone, in 250 steps and 269.3 s.",
+        ),
+        ({"reused": True}, "2 generators were trained by an earlier run, in 250 steps, one after the other."),
+    ],
+)
+def test_how_the_samples_were_made(given: dict[str, Any], words: str) -> None:
+    report = full_report()
+    assert report.synthesis is not None
+    report.synthesis |= given
+    report.synthesis = {name: value for name, value in report.synthesis.items() if value is not None}
+    assert words in Read(page(report, PICTURE)).words
+
+
 def test_a_page_is_made_anew_from_the_files(tmp_path: Path) -> None:
     (tmp_path / "report.json").write_text(full_report().to_json())
     Image.new("RGB", (20, 10), "red").save(tmp_path / "samples.png")

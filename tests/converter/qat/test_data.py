@@ -13,7 +13,7 @@ from calibrators.errors import DataError
 from calibrators.images import images_from_path
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.training import new_config, new_state
+from calibrators.zscgan.successive import new_ensemble
 from converter.qat.data import Images, Samples, held_out_for, mixed, require_enough
 
 SPEC = InputSpec((1, 8, 8))
@@ -22,7 +22,7 @@ CPU = torch.device("cpu")
 
 def some_samples(seed: int = 0) -> Samples:
     options = ZSCGANOptions(latent=8, width=4)
-    return Samples(new_state(new_config(SPEC, 10, options), options, CPU).generator, 8, seed)
+    return Samples(new_ensemble(SPEC, 10, options, CPU).ensemble, 8, seed)
 
 
 def some_images(folder: Path, count: int = 50, batch: int = 8) -> Images:
