@@ -238,8 +238,8 @@ def synthesise(
         "seconds": round(trained.seconds, 3),
         "bn_kl": quality.bn_kl,
         "label_accuracy": quality.label_accuracy,
-        "generators": len(trained.generator.generators),
-        "classes": len(trained.generator.classes()),
+        "generators": len(trained.generator.members),
+        "classes": trained.generator.config.conditions,
         "shown": [
             {"class": label, "name": names[label] if names else None}
             for label in shown_classes(trained.generator)

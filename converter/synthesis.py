@@ -47,7 +47,7 @@ def generator_from_teacher(
         return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
     state = new_ensemble(teacher.spec, teacher.classes, options, device)
     key = run_key(fingerprint, teacher.spec, options)
-    learned = len(state.ensemble.classes())
+    learned = state.ensemble.config.conditions
     if learned < teacher.classes:
         reporter.say(
             f"note: {options.steps} steps can learn {learned} of the {teacher.classes} classes; the samples "

@@ -23,7 +23,7 @@ FULL_WIDTH = 32
 class GeneratorConfig:
     """All that is needed to build a generator again.
 
-    ``conditions`` of the ``classes`` are trained and sampled, an even choice of them that begins with the ``first``.
+    ``conditions`` of the ``classes`` are trained and sampled, an even choice of them.
     """
 
     spec: InputSpec
@@ -31,12 +31,11 @@ class GeneratorConfig:
     conditions: int
     latent: int
     width: int
-    first: int = 0
 
     def labels(self) -> Int[Tensor, "conditions"]:
         """The classes that are trained, in a random order that is always the same."""
         order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(0))
-        return order.roll(-self.first)[: self.conditions]
+        return order[: self.conditions]
 
 
 class ConditionalBatchNorm(nn.Module):

@@ -14,7 +14,8 @@ class ZSCGANOptions:
     """How the generators are trained.
 
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
-    other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). ``batch`` of 0 means 64 for
+    other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part of the
+    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means 64 for
     inputs up to 96x96 pixels and 16 above. ``width`` is the number of channels of a generator at a height of 64.
     ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
     samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples
@@ -48,18 +49,24 @@ class ZSCGANOptions:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
-    def shares(self) -> "list[ZSCGANOptions]":
-        """The options of each generator alone: its part of the steps, at least one, and a seed of its own."""
-        generators = min(self.generators, self.steps)
-        return [
+    def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
+        """The options of each generator alone: its part of the steps, and a seed of its own.
+
+        There is one generator only where the part of several would not suffice for all ``classes``.
+        """
+        alone = [replace(self, generators=1)]
+        if self.steps < self.generators:
+            return alone
+        several = [
             replace(
                 self,
-                steps=(self.steps + generators - 1 - number) // generators,
+                steps=(self.steps + number) // self.generators,
                 generators=1,
                 seed=(self.seed + number * BETWEEN_SEEDS) % 2**32,
             )
-            for number in range(generators)
+            for number in range(self.generators)
         ]
+        return several if all(part.classes_for(classes, batch) == classes for part in several) else alone
 
     def classes_for(self, classes: int, batch: int) -> int:
         """How many of ``classes`` a generator has the samples to learn, in so many steps; at least 2 of several."""

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -22,9 +22,10 @@ HEADER = 16
 
 def shown_classes(generator: Ensemble) -> list[int]:
     """The classes of the picture's columns: all that were trained, or 10 spread evenly over them."""
-    trained = generator.classes()
-    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().int().tolist()
-    return [trained[place] for place in places]
+    trained = generator.config.labels().sort().values
+    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
+    columns: list[int] = trained[places].tolist()
+    return columns
 
 
 def save_picture(
@@ -34,11 +35,12 @@ def save_picture(
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
     """
-    spec, columns = generator.spec, shown_classes(generator)
+    spec, columns = generator.config.spec, shown_classes(generator)
     z, _ = generator.draw(ROWS * len(columns), seed, 0)
-    conditions = shown_conditions(generator, columns).to(z.device)
+    turns = torch.arange(ROWS) % len(generator.members)
+    conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     with torch.no_grad():
-        samples = generator.eval()(z, conditions).cpu()
+        samples = generator.eval()(z, conditions.to(z.device)).cpu()
     tiles = [tile_from_sample(sample, spec) for sample in samples]
     width, height = tiles[0].size
     picture = Image.new(
@@ -51,13 +53,6 @@ def save_picture(
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return write_atomic(path, buffer.getvalue())
-
-
-def shown_conditions(generator: Ensemble, columns: Sequence[int]) -> Int[Tensor, "tiles 2"]:
-    """Member and class of each tile, row by row."""
-    trained, rows = generator.conditions(), torch.arange(ROWS)
-    of_class = [trained[trained[:, 1] == label] for label in columns]
-    return torch.stack([own[rows % len(own)] for own in of_class], 1).flatten(0, 1)
 
 
 def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: InputSpec) -> Image.Image:

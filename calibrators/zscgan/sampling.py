@@ -61,13 +61,9 @@ def save_generator(trained: TrainedGenerator, path: Path) -> Path:
         {
             "format": FORMAT,
             "version": VERSION,
-            "members": [
-                {
-                    "config": asdict(member.config),
-                    "weights": {name: value.cpu() for name, value in member.state_dict().items()},
-                }
-                for member in trained.generator.generators
-            ],
+            "config": asdict(trained.generator.config),
+            "generators": len(trained.generator.members),
+            "weights": {name: value.cpu() for name, value in trained.generator.state_dict().items()},
             "fingerprint": trained.fingerprint,
             "history": list(trained.history),
             "seconds": trained.seconds,
@@ -111,23 +107,18 @@ def generator_from_document(
             f"expected {path} to be trained for this model (fingerprint {fingerprint[:12]}), but it was trained "
             f"for another ({document['fingerprint'][:12]}); leave --generator out to train one"
         )
-    ensemble = Ensemble(generator_from_dump(member) for member in document["members"])
-    if ensemble.spec != spec:
+    values = document["config"]
+    config = GeneratorConfig(**{**values, "spec": InputSpec(**values["spec"])})
+    if config.spec != spec:
         raise GeneratorError(
-            f"expected {path} to give inputs {spec}, but it gives {ensemble.spec}; "
+            f"expected {path} to give inputs {spec}, but it gives {config.spec}; "
             "leave --generator out, or give the same --input-shape, --mean and --std"
         )
+    ensemble = Ensemble(Generator(config) for _ in range(document["generators"]))
+    ensemble.load_state_dict(document["weights"])
     ensemble = ensemble.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     history = tuple((step, kl, label) for step, kl, label in document["history"])
     return TrainedGenerator(ensemble.eval(), fingerprint, history, document["seconds"])
-
-
-def generator_from_dump(member: dict[str, Any]) -> Generator:
-    """One generator of a file."""
-    values = member["config"]
-    generator = Generator(GeneratorConfig(**{**values, "spec": InputSpec(**values["spec"])}))
-    generator.load_state_dict(member["weights"])
-    return generator
 
 
 def save_torch(document: dict[str, Any], path: Path) -> Path:

@@ -60,12 +60,13 @@ def new_ensemble(
     spec: InputSpec, classes: int, options: ZSCGANOptions, device: torch.device
 ) -> EnsembleState:
     """Untrained generators, as many as ``options`` say."""
-    return EnsembleState(
-        [
-            new_state(new_config(spec, classes, share, number), share, device)
-            for number, share in enumerate(options.shares())
-        ]
-    )
+    shares = shares_for(spec, classes, options)
+    return EnsembleState([new_state(new_config(spec, classes, share), share, device) for share in shares])
+
+
+def shares_for(spec: InputSpec, classes: int, options: ZSCGANOptions) -> list[ZSCGANOptions]:
+    """The options of each generator."""
+    return options.shares(classes, options.batch_for(*spec.shape[1:]))
 
 
 def train_ensemble(
@@ -89,6 +90,6 @@ def train_ensemble(
     def after_step(_member: TrainingState) -> None:
         on_step(whole)
 
-    for member, share in zip(state.members, options.shares(), strict=True):
+    for member, share in zip(state.members, shares_for(spec, classes, options), strict=True):
         train_generator(teacher, spec, classes, share, state=member, on_step=after_step, ranks=ranks)
     return state

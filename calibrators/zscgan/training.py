@@ -109,12 +109,10 @@ def pairs_of(
     return x.view(-1, 2, *x.shape[1:])
 
 
-def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions, number: int = 0) -> GeneratorConfig:
-    """The generator that ``options`` call for; one of another ``number`` learns other classes, if it can't all."""
+def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
+    """The generator that ``options`` call for."""
     conditions = options.classes_for(classes, options.batch_for(*spec.shape[1:]))
-    return GeneratorConfig(
-        spec, classes, conditions, options.latent, options.width, number * conditions % classes
-    )
+    return GeneratorConfig(spec, classes, conditions, options.latent, options.width)
 
 
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
