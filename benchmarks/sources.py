@@ -71,7 +71,7 @@ def noise(teacher: Teacher, network: Network, options: SourceOptions, work: Path
     return from_batches(batches, {})
 
 
-def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, work: Path) -> Samples:
+def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
     """Samples of the project's generator, trained and drawn as a conversion does it."""
     gan = ZSCGANOptions(**{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
@@ -79,7 +79,7 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, work: Pa
         fingerprint(teacher.module.state_dict()),
         gan,
         reuse=None,
-        checkpoint=work / "checkpoint.pt",
+        checkpoint=None,  # a training that goes on from an earlier one would take no time
         device=next(teacher.module.parameters()).device,
         reporter=Reporter(),
     )

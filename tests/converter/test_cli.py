@@ -81,7 +81,7 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     assert report["options"]["model"]["input_shape"] == [1, 8, 8]
     assert report["model"]["bn_layers"] == 11
     assert report["model"]["classes"] == 10
-    assert report["synthesis"]["steps"] == 12
+    assert (report["synthesis"]["steps"], report["synthesis"]["generators"]) == (12, 1)
     assert report["calibration"]["algorithm"] == "entropy"
     assert report["calibration"]["samples"] == 64
     ranges = report["calibration"]["ranges"]
