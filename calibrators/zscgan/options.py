@@ -7,6 +7,7 @@ SMALL_INPUT = 96 * 96
 """Inputs up to this many pixels are trained in batches of 64, larger ones in batches of 16."""
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
+MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
 
 
 @dataclass(frozen=True)
@@ -40,8 +41,10 @@ class ZSCGANOptions:
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"expected --gan-steps of at least 1, got {self.steps}")
-        if self.generators < 1:
-            raise ValueError(f"expected at least 1 generator, got generators={self.generators}")
+        if not 1 <= self.generators <= MOST_GENERATORS:
+            raise ValueError(
+                f"expected between 1 and {MOST_GENERATORS} generators, got generators={self.generators}"
+            )
         if self.batch != 0 and self.batch < MIN_BATCH:
             raise ValueError(
                 f"expected --gan-batch of at least {MIN_BATCH} (or 0 for the default), got {self.batch}"
@@ -52,7 +55,7 @@ class ZSCGANOptions:
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.
 
-        There is one generator only where the part of several would not suffice for all ``classes``.
+        Where the part of several would not suffice for all ``classes``, one generator has all steps.
         """
         alone = [replace(self, generators=1)]
         if self.steps < self.generators:

@@ -147,6 +147,13 @@ def test_draws_differ_by_step_and_seed() -> None:
     assert not torch.equal(z[0], z[2])
 
 
+@pytest.mark.parametrize("generators", [0, 17])
+def test_a_number_of_generators_that_have_no_seeds(generators: int) -> None:
+    assert len({share.seed for share in ZSCGANOptions(generators=16).shares(1, 64)}) == 16
+    with pytest.raises(ValueError, match=f"between 1 and 16 generators, got generators={generators}"):
+        ZSCGANOptions(generators=generators)
+
+
 @pytest.mark.parametrize(("field", "value"), [("steps", 0), ("batch", 1), ("batch", -3), ("seed", -1)])
 def test_wrong_options_name_the_flag(field: str, value: int) -> None:
     with pytest.raises(ValueError, match=r"--(gan-steps|gan-batch|seed)"):
