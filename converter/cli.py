@@ -93,7 +93,7 @@ model_options = option_group(
 
 sample_options = option_group(
     click.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
-                 help="Training steps of the generator, at most."),
+                 help="Training steps of all generators, at most."),
     click.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
                  help="Samples a step."),
     click.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
