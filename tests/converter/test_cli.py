@@ -354,10 +354,9 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-def test_an_interrupted_run_goes_on_to_the_same_result(number: signal.Signals, here: Path) -> None:
-    steps = ["--int8", "--gan-steps", "60", "--calib-samples", "64"]
-    flags = [*MODEL, *INPUT, *steps]
+def slow_to_save(output: str) -> tuple[list[str], dict[str, str]]:
+    """A conversion that saves its training after every step, as a command and its environment."""
+    flags = [*MODEL, *INPUT, "--int8", "--gan-steps", "60", "--calib-samples", "64"]
     script = (
         "import sys; from calibrators.zscgan import checkpoint; from converter import measure, synthesis; "
         "from engines.options import BenchOptions; "
@@ -366,7 +365,23 @@ def test_an_interrupted_run_goes_on_to_the_same_result(number: signal.Signals, h
         "from converter.cli import main; main()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command_line = [sys.executable, "-c", script, *flags, "-o", "out"]
+    return [sys.executable, "-c", script, *flags, "-o", output], environment
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The INT8 model of the same conversion, not stopped."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    command_line, environment = slow_to_save("whole")
+    subprocess.run(command_line, env=environment, cwd=folder, capture_output=True, check=True)
+    return (folder / "whole" / "model.int8.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    number: signal.Signals, here: Path, uninterrupted: bytes
+) -> None:
+    command_line, environment = slow_to_save("out")
     process = subprocess.Popen(command_line, env=environment, stderr=subprocess.PIPE, text=True)
     checkpoint = here / "out.partial" / "training.ckpt"
     deadline = time.monotonic() + 120
@@ -380,7 +395,4 @@ def test_an_interrupted_run_goes_on_to_the_same_result(number: signal.Signals, h
     resumed = subprocess.run(command_line, env=environment, capture_output=True, text=True, check=True)
     assert "going on from step" in resumed.stderr
     assert not checkpoint.parent.exists()
-    subprocess.run([*command_line[:-1], "whole"], env=environment, capture_output=True, check=True)
-    assert (here / "out" / "model.int8.onnx").read_bytes() == (
-        here / "whole" / "model.int8.onnx"
-    ).read_bytes()
+    assert (here / "out" / "model.int8.onnx").read_bytes() == uninterrupted
