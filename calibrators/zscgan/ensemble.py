@@ -13,8 +13,8 @@ from calibrators.zscgan.training import draw
 class Ensemble(nn.Module):
     """Generators of one configuration, each trained on its own.
 
-    Two trainings err in different directions: ranges over the samples of both are nearer to the true ones than those
-    of a single generator trained for as long as the two together (``docs/method.md``).
+    Two trainings err in different directions: on some networks the ranges over the samples of both are nearer to the
+    true ones than those of one generator that was trained for as long as the two together (``docs/method.md``).
     """
 
     def __init__(self, members: Iterable[Generator]) -> None:

@@ -84,12 +84,11 @@ def train_ensemble(
     ``state`` goes on from an earlier run; ``on_step`` is called after each step of each. Raises what
     ``train_generator`` raises.
     """
-    state = state or new_ensemble(spec, classes, options, next(teacher.parameters()).device)
-    whole = state
+    whole = state or new_ensemble(spec, classes, options, next(teacher.parameters()).device)
 
     def after_step(_member: TrainingState) -> None:
         on_step(whole)
 
-    for member, share in zip(state.members, shares_for(spec, classes, options), strict=True):
+    for member, share in zip(whole.members, shares_for(spec, classes, options), strict=True):
         train_generator(teacher, spec, classes, share, state=member, on_step=after_step, ranks=ranks)
-    return state
+    return whole

@@ -83,8 +83,6 @@ def test_the_picture_shows_the_generators_in_turn(tmp_path: Path) -> None:
         assert head.bias is not None
         torch.nn.init.constant_(head.bias, shade)
     with Image.open(save_picture(ensemble, tmp_path / "samples.png", seed=0)) as picture:
-        tiles = [
-            [picture.getpixel((20 + 68 * column, 40 + 68 * row))] for column in (0, 1) for row in range(4)
-        ]
-    black, white = [(0, 0, 0)], [(255, 255, 255)]
+        tiles = [picture.getpixel((20 + 68 * column, 40 + 68 * row)) for column in (0, 1) for row in range(4)]
+    black, white = (0, 0, 0), (255, 255, 255)
     assert tiles == [black, white, black, white] * 2
