@@ -1,0 +1,218 @@
+"""An ONNX model with nothing left to compute ahead of time: constants folded, batch norms in the layers before them.
+
+What a library does rightly it does here: onnxscript folds constants, so that weights which the model computes
+(weight norm, standardised or transposed weights) become initializers, and onnx-ir takes out what is not read. The
+folding of batch norms is this module's own: onnxscript's rule works in float32, leaves layers that share a weight
+alone, and doesn't know the scale and shift of a frozen batch norm.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
+from onnx_ir.passes import common
+
+Array = NDArray[np.float64]
+
+_UNLIMITED = 2**40
+_LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_EPSILON = 1e-5
+"""BatchNormalization's own default."""
+
+_NEUTRAL = {"Mul": 1.0, "Div": 1.0, "Add": 0.0, "Sub": 0.0, "Pow": 1.0}
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` that computes the same with nothing left to do ahead of time.
+
+    Local functions are inlined, constants are initializers, and initializers are no inputs (as they are in files of
+    IR version 3). Batch norms, and scales and shifts by one constant a channel, are folded into the Conv,
+    ConvTranspose or Gemm whose output they alone read, one after the other. The values that are left keep their names.
+    """
+    simplified = ir.serde.deserialize_model(prepare(model))
+    folded = True
+    while folded:
+        folded = any([_fold(node) for node in list(simplified.graph)])
+    common.RemoveUnusedNodesPass()(simplified)
+    return ir.serde.serialize_model(simplified)
+
+
+def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` with its constants folded, without nodes that change nothing; its batch norms stay."""
+    from onnxscript.optimizer import fold_constants
+
+    prepared = ir.serde.deserialize_model(model)
+    common.InlinePass()(prepared)
+    common.RemoveInitializersFromInputsPass()(prepared)
+    fold_constants(
+        prepared, onnx_shape_inference=False, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
+    )
+    common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
+    for node in list(prepared.graph):
+        if _is_idle(node):
+            _replace(node, ir.node("Identity", [node.inputs[0]]))
+    common.IdentityEliminationPass()(prepared)
+    common.RemoveUnusedNodesPass()(prepared)
+    return ir.serde.serialize_model(prepared)
+
+
+def _is_idle(node: ir.Node) -> bool:
+    """Whether the output of ``node`` is its first input, in type, shape and every number."""
+    if node.op_type == "Dropout":
+        training = node.inputs[2] if len(node.inputs) > 2 else None
+        evaluates = training is None or _constant(training) is not None and not _constant(training).any()
+        return evaluates and not any(output.uses() for output in node.outputs[1:])
+    if node.op_type not in _NEUTRAL or node.domain:
+        return False
+    constant = _constant(node.inputs[1])
+    return constant is not None and constant.ndim == 0 and float(constant) == _NEUTRAL[node.op_type]
+
+
+def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
+    """The numbers of an initializer, or None."""
+    if value is None or not value.is_initializer() or value.const_value is None:
+        return None
+    return np.asarray(value.const_value.numpy())
+
+
+def _replace(old: ir.Node, new: ir.Node) -> None:
+    """Put ``new`` in the place of ``old``, whose first output's name it takes."""
+    assert old.graph is not None
+    ir.convenience.replace_nodes_and_values(
+        old.graph, old, [old], [new], [old.outputs[0]], [new.outputs[0]]
+    )
+
+
+@dataclass(frozen=True)
+class _Affine:
+    """``factor * x + shift`` with one number a channel of ``x``, in float64."""
+
+    factor: Array
+    shift: Array
+
+
+def _fold(node: ir.Node) -> bool:
+    """Fold ``node`` into the layer before it, in float64 and rounded once, if it is a scale or a shift that can be."""
+    layer = _layer_before(node)
+    if layer is None:
+        return False
+    weight = _constant(layer.inputs[1])
+    bias = _constant(layer.inputs[2]) if len(layer.inputs) > 2 and layer.inputs[2] is not None else None
+    assert weight is not None
+    channels = _output_channels(layer, weight)
+    affine = _affine_of(node, layer, channels)
+    if affine is None:
+        return False
+    beta = layer.attributes.get_float("beta", 1.0)
+    old = np.zeros(1) if bias is None else beta * bias.astype(np.float64)
+    new_bias = np.broadcast_to(affine.factor * old + affine.shift, channels)
+    new_weight = _scaled(layer, weight.astype(np.float64), affine.factor)
+    name = layer.inputs[1].name
+    assert name is not None
+    stored = [
+        _store(layer, 1, name, new_weight, weight.dtype),
+        _store(layer, 2, name.removesuffix("weight") + "bias", new_bias, weight.dtype),
+    ]
+    attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
+    replaced = ir.node(layer.op_type, [layer.inputs[0], *stored], attributes, name=layer.name)
+    _replace(node, replaced)
+    assert layer.graph is not None
+    layer.graph.remove(layer, safe=True)
+    return True
+
+
+def _layer_before(node: ir.Node) -> ir.Node | None:
+    """The layer with constant weights whose output ``node`` alone reads, as its data."""
+    if node.op_type not in ("BatchNormalization", "Mul", "Add", "Sub", "Div") or node.domain:
+        return None
+    layers = [
+        value.producer()
+        for value in node.inputs[:2]
+        if value is not None and value.producer() is not None and len(value.uses()) == 1 and not value.is_graph_output()
+    ]
+    for layer in layers:
+        assert layer is not None
+        constants = [_constant(value) for value in layer.inputs[1:] if value is not None]
+        if layer.op_type in _LAYERS and not layer.domain and all(c is not None for c in constants):
+            return layer
+    return None
+
+
+def _output_channels(layer: ir.Node, weight: NDArray[np.generic]) -> int:
+    if layer.op_type == "ConvTranspose":
+        return int(weight.shape[1]) * layer.attributes.get_int("group", 1)
+    if layer.op_type == "Gemm":
+        return int(weight.shape[0 if layer.attributes.get_int("transB", 0) else 1])
+    return int(weight.shape[0])
+
+
+def _scaled(layer: ir.Node, weight: Array, factor: Array) -> Array:
+    """``weight`` with each output channel multiplied by its ``factor``."""
+    if layer.op_type == "ConvTranspose":  # [in, out / groups, ...], whose inputs are group by group
+        groups = layer.attributes.get_int("group", 1)
+        wide = weight.reshape(groups, -1, *weight.shape[1:])
+        shape = (groups, 1, weight.shape[1], *[1] * (weight.ndim - 2))
+        return (wide * factor.reshape(shape)).reshape(weight.shape)
+    axis = 1 if layer.op_type == "Gemm" and not layer.attributes.get_int("transB", 0) else 0
+    return weight * factor.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
+
+
+def _affine_of(node: ir.Node, layer: ir.Node, channels: int) -> _Affine | None:
+    """What ``node`` does to each output channel of ``layer``; None where that is not one scale and one shift."""
+    if node.op_type == "BatchNormalization":
+        return _affine_of_batch_norm(node, layer)
+    first = node.inputs[0] is layer.outputs[0]
+    constant = _constant(node.inputs[1 if first else 0])
+    assert layer.inputs[1] is not None and layer.inputs[1].shape is not None
+    rank = len(layer.inputs[1].shape)
+    if constant is None or not np.issubdtype(constant.dtype, np.floating) or constant.ndim > rank:
+        return None
+    shape = (*[1] * (rank - constant.ndim), *constant.shape)
+    if any(size != 1 for dim, size in enumerate(shape) if dim != 1) or shape[1] not in (1, channels):
+        return None
+    numbers = np.broadcast_to(constant.astype(np.float64).reshape(-1), channels)
+    one, zero = np.ones(channels), np.zeros(channels)
+    if node.op_type == "Mul":
+        return _Affine(numbers, zero)
+    if node.op_type == "Add":
+        return _Affine(one, numbers)
+    if node.op_type == "Sub":
+        return _Affine(one, -numbers) if first else _Affine(-one, numbers)
+    return _Affine(1 / numbers, zero) if first and numbers.all() else None
+
+
+def _affine_of_batch_norm(node: ir.Node, layer: ir.Node) -> _Affine | None:
+    constants = [_constant(value) for value in node.inputs[1:5]]
+    trains = node.attributes.get_int("training_mode", 0) or any(o.uses() for o in node.outputs[1:])
+    if trains or node.inputs[0] is not layer.outputs[0] or any(constant is None for constant in constants):
+        return None
+    gamma, beta, mean, variance = (np.asarray(c).astype(np.float64) for c in constants)
+    factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", _EPSILON))
+    return _Affine(factor, beta - mean * factor)
+
+
+def _store(layer: ir.Node, position: int, name: str, numbers: Array, dtype: np.dtype[np.generic]) -> ir.Value:
+    """An initializer with ``numbers``, under the name of what it replaces where ``layer`` alone read that."""
+    graph = layer.graph
+    assert graph is not None
+    old = layer.inputs[position] if len(layer.inputs) > position else None
+    if old is not None:
+        assert old.name is not None
+        name = old.name
+        if len(old.uses()) == 1 and not old.is_graph_output():
+            old.const_value = ir.tensor(numbers.astype(dtype), name=name)
+            return old
+    value = ir.Value(name=_free_name(graph, name), const_value=ir.tensor(numbers.astype(dtype)))
+    graph.register_initializer(value)
+    return value
+
+
+def _free_name(graph: ir.Graph, name: str) -> str:
+    taken = {*graph.initializers, *(value.name for value in graph.inputs)}
+    taken |= {output.name for node in graph for output in node.outputs}
+    number = 0
+    while (candidate := f"{name}_{number}" if number else name) in taken:
+        number += 1
+    return candidate
