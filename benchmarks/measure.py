@@ -23,7 +23,7 @@ from calibrators.histogram import Histogram
 from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.quality import sample_quality
-from converter.alignment import INPUT
+from converter.graph import INPUT
 from converter.graph import FoldedGraph, graph_from_model
 from converter.inputs import device_from_name
 from converter.load import Teacher

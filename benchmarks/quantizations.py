@@ -26,7 +26,7 @@ from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
-from converter.alignment import INPUT
+from converter.graph import INPUT
 from converter.console import Reporter
 from converter.graph import FoldedGraph, graph_from_model
 from converter.load import Teacher, load_model

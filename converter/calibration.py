@@ -14,10 +14,9 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.alignment import INPUT
 from converter.choice import chosen, divergences
 from converter.console import Reporter
-from converter.graph import FoldedGraph, observe
+from converter.graph import INPUT, FoldedGraph, observe
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan

@@ -1,6 +1,5 @@
-"""A classifier as one graph in two forms that share every name: an FX module and an FP32 ONNX model."""
+"""A classifier as one graph in two forms that share every name: an FP32 ONNX model and its twin in PyTorch."""
 
-import copy
 import logging
 import re
 from collections.abc import Collection, Iterator
@@ -12,15 +11,18 @@ from typing import Any
 import onnx
 import torch
 from jaxtyping import Float
+from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
 from calibrators.inputs import InputSpec
-from converter.alignment import INPUT, align, cleaned_onnx, value_name
 from converter.errors import CaptureError
-from converter.fold import fold_batch_norms
-from converter.idle import drop_idle_nodes
+from converter.simplify import simplify
+from converter.twin import twin_from_onnx, value_name
 
-LOGITS, BATCH = "logits", "batch"
+INPUT, LOGITS, BATCH = "input", "logits", "batch"
+
+LARGEST_BATCH = 65535
+"""cuDNN's own limit for a batch norm, without which torch.export refuses one on a GPU."""
 
 _OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
@@ -29,12 +31,9 @@ _OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scal
 class FoldedGraph:
     """The classifier in eval mode with its batch norms folded, twice.
 
-    ``module(x)`` gives the logits. It is a plain FX graph of ATen calls, and ``value_name(node)`` is the name
-    of the same value in ``onnx``; input and output are ``input`` and ``logits``. Its parameters are its own,
-    trainable, and carry the names of the ONNX initializers. It works for every batch size, in eval mode only.
-
-    ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of
-    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other.
+    ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
+    values. ``module(x)``, its twin, gives the logits, for every batch size and in eval mode only; ``converter.twin``
+    finds ONNX's values and initializers in it. The weights are its own, and trainable.
     """
 
     module: fx.GraphModule
@@ -44,16 +43,14 @@ class FoldedGraph:
     def activations(self) -> tuple[str, ...]:
         """Names of the float values that depend on the input, in the graph's order: what may need a range."""
         graph = self.onnx.graph
-        declared = [value for value in graph.value_info if _is_float_batch(value)]
-        known = {value.name for value in (*declared, *graph.output)}
+        known = {value.name for value in (*graph.value_info, *graph.output) if _is_batch(value)}
         made = (name for node in graph.node for name in node.output)
-        return (INPUT, *(name for name in made if name in known))
+        return (graph.input[0].name, *(name for name in made if name in known))
 
 
-def _is_float_batch(value: onnx.ValueInfoProto) -> bool:
-    tensor = value.type.tensor_type
-    dims = tensor.shape.dim
-    return tensor.elem_type == onnx.TensorProto.FLOAT and len(dims) > 0 and dims[0].dim_param == BATCH
+def _is_batch(value: onnx.ValueInfoProto) -> bool:
+    dims = value.type.tensor_type.shape.dim
+    return len(dims) > 0 and dims[0].dim_param == BATCH
 
 
 def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
@@ -63,33 +60,100 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
     give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
     """
+    return graph_from_onnx(onnx_from_model(model, spec, device), spec, device)
+
+
+def graph_from_onnx(
+    model: onnx.ModelProto, spec: InputSpec, device: torch.device | str = "cpu"
+) -> FoldedGraph:
+    """``model``, which takes any batch, as a graph with its batch norms folded.
+
+    Raises UnsupportedOperatorError for an operator that the twin doesn't have.
+    """
+    folded = simplify(model)
+    module = twin_from_onnx(folded)
+    declare_shapes(folded, module, spec)
+    return FoldedGraph(module.to(device), folded)
+
+
+def onnx_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> onnx.ModelProto:
+    """``model`` in eval mode as torch.onnx writes it, batch norms and all; see ``graph_from_model``."""
     # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
     model.eval().to(device).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     x = torch.zeros(2, *spec.shape, device=device)
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
-        folded = _exported(model, x).module(check_guards=False)
-        drop_idle_nodes(folded)
-        fold_batch_norms(folded)
-        program = _onnx_program(_exported(folded, x), x)
-    assert program.exported_program is not None
-    proto = cleaned_onnx(program.model_proto, batch=BATCH)
-    module = _plain_module(program.exported_program.module(check_guards=False))
-    align(module, proto)
-    return FoldedGraph(module, proto)
+        proto = _onnx_program(_exported(model, x), x).model_proto
+    return without_notes(proto)
+
+
+def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the exporter's notes: stack traces, which differ from machine to machine and name its folders."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    graph = plain.graph
+    for item in (
+        plain,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+    ):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    return plain
+
+
+def declare_shapes(model: onnx.ModelProto, module: fx.GraphModule, spec: InputSpec) -> None:
+    """Declare the shape of every float value of ``model`` in place, as its twin ``module`` has it for two batches.
+
+    An axis that grows with the batch is ``batch``, or ``12*batch`` where it grows 12 times as fast.
+    """
+    smaller, larger = (_shapes(module, torch.zeros(batch, *spec.shape)) for batch in (2, 3))
+    declared = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(map(_dim, shape, larger[name])))
+        for name, shape in smaller.items()
+        if len(shape) == len(larger[name])
+    }
+    graph = model.graph
+    del graph.value_info[:]
+    for values in (graph.input, graph.output):
+        for value in values:
+            value.CopyFrom(declared.pop(value.name, value))
+    made = {name for node in graph.node for name in node.output}
+    graph.value_info.extend(value for name, value in declared.items() if name in made)
+
+
+def _dim(smaller: int, larger: int) -> int | str:
+    """An axis of these sizes for batches of 2 and 3."""
+    factor = larger - smaller
+    if factor == 0 or smaller != 2 * factor:
+        return smaller
+    return BATCH if factor == 1 else f"{factor}*{BATCH}"
+
+
+def _shapes(module: fx.GraphModule, x: Tensor) -> dict[str, tuple[int, ...]]:
+    observer = _Observer(module, None)
+    with torch.no_grad():
+        observer.run(x)
+    values = observer.values.items()
+    return {name: tuple(value.shape) for name, value in values if value.dtype == torch.float32}
 
 
 class _Observer(fx.Interpreter):
-    """Runs a graph, keeping the named values and freeing the others after their last use."""
+    """Runs a graph, keeping the named values (all for None) and freeing the others after their last use."""
 
-    def __init__(self, module: fx.GraphModule, names: Collection[str]) -> None:
+    def __init__(self, module: fx.GraphModule, names: Collection[str] | None) -> None:
         super().__init__(module)
-        self.names = frozenset(names)
+        self.names = frozenset(names) if names is not None else None
         self.values: dict[str, Tensor] = {}
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
-        if (name := value_name(node)) in self.names:
+        name = value_name(node)
+        if name and isinstance(value, Tensor) and (self.names is None or name in self.names):
             self.values[name] = value
         return value
 
@@ -104,7 +168,7 @@ def observe(
     """
     observer = _Observer(module, names)
     logits = observer.run(x)
-    if missing := sorted(observer.names - observer.values.keys()):
+    if missing := sorted(frozenset(names) - observer.values.keys()):
         raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
     return logits, observer.values
 
@@ -134,7 +198,9 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
 
 def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     try:
-        return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
+        return torch.export.export(
+            model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH, max=LARGEST_BATCH)},)
+        )
     except Exception as error:
         raise CaptureError(_refusal(error)) from error
 
@@ -170,6 +236,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
             program,
             (x,),
             dynamo=True,
+            optimize=False,
             opset_version=_OPSET,
             input_names=[INPUT],
             output_names=[LOGITS],
@@ -197,31 +264,3 @@ def _silent_exporters() -> Iterator[None]:
             yield
     finally:
         logging.disable(before)
-
-
-def _plain_module(exported: fx.GraphModule) -> fx.GraphModule:
-    """A copy without what torch.export adds: input guards, pytrees, refusing train() and eval().
-
-    The result takes the ONNX model's name for it.
-    """
-    graph, copies = fx.Graph(), dict[fx.Node, fx.Node]()
-    result = next(node for node in exported.graph.nodes if node.op == "output").args[0][0]
-    for node in exported.graph.nodes:
-        if node.op == "placeholder":
-            copies[node] = graph.placeholder(INPUT)
-        elif node is result:
-            args = fx.map_arg(node.args, copies.__getitem__)
-            kwargs = fx.map_arg(node.kwargs, copies.__getitem__)
-            copies[node] = graph.create_node(node.op, node.target, args, kwargs, name=LOGITS)
-        elif node.op == "output":
-            graph.output(copies[result])
-        elif node.op != "get_attr" or node.users:
-            copies[node] = graph.node_copy(node, copies.__getitem__)
-            if node.target is torch.ops.aten.view.default:  # which a channels-last input can't have
-                copies[node].target = torch.ops.aten.reshape.default
-        if node in copies:
-            copies[node].meta = {"val": node.meta["val"]} if "val" in node.meta else {}
-    module = copy.deepcopy(fx.GraphModule(exported, graph))
-    for parameter in module.parameters():
-        parameter.requires_grad_(True)
-    return module.eval()

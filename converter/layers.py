@@ -24,11 +24,6 @@ def layers_from_onnx(model: onnx.ModelProto) -> dict[str, Layer]:
     """Every node of ``model`` by its first output, in the graph's order."""
     sizes = _sizes(model)
     constants = {value.name: tuple(value.dims) for value in model.graph.initializer}
-    for node in model.graph.node:
-        if (
-            node.op_type == "Transpose" and node.input[0] in constants
-        ):  # of a weight, which its reader then owns
-            constants[node.output[0]] = tuple(reversed(constants[node.input[0]]))
     return {
         node.output[0]: Layer(
             node.output[0],

@@ -42,18 +42,10 @@ def parts_of(plan: QuantizationPlan, model: onnx.ModelProto) -> tuple[Part, ...]
         for consumer in pair.consumers
     ]
     weights = [
-        Part("weight", weight.tensor, weight.consumer, layer, axis=weight.axis)
+        Part("weight", weight.tensor, weight.consumer, weight.consumer, axis=weight.axis)
         for weight in plan.weights
-        for layer in _layers_of(nodes[weight.consumer], model)
     ]
     return (*activations, *weights)
-
-
-def _layers_of(consumer: onnx.NodeProto, model: onnx.ModelProto) -> list[str]:
-    """The layers that compute with a weight which ``consumer`` reads."""
-    if consumer.op_type != "Transpose":
-        return [consumer.output[0]]
-    return [node.output[0] for node in model.graph.node if consumer.output[0] in node.input]
 
 
 def plan_of_parts(plan: QuantizationPlan, parts: Collection[Part]) -> QuantizationPlan:

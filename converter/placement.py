@@ -173,11 +173,7 @@ def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[Weig
 
 
 def _weight_quantizer(graph: _Graph, node: onnx.NodeProto) -> WeightQuantizer | None:
-    name, reader = node.input[1], node
-    transposed = graph.producers.get(name)
-    if transposed is not None and transposed.op_type == "Transpose":
-        name, reader = transposed.input[0], transposed
-    weight = graph.initializers.get(name)
+    weight = graph.initializers.get(node.input[1])
     if weight is None or weight.data_type != TensorProto.FLOAT:
         return None
     if node.op_type in ("Conv", "ConvTranspose"):
@@ -187,11 +183,7 @@ def _weight_quantizer(graph: _Graph, node: onnx.NodeProto) -> WeightQuantizer | 
         return None
     else:
         axis = 0 if graph.attribute(node, "transB", 0) else 1
-    if reader is not node:
-        if len(weight.dims) != 2 or node.op_type in ("Conv", "ConvTranspose"):
-            return None
-        axis = 1 - axis
-    return WeightQuantizer(name, axis, reader.output[0])
+    return WeightQuantizer(weight.name, axis, node.output[0])
 
 
 def _plan_average_pool(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:

@@ -21,7 +21,6 @@ the divergence of any set of them, with what they have in common.
 """
 
 import math
-import operator
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,11 +34,11 @@ from jaxtyping import Float
 from torch import Tensor, fx
 
 from calibrators.scales import LEVELS, scale_from_amax
-from converter.alignment import value_name
 from converter.graph import BATCH, FoldedGraph
 from converter.parts import Part, parts_of
 from converter.placement import QuantizationPlan
 from converter.simulate import rounded_to_scale, rounded_weight
+from converter.twin import nodes_by_value, parameter_of, value_name
 
 BITS = 8
 SMALLEST = 1e-150
@@ -165,7 +164,8 @@ class _Follower(fx.Interpreter):
 
     def __init__(self, graph: FoldedGraph, parts: Sequence[Part], amax: Mapping[str, float]) -> None:
         super().__init__(graph.module)
-        self.nodes = {value_name(node): node for node in graph.module.graph.nodes if node.op != "get_attr"}
+        self.graph_module = graph.module
+        self.nodes = nodes_by_value(graph.module)
         self.axes = batch_axes(graph.onnx)
         self.scales = {
             part: scale_from_amax(amax[part.range_of]) for part in parts if part.range_of is not None
@@ -179,7 +179,7 @@ class _Follower(fx.Interpreter):
         self.layer_power = {layer: _Power() for layer in self.parts}
         for part, (_, value) in self.weights.items():
             exact = self._weight(part)
-            self.part_power[part].add(exact, self._as_stored(part, value) - exact)
+            self.part_power[part].add(exact, value - exact)
         self.products: dict[Part, Tensor] = {}
         self.batch = 0
 
@@ -254,21 +254,13 @@ class _Follower(fx.Interpreter):
         self.products[part] = self.products[part] + products if part in self.products else products
 
     def _weight(self, part: Part) -> Tensor:
-        value: Tensor = operator.attrgetter(part.tensor)(self.module)
-        return value.detach()
+        return parameter_of(self.graph_module, part.tensor).detach()
 
     def _quantized_weight(self, part: Part) -> tuple[fx.Node, Tensor]:
         """The node through which the layer of ``part`` reads its weight, and that node's quantized value."""
         assert part.axis is not None
         value = rounded_weight(self._weight(part), part.axis, BITS)
-        consumer = self.nodes[part.consumer]
-        (read,) = (n for n in consumer.all_input_nodes if n.op == "get_attr" and n.target == part.tensor)
-        if part.consumer == part.layer:
-            return read, value
-        return consumer, self._call(consumer, {read: value})
-
-    def _as_stored(self, part: Part, value: Tensor) -> Tensor:
-        return value if part.consumer == part.layer else value.T
+        return self.nodes[part.tensor], value
 
 
 def batch_axes(model: onnx.ModelProto) -> dict[str, int]:

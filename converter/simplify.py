@@ -80,9 +80,7 @@ def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
 def _replace(old: ir.Node, new: ir.Node) -> None:
     """Put ``new`` in the place of ``old``, whose first output's name it takes."""
     assert old.graph is not None
-    ir.convenience.replace_nodes_and_values(
-        old.graph, old, [old], [new], [old.outputs[0]], [new.outputs[0]]
-    )
+    ir.convenience.replace_nodes_and_values(old.graph, old, [old], [new], [old.outputs[0]], [new.outputs[0]])
 
 
 @dataclass(frozen=True)
@@ -116,10 +114,12 @@ def _fold(node: ir.Node) -> bool:
         _store(layer, 2, name.removesuffix("weight") + "bias", new_bias, weight.dtype),
     ]
     attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
-    replaced = ir.node(layer.op_type, [layer.inputs[0], *stored], attributes, name=layer.name)
-    _replace(node, replaced)
+    folded = ir.node(layer.op_type, [layer.inputs[0], *stored], attributes, name=layer.name)
+    kept = node.outputs[0].name if node.outputs[0].is_graph_output() else layer.outputs[0].name
+    _replace(node, folded)
     assert layer.graph is not None
     layer.graph.remove(layer, safe=True)
+    folded.outputs[0].name = kept
     return True
 
 
@@ -130,7 +130,10 @@ def _layer_before(node: ir.Node) -> ir.Node | None:
     layers = [
         value.producer()
         for value in node.inputs[:2]
-        if value is not None and value.producer() is not None and len(value.uses()) == 1 and not value.is_graph_output()
+        if value is not None
+        and value.producer() is not None
+        and len(value.uses()) == 1
+        and not value.is_graph_output()
     ]
     for layer in layers:
         assert layer is not None

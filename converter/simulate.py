@@ -9,9 +9,9 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from calibrators.amax import weight_amax
-from converter.alignment import value_name
 from converter.graph import FoldedGraph
 from converter.placement import QuantizationPlan
+from converter.twin import nodes_by_value, parameter_of
 
 
 def levels_of(bits: int) -> int:
@@ -32,7 +32,7 @@ def with_quantizers(
     ``quantizers.activations.N`` and ``quantizers.weights.N``.
     """
     module = copy.deepcopy(graph.module)
-    nodes = {value_name(node): node for node in module.graph.nodes if node.op != "get_attr"}
+    nodes = nodes_by_value(module)
     names = {name: f"quantizers.activations.{number}" for number, name in enumerate(activations)}
     weight_names = {key: f"quantizers.weights.{number}" for number, key in enumerate(weights)}
     for name, quantizer in activations.items():
@@ -49,7 +49,7 @@ def with_quantizers(
     calls: dict[tuple[str, int], fx.Node] = {}
     for weight in sorted(plan.weights, key=lambda planned: order[nodes[planned.consumer]]):
         consumer, key = nodes[weight.consumer], (weight.tensor, weight.axis)
-        (read,) = (n for n in consumer.all_input_nodes if n.op == "get_attr" and n.target == weight.tensor)
+        read = nodes[weight.tensor]
         if key not in calls:
             with module.graph.inserting_before(consumer):
                 calls[key] = module.graph.call_module(weight_names[key], (read,))
@@ -72,7 +72,7 @@ def simulated(
     activations = {name: _Rounded(float(np.float32(amax[name] / levels)), levels) for name in plan.observed}
     weights = {
         (weight.tensor, weight.axis): _Stored(
-            rounded_weight(graph.module.get_parameter(weight.tensor).detach(), weight.axis, bits)
+            rounded_weight(parameter_of(graph.module, weight.tensor).detach(), weight.axis, bits)
         )
         for weight in plan.weights
     }

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from converter.graph import FoldedGraph
 from converter.qat.network import Student
+from converter.twin import onnx_name_of
 
 
 def graph_from_student(graph: FoldedGraph, student: Student) -> FoldedGraph:
@@ -21,7 +22,8 @@ def graph_from_student(graph: FoldedGraph, student: Student) -> FoldedGraph:
     with torch.no_grad():
         for name, value in trained.items():
             module.get_parameter(name).copy_(value)
-    return FoldedGraph(module, with_initializers(graph.onnx, trained))
+    named = {onnx_name_of(module, name): value for name, value in trained.items()}
+    return FoldedGraph(module, with_initializers(graph.onnx, named))
 
 
 def with_initializers(model: onnx.ModelProto, values: Mapping[str, Tensor]) -> onnx.ModelProto:

@@ -10,13 +10,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from converter.alignment import INPUT, value_name
 from converter.graph import FoldedGraph
 from converter.placement import QuantizationPlan
 from converter.qat.options import QATOptions
 from converter.qat.quantizers import Backend, QuantizerSpec
 from converter.qat.ranges import ActivationRange, WeightRange
 from converter.simulate import with_quantizers
+from converter.twin import nodes_by_value, parameter_of
 from engines.nonnegative import nonnegative_tensors
 from engines.onnx_graph import OnnxGraph
 
@@ -56,10 +56,10 @@ class Student(nn.Module):
             activation.refresh()
         for key, weight in self._weights.items():
             readers = [
-                (self.module.get_parameter(reader.bias), self._ranges[reader.range_of].scale)
+                (parameter_of(self.module, reader.bias), self._ranges[reader.range_of].scale)
                 for reader in self._readers.get(key, ())
             ]
-            weight.refresh(self.module.get_parameter(key[0]), readers)
+            weight.refresh(parameter_of(self.module, key[0]), readers)
 
     def amax(self) -> dict[str, float]:
         """Each activation's range as it is now."""
@@ -96,15 +96,14 @@ def student_from_graph(
         ranges[name] = ActivationRange(backend(spec), spec, amax[name], options.learn_ranges)
     weights = {}
     for planned in plan.weights:
-        value = graph.module.get_parameter(planned.tensor)
+        value = parameter_of(graph.module, planned.tensor)
         shape = tuple(size if dim == planned.axis else 1 for dim, size in enumerate(value.shape))
         spec = QuantizerSpec(options.num_bits, narrow=True, axis=planned.axis, shape=shape)
         weights[planned.tensor, planned.axis] = WeightRange(backend(spec), spec)
     module = with_features(with_quantizers(graph, plan, ranges, weights), plan)
-    trainable = trainable_parameters(graph)
     for name, value in module.named_parameters():
         if not name.endswith(".log_ratio"):
-            value.requires_grad_(name in trainable)
+            value.requires_grad_(value.is_floating_point())
     student = Student(module, ranges, weights, readers_of(graph.onnx, plan))
     return student.to(next(graph.module.parameters()).device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
@@ -117,29 +116,12 @@ def teacher_from_graph(graph: FoldedGraph, plan: QuantizationPlan) -> fx.GraphMo
 
 def with_features(module: fx.GraphModule, plan: QuantizationPlan) -> fx.GraphModule:
     """``module``, which is changed, giving (logits, the values in ``plan.observed`` that are not the input)."""
-    nodes = {value_name(node): node for node in module.graph.nodes if node.op != "get_attr"}
+    nodes = nodes_by_value(module)
     (output,) = (node for node in module.graph.nodes if node.op == "output")
-    features = tuple(nodes[name] for name in plan.observed if name != INPUT)
+    features = tuple(nodes[name] for name in plan.observed if nodes[name].op != "placeholder")
     output.args = ((output.args[0], features),)
     module.recompile()
     return module
-
-
-def trainable_parameters(graph: FoldedGraph) -> frozenset[str]:
-    """Parameters that may change: those that the same nodes read in both forms of the graph.
-
-    The exporter computes some values ahead of time; a parameter behind one of these couldn't be written back.
-    """
-    in_fx: dict[str, set[str]] = defaultdict(set)
-    for node in graph.module.graph.find_nodes(op="get_attr"):
-        in_fx[str(node.target)].update(value_name(user) for user in node.users)
-    in_onnx: dict[str, set[str]] = defaultdict(set)
-    for proto in graph.onnx.graph.node:
-        for name in proto.input:
-            in_onnx[name].add(proto.output[0])
-    names = {name for name, value in graph.module.named_parameters() if value.is_floating_point()}
-    initializers = {initializer.name for initializer in graph.onnx.graph.initializer}
-    return frozenset(name for name in names & initializers if in_fx[name] == in_onnx[name])
 
 
 def readers_of(model: onnx.ModelProto, plan: QuantizationPlan) -> dict[WeightKey, list[Reader]]:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from calibrators.inputs import InputSpec
-from converter.graph import FoldedGraph, graph_from_model, observe, value_name
+from converter.graph import FoldedGraph, graph_from_model, observe
 from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.twin import value_name
 from tests.converter import networks
 
 SHAPES: dict[type[nn.Module], tuple[int, int, int]] = {

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from calibrators.inputs import InputSpec
 from converter.errors import CaptureError
-from converter.graph import graph_from_model, observe, value_name
+from converter.graph import graph_from_model, observe
 from converter.placement import plan_from_onnx
+from converter.twin import value_name
 from tests.converter import networks
 from tests.converter.reference import (
     FLOAT_TOLERANCE,
