@@ -1,12 +1,17 @@
 """Operators on the host: shapes, and what is computed from shapes."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
-from converter.twin.shapes import TORCH_TYPES, DataType
+from converter.twin.shapes import TORCH_TYPES
 from converter.twin.table import HOST_OPERATORS, enter_all, host_operator
-from converter.twin.values import Anything, Flag, Host, as_list
+from converter.twin.values import Anything, Flag, Host, Ints, as_list
+
+NumpyType = Literal[1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
+"""ONNX's numbers of the types that NumPy has."""
 
 
 def _unary(x: Host) -> Host:
@@ -17,7 +22,7 @@ def _binary(a: Host, b: Host) -> Host:
     raise NotImplementedError
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "Abs": np.abs,
     "Ceil": np.ceil,
     "Floor": np.floor,
@@ -28,7 +33,7 @@ _UNARY = {
     "Sign": np.sign,
     "Sqrt": np.sqrt,
 }
-_BINARY = {
+_BINARY: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "And": np.logical_and,
     "Equal": np.equal,
@@ -55,7 +60,7 @@ def size(x: Anything) -> Host:
 
 
 @host_operator("Cast")
-def host_cast(x: Host, *, to: DataType) -> Host:
+def host_cast(x: Host, *, to: NumpyType) -> Host:
     return x.astype(_numpy_type(to))
 
 
@@ -71,7 +76,7 @@ def host_cast_like(x: Host, target: Host) -> Host:
 @host_operator("Div")
 def host_div(a: Host, b: Host) -> Host:
     if np.issubdtype(a.dtype, np.integer):
-        return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))
     return np.divide(a, b)
 
 
@@ -112,7 +117,7 @@ def host_concat(*parts: Host, axis: int) -> Host:
 
 @host_operator("Slice")
 def host_slice(
-    x: Host, starts: Host, ends: Host, axes: Host | None = None, steps: Host | None = None
+    x: Host, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Host:
     first, last = as_list(starts), as_list(ends)
     dims = range(len(first)) if axes is None else as_list(axes)
@@ -123,27 +128,27 @@ def host_slice(
 
 
 @host_operator("Reshape")
-def host_reshape(x: Host, shape: Host) -> Host:
+def host_reshape(x: Host, shape: Ints) -> Host:
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(as_list(shape))])
 
 
 @host_operator("Squeeze")
-def host_squeeze(x: Host, axes: Host | None = None) -> Host:
+def host_squeeze(x: Host, axes: Ints | None = None) -> Host:
     return np.squeeze(x, None if axes is None else tuple(as_list(axes)))
 
 
 @host_operator("Unsqueeze")
-def host_unsqueeze(x: Host, axes: Host) -> Host:
+def host_unsqueeze(x: Host, axes: Ints) -> Host:
     return np.expand_dims(x, tuple(as_list(axes)))
 
 
 @host_operator("Expand")
-def host_expand(x: Host, shape: Host) -> Host:
+def host_expand(x: Host, shape: Ints) -> Host:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(as_list(shape))))
 
 
 @host_operator("Tile")
-def host_tile(x: Host, repeats: Host) -> Host:
+def host_tile(x: Host, repeats: Ints) -> Host:
     return np.tile(x, as_list(repeats))
 
 
@@ -154,36 +159,37 @@ def host_transpose(x: Host, *, perm: tuple[int, ...] | None = None) -> Host:
 
 @host_operator("Range")
 def host_range(start: Host, limit: Host, delta: Host) -> Host:
-    return np.arange(start, limit, delta, start.dtype)
+    values: Host = np.arange(start.item(), limit.item(), delta.item())
+    return values.astype(start.dtype)
 
 
 @host_operator("ReduceProd")
-def host_reduce_prod(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.prod(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims))
+def host_reduce_prod(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
+    return np.asarray(np.prod(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceSum")
-def host_reduce_sum(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
+def host_reduce_sum(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
     return np.sum(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims))
 
 
 @host_operator("ReduceMax")
-def host_reduce_max(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.max(x, _axes(axes), keepdims=bool(keepdims))
+def host_reduce_max(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
+    return np.asarray(np.max(x, _axes(axes), keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceMin")
-def host_reduce_min(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.min(x, _axes(axes), keepdims=bool(keepdims))
+def host_reduce_min(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
+    return np.asarray(np.min(x, _axes(axes), keepdims=bool(keepdims)))
 
 
-def _axes(axes: Host | None) -> tuple[int, ...] | None:
+def _axes(axes: Ints | None) -> tuple[int, ...] | None:
     return None if axes is None else tuple(as_list(axes)) or None
 
 
 @host_operator("Split")
 def host_split(
-    x: Host, split: Host | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
+    x: Host, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> tuple[Host, ...]:
     size, number = x.shape[axis], num_outputs or outputs
     sizes = [-(-size // number)] * (number - 1) if split is None else as_list(split)[:-1]
@@ -191,6 +197,6 @@ def host_split(
 
 
 @host_operator("ConstantOfShape")
-def host_constant_of_shape(shape: Host, *, value: tuple[float, int] = (0.0, 1)) -> Host:
+def host_constant_of_shape(shape: Ints, *, value: tuple[bool | int | float, int] = (0.0, 1)) -> Host:
     number, kind = value
     return np.full(tuple(as_list(shape)), number, _numpy_type(kind))

@@ -9,7 +9,6 @@ from torch import Tensor
 from converter.twin.table import operator
 from converter.twin.values import Flag, Ints, as_int, axis_list
 
-
 _Reduction = Callable[[Tensor, list[int], bool], Tensor]
 
 
@@ -100,7 +99,7 @@ def argmin(x: Tensor, *, axis: int = 0, keepdims: Flag = 1, select_last_index: F
 @operator("TopK")
 def topk(x: Tensor, k: Ints, *, axis: int = -1, largest: Flag = 1) -> tuple[Tensor, Tensor]:
     """Sorted stably, as equal values come in the order of their places."""
-    values, indices = torch.sort(x, axis, descending=bool(largest), stable=True)
+    values, indices = torch.sort(x, dim=axis, descending=bool(largest), stable=True)
     return values.narrow(axis, 0, as_int(k)), indices.narrow(axis, 0, as_int(k))
 
 
