@@ -4,6 +4,7 @@ ConversionError             exit code 1
 ├── LoadError               MODEL can't be read as a classifier
 │   └── ArchitectureError   the weights and the architecture don't fit, or none was found
 ├── CaptureError            torch.export or the ONNX exporter refused the network
+│   └── UnsupportedOperatorError   the ONNX graph has operators that a twin doesn't
 ├── QATError                the network can't be fine-tuned
 └── OutputError             the output folder can't be written
 OptionsError                exit code 2: options that contradict one another
@@ -24,6 +25,10 @@ class ArchitectureError(LoadError):
 
 class CaptureError(ConversionError):
     """The network can't be captured as a graph or written as ONNX."""
+
+
+class UnsupportedOperatorError(CaptureError):
+    """The ONNX graph has operators that can't be run in PyTorch."""
 
 
 class QATError(ConversionError):

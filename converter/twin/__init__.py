@@ -1,0 +1,27 @@
+"""The PyTorch twin of an ONNX graph: one FX node for each ONNX node, under ONNX's names.
+
+The operators are this package's own table of small functions. onnx2torch makes FX graphs too, but hides weights in
+modules where neither their names nor the edges to them are seen, knows an operator by each version that changed its
+schema, so that a newer opset is refused where nothing changed, and computes shapes on the device; its registry adds
+operators but changes none of that.
+"""
+
+from converter.twin import (
+    activations,
+    attention,
+    convolution,
+    elementwise,
+    grids,
+    host,
+    indexing,
+    linear,
+    normalisation,
+    pooling,
+    reductions,
+    resize,
+    shapes,
+)
+from converter.twin.build import twin_from_onnx
+from converter.twin.names import nodes_by_value, onnx_name_of, output_names, parameter_of, value_name
+
+__all__ = ["nodes_by_value", "onnx_name_of", "output_names", "parameter_of", "twin_from_onnx", "value_name"]
