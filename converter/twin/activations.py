@@ -42,7 +42,9 @@ def elu(x: Tensor, *, alpha: float = 1.0) -> Tensor:
 
 
 @operator("Selu")
-def selu(x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875) -> Tensor:
+def selu(
+    x: Tensor, *, alpha: float = 1.67326319217681884765625, gamma: float = 1.05070102214813232421875
+) -> Tensor:
     return gamma * F.elu(x, alpha)
 
 
@@ -109,12 +111,10 @@ def _flattened(x: Tensor, axis: int | None) -> Tensor:
 @operator("Dropout")
 def dropout(
     x: Tensor,
-    ratio: Number | None = None,
-    training_mode: Number | None = None,
+    ratio: Number | None = None,  # noqa: ARG001
+    training_mode: Number | None = None,  # noqa: ARG001
     *,
     outputs: int = 1,
 ) -> Tensor | tuple[Tensor, Tensor]:
     """``x`` itself: a twin is a network at inference."""
     return x if outputs == 1 else (x, torch.ones_like(x, dtype=torch.bool))
-
-

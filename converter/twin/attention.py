@@ -10,7 +10,7 @@ from converter.twin.table import operator
 from converter.twin.values import Flag
 
 
-@operator("Attention")
+@operator("Attention", softcap=0)
 def attention(
     query: Tensor,
     key: Tensor,
@@ -22,9 +22,7 @@ def attention(
     is_causal: Flag = 0,
     kv_num_heads: int | None = None,
     q_num_heads: int | None = None,
-    qk_matmul_output_mode: int = 0,
     scale: float | None = None,
-    softcap: Literal[0] = 0,
     outputs: Literal[1, 3] = 1,
 ) -> Tensor | tuple[Tensor, Tensor, Tensor]:
     flat = query.ndim == 3
@@ -52,4 +50,5 @@ def attention(
 def _split_heads(x: Tensor, heads: int | None) -> Tensor:
     if x.ndim == 4 or heads is None:
         return x
-    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+    split: Tensor = x.unflatten(2, (heads, -1)).transpose(1, 2)
+    return split

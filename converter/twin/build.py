@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, fx, nn
 
 from converter.errors import UnsupportedOperatorError
@@ -158,7 +159,11 @@ class _Builder:
         condition = self.statics.get(node.inputs[0])
         if condition is None:
             raise UnsupportedOperatorError(
-                _message({f"{node.label} (opset {node.opset}) with a condition that depends on the input": node.name})
+                _message(
+                    {
+                        f"{node.label} (opset {node.opset}) with a condition that depends on the input": node.name
+                    }
+                )
             )
         branch = node.attributes["then_branch" if condition.item() else "else_branch"]
         nodes = list(nodes_of(branch, self.opsets))
@@ -173,7 +178,8 @@ class _Builder:
         """Whether its results are known now: a shape always, a value unless something learns it."""
         shape = node.op in ("Shape", "Size")
         return all(
-            not name or (name in self.statics and (shape or name not in self.learnable)) for name in node.inputs
+            not name or (name in self.statics and (shape or name not in self.learnable))
+            for name in node.inputs
         )
 
     def _is_on_host(self, node: Node) -> bool:
@@ -186,7 +192,7 @@ class _Builder:
         known = self.hosts | self.statics.keys()
         filled = node.op == "ConstantOfShape" and isinstance(node.attributes.get("value", (0.0, 1))[0], float)
         fits = all(not name or (name in known and name not in self.learnable) for name in node.inputs)
-        return fits and not filled
+        return fits and not filled and self._has_numpy_types(node)
 
     def _fold(self, node: Node) -> None:
         entry = HOST_OPERATORS.get(node.op)
@@ -204,7 +210,8 @@ class _Builder:
             self.statics[name] = part if isinstance(part, Tensor) else torch.tensor(np.asarray(part))
 
     def _has_numpy_types(self, node: Node) -> bool:
-        return all(not name or self.statics[name].dtype != torch.bfloat16 for name in node.inputs)
+        known = [self.statics[name] for name in node.inputs if name in self.statics]
+        return all(value.dtype != torch.bfloat16 for value in known)
 
     def _add_call(self, node: Node, entry: Operator, *, on_host: bool) -> None:
         args = tuple(self._argument(argument) for argument in arguments_of(node, entry))
@@ -261,7 +268,7 @@ class _Builder:
             self.parameters[name] = nn.Parameter(_copy(self.statics[name]))
         return self.parameters[name]
 
-    def _constant_on_host(self, name: str, value: np.ndarray[Any, Any]) -> fx.Node:
+    def _constant_on_host(self, name: str, value: NDArray[Any]) -> fx.Node:
         if name not in self.constants:
             args = (value.tolist(), str(value.dtype))
             self.constants[name] = self.graph.call_function(host_constant, args)

@@ -1,6 +1,8 @@
 """Arithmetic, comparisons and logic, one element at a time."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +19,7 @@ def _binary(a: Tensor, b: Tensor) -> Tensor:
     raise NotImplementedError
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "Abs": torch.abs,
     "Acos": torch.acos,
     "Acosh": torch.acosh,
@@ -44,7 +46,7 @@ _UNARY = {
     "Sqrt": torch.sqrt,
     "Tan": torch.tan,
 }
-_BINARY = {
+_BINARY: dict[str, Callable[..., Any]] = {
     "Add": torch.add,
     "And": torch.logical_and,
     "BitwiseAnd": torch.bitwise_and,

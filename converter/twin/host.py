@@ -1,12 +1,18 @@
 """Operators on the host: shapes, and what is computed from shapes."""
 
 import functools
+from collections.abc import Callable
+from typing import Any, Literal
 
 import numpy as np
 
-from converter.twin.shapes import TORCH_TYPES, DataType
+from converter.twin.shapes import TORCH_TYPES
 from converter.twin.table import HOST_OPERATORS, enter_all, host_operator
 from converter.twin.values import Anything, Flag, Host, as_list
+
+
+NumpyType = Literal[1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
+"""ONNX's numbers of the types that NumPy has."""
 
 
 def _unary(x: Host) -> Host:
@@ -17,7 +23,7 @@ def _binary(a: Host, b: Host) -> Host:
     raise NotImplementedError
 
 
-_UNARY = {
+_UNARY: dict[str, Callable[..., Any]] = {
     "Abs": np.abs,
     "Ceil": np.ceil,
     "Floor": np.floor,
@@ -28,7 +34,7 @@ _UNARY = {
     "Sign": np.sign,
     "Sqrt": np.sqrt,
 }
-_BINARY = {
+_BINARY: dict[str, Callable[..., Any]] = {
     "Add": np.add,
     "And": np.logical_and,
     "Equal": np.equal,
@@ -55,7 +61,7 @@ def size(x: Anything) -> Host:
 
 
 @host_operator("Cast")
-def host_cast(x: Host, *, to: DataType) -> Host:
+def host_cast(x: Host, *, to: NumpyType) -> Host:
     return x.astype(_numpy_type(to))
 
 
@@ -71,7 +77,7 @@ def host_cast_like(x: Host, target: Host) -> Host:
 @host_operator("Div")
 def host_div(a: Host, b: Host) -> Host:
     if np.issubdtype(a.dtype, np.integer):
-        return np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b))
+        return np.asarray(np.sign(a) * np.sign(b) * (np.abs(a) // np.abs(b)))
     return np.divide(a, b)
 
 
@@ -154,12 +160,13 @@ def host_transpose(x: Host, *, perm: tuple[int, ...] | None = None) -> Host:
 
 @host_operator("Range")
 def host_range(start: Host, limit: Host, delta: Host) -> Host:
-    return np.arange(start, limit, delta, start.dtype)
+    values: Host = np.arange(start.item(), limit.item(), delta.item())
+    return values.astype(start.dtype)
 
 
 @host_operator("ReduceProd")
 def host_reduce_prod(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.prod(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims))
+    return np.asarray(np.prod(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceSum")
@@ -169,12 +176,12 @@ def host_reduce_sum(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) ->
 
 @host_operator("ReduceMax")
 def host_reduce_max(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.max(x, _axes(axes), keepdims=bool(keepdims))
+    return np.asarray(np.max(x, _axes(axes), keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceMin")
 def host_reduce_min(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
-    return np.min(x, _axes(axes), keepdims=bool(keepdims))
+    return np.asarray(np.min(x, _axes(axes), keepdims=bool(keepdims)))
 
 
 def _axes(axes: Host | None) -> tuple[int, ...] | None:

@@ -35,7 +35,7 @@ def gather_nd(x: Tensor, indices: Tensor, *, batch_dims: int = 0) -> Tensor:
         shape = [1] * (indices.ndim - 1)
         shape[axis] = -1
         rows.append(torch.arange(x.shape[axis], device=x.device).view(shape))
-    return x[(*rows, *indices.long().unbind(-1))]
+    return x[tuple(rows) + indices.long().unbind(-1)]
 
 
 @operator("ScatterElements", "Scatter")

@@ -5,6 +5,7 @@ A value's name is kept beside the FX node, whose own name has to be an identifie
 other characters than letters, digits and ``_``, or is already something else, gets a name of its own.
 """
 
+import functools
 import keyword
 import re
 from collections.abc import Sequence
@@ -56,6 +57,12 @@ def targets(module: fx.GraphModule) -> dict[str, str]:
     return places
 
 
+@functools.cache
+def _taken() -> frozenset[str]:
+    """What every graph module has already."""
+    return frozenset(dir(fx.GraphModule(nn.Module(), fx.Graph())))
+
+
 class Places:
     """Free names for tensors and modules below ``root``."""
 
@@ -63,7 +70,6 @@ class Places:
         self._root = root
         self._tensors: set[str] = set()
         self._modules: set[str] = {""}
-        self._taken = set(dir(fx.GraphModule(nn.Module(), fx.Graph())))
 
     def tensor(self, name: str) -> str:
         """Where the tensor of this ONNX name goes; the modules above it are there."""
@@ -83,7 +89,7 @@ class Places:
     def _free(self, name: str) -> str:
         parts = name.split(".")
         above = {".".join(parts[:end]) for end in range(1, len(parts))}
-        usable = all(re.fullmatch(r"\w+", part) and part not in self._taken for part in parts)
+        usable = all(re.fullmatch(r"\w+", part) and part not in _taken() for part in parts)
         usable = usable and not any(map(keyword.iskeyword, parts))
         if usable and not above & self._tensors and name not in self._tensors | self._modules:
             return name

@@ -1,7 +1,6 @@
 """Normalisations."""
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +17,8 @@ class TwinBatchNorm(_BatchNorm):
     def __init__(self, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> None:
         super().__init__(len(scale), epsilon, affine=False, track_running_stats=False)
         self.weight, self.bias = nn.Parameter(scale), nn.Parameter(bias)
+        self.running_mean: Tensor
+        self.running_var: Tensor
         self.running_mean, self.running_var = mean, variance
 
     def forward(self, x: Tensor) -> Tensor:
@@ -26,7 +27,7 @@ class TwinBatchNorm(_BatchNorm):
         )
 
 
-@operator("BatchNormalization")
+@operator("BatchNormalization", spatial=1, training_mode=0)
 def batch_normalisation(
     x: Tensor,
     scale: Tensor,
@@ -35,8 +36,6 @@ def batch_normalisation(
     variance: Tensor,
     *,
     epsilon: float = 1e-5,
-    spatial: Literal[1] = 1,
-    training_mode: Literal[0] = 0,
 ) -> Tensor:
     return F.batch_norm(x, mean, variance, scale, bias, training=False, eps=epsilon)
 
@@ -99,7 +98,9 @@ def local_response_normalisation(
 @operator("LpNormalization")
 def lp_normalisation(x: Tensor, *, axis: int = -1, p: int = 2) -> Tensor:
     norm = torch.linalg.vector_norm(x, p, axis, keepdim=True)
-    return torch.where(norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, torch.ones_like(norm), norm))
+    return torch.where(
+        norm == 0, torch.zeros_like(x), x / torch.where(norm == 0, torch.ones_like(norm), norm)
+    )
 
 
 @operator("MeanVarianceNormalization")

@@ -9,7 +9,6 @@ from torch import Tensor
 from converter.twin.table import operator
 from converter.twin.values import Flag, Ints, as_int, axis_list
 
-
 _Reduction = Callable[[Tensor, list[int], bool], Tensor]
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 from torch import Tensor
 
 from converter.twin.table import operator
@@ -42,7 +43,9 @@ class _Filter(NamedTuple):
 
 
 @operator("Upsample")
-def upsample(x: Tensor, scales: Floats, *, mode: Literal["nearest", "linear", "bilinear"] = "nearest") -> Tensor:
+def upsample(
+    x: Tensor, scales: Floats, *, mode: Literal["nearest", "linear", "bilinear"] = "nearest"
+) -> Tensor:
     axes = _changed_axes(x, list(range(x.ndim)), as_list(scales), None, "stretch")
     if mode == "nearest":
         return _nearest(x, axes, "asymmetric", "simple")
@@ -61,7 +64,6 @@ def resize(
     coordinate_transformation_mode: Coordinates = "half_pixel",
     cubic_coeff_a: float = -0.75,
     exclude_outside: Flag = 0,
-    extrapolation_value: float = 0.0,
     keep_aspect_ratio_policy: Literal["stretch", "not_larger", "not_smaller"] = "stretch",
     mode: Literal["nearest", "linear", "cubic"] = "nearest",
     nearest_mode: Nearest = "round_prefer_floor",
@@ -99,7 +101,9 @@ def _changed_axes(
 def _nearest(x: Tensor, axes: list[_Axis], coordinates: str, nearest_mode: str) -> Tensor:
     picks = [_nearest_index(axis.size, axis.out, axis.scale, coordinates, nearest_mode) for axis in axes]
     plain = [
-        bool(axis.out % axis.size == 0 and np.array_equal(pick, np.arange(axis.out) // (axis.out // axis.size)))
+        bool(
+            axis.out % axis.size == 0 and np.array_equal(pick, np.arange(axis.out) // (axis.out // axis.size))
+        )
         for axis, pick in zip(axes, picks, strict=True)
     ]
     if all(plain) and _is_spatial(x, axes):
@@ -142,17 +146,17 @@ def _positions(size: int, out: int, scale: float, coordinates: str) -> Float[np.
     x, factor = np.arange(out, dtype=np.float32), np.float32(scale)
     half, one = np.float32(0.5), np.float32(1)
     if coordinates == "align_corners":
-        return x * np.float32(size - 1) / np.float32(out - 1) if out > 1 else np.zeros_like(x)
+        return np.asarray(x * np.float32(size - 1) / np.float32(max(out - 1, 1)))
     if coordinates == "asymmetric":
-        return x / factor
+        return np.asarray(x / factor)
     if coordinates == "tf_half_pixel_for_nn":
-        return (x + half) / factor
+        return np.asarray((x + half) / factor)
     if coordinates == "half_pixel_symmetric":
         centre = np.float32(size / 2) * (one - np.float32(out) / (factor * np.float32(size)))
-        return centre + (x + half) / factor - half
+        return np.asarray(centre + (x + half) / factor - half)
     if coordinates == "pytorch_half_pixel" and out == 1:
         return np.zeros_like(x)
-    return (x + half) / factor - half
+    return np.asarray((x + half) / factor - half)
 
 
 @functools.lru_cache(maxsize=256)
@@ -162,13 +166,13 @@ def _nearest_index(
     x = _positions(size, out, scale, coordinates)
     if nearest_mode == "simple":
         nearest_mode = "ceil" if scale < 1 else "floor"
-    rounded = {
+    rounded: NDArray[Any] = {
         "round_prefer_floor": lambda: np.ceil(x - np.float32(0.5)),
         "round_prefer_ceil": lambda: np.floor(x + np.float32(0.5)),
         "floor": lambda: np.floor(x),
         "ceil": lambda: np.ceil(x),
     }[nearest_mode]()
-    return np.clip(rounded, 0, size - 1).astype(np.int64)
+    return np.asarray(np.clip(rounded, 0, size - 1).astype(np.int64))
 
 
 @functools.lru_cache(maxsize=64)
@@ -188,14 +192,14 @@ def _matrix(size: int, out: int, scale: float, which: _Filter) -> Float[np.ndarr
     return matrix
 
 
-def _triangle(distance: np.ndarray[Any, Any], _a: float) -> np.ndarray[Any, Any]:
-    return np.maximum(1 - distance, 0)
+def _triangle(distance: NDArray[Any], _a: float) -> NDArray[Any]:
+    return np.asarray(np.maximum(1 - distance, 0))
 
 
-def _cubic(distance: np.ndarray[Any, Any], a: float) -> np.ndarray[Any, Any]:
+def _cubic(distance: NDArray[Any], a: float) -> NDArray[Any]:
     """Keys, "Cubic convolution interpolation for digital image processing", 1981, with its parameter ``a``."""
     d = distance
     near = ((a + 2) * d - (a + 3)) * d * d + 1
     far = ((d - 5) * d + 8) * a * d - 4 * a
-    result: np.ndarray[Any, Any] = np.where(d <= 1, near, np.where(d < 2, far, 0))
+    result: NDArray[Any] = np.where(d <= 1, near, np.where(d < 2, far, 0))
     return result

@@ -11,7 +11,7 @@ from torch import Tensor
 from converter.twin.table import operator
 from converter.twin.values import Flag, Ints, Number, as_int, as_list, as_number, axis_list
 
-TORCH_TYPES = {
+TORCH_TYPES: dict[int, torch.dtype] = {
     onnx.TensorProto.FLOAT: torch.float32,
     onnx.TensorProto.DOUBLE: torch.float64,
     onnx.TensorProto.FLOAT16: torch.float16,

@@ -2,15 +2,16 @@
 
 Its positional parameters are the node's inputs in ONNX's order. Where an input is absent, the attribute of the same
 name takes its place, which is how older opsets give axes, pads and bounds. Keyword parameters are attributes, except
-``opset`` (the version that the model imports), ``outputs`` (how many the node has) and ``like`` (a tensor on the device). A ``Literal`` lists the values
-that an attribute may have; a node with another one, or with an attribute that the function doesn't know, is refused.
+``opset`` (the version that the model imports), ``outputs`` (how many the node has) and ``like`` (a tensor on the
+device). A ``Literal`` lists the values that an attribute may have; a node with another one, or with an attribute that
+the function doesn't know, is refused.
 """
 
 import inspect
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from functools import cached_property
 from typing import Any, Literal, TypeVar
@@ -25,11 +26,13 @@ from converter.twin.values import Anything, Host, Index, Number
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-# Of no consequence: notes of old exporters, and what matters in training alone.
+# Of no consequence: notes of old exporters, what matters in training alone, and what goes with refused values.
 _IGNORED = {
     "consumed_inputs",
+    "extrapolation_value",
     "is_test",
     "momentum",
+    "qk_matmul_output_mode",
     "saturate",
     "seed",
     "softmax_precision",
@@ -54,7 +57,9 @@ def _kind(annotation: Any) -> Kind:
     if options == {Tensor}:
         return Kind.TENSOR
     known = {Number: Kind.NUMBER, Index: Kind.INDEX, Host: Kind.HOST, Anything: Kind.ANYTHING}
-    return next((kind for alias, kind in known.items() if options == set(typing.get_args(alias))), Kind.STATIC)
+    return next(
+        (kind for alias, kind in known.items() if options == set(typing.get_args(alias))), Kind.STATIC
+    )
 
 
 @dataclass(frozen=True)
@@ -63,6 +68,8 @@ class Operator:
 
     function: Callable[..., Any]
     template: Callable[..., Any]
+    only: Mapping[str, Any] = field(default_factory=dict)
+    """Attributes that the function doesn't have, and the value at which it does without them."""
 
     @cached_property
     def signature(self) -> inspect.Signature:
@@ -99,11 +106,11 @@ HOST_OPERATORS: dict[str, Operator] = {}
 """Operators on shapes and what is computed from them."""
 
 
-def operator(*names: str) -> Callable[[Function], Function]:
-    """Enter a function on tensors under ``names``."""
+def operator(*names: str, **only: Any) -> Callable[[Function], Function]:
+    """Enter a function on tensors under ``names``; ``only`` is that of the operator."""
 
     def enter(function: Function) -> Function:
-        TENSOR_OPERATORS.update(dict.fromkeys(names, Operator(function, function)))
+        TENSOR_OPERATORS.update(dict.fromkeys(names, Operator(function, function, only)))
         return function
 
     return enter
@@ -190,12 +197,16 @@ def tensor_from_proto(proto: onnx.TensorProto) -> Tensor:
 
 def refusal(node: Node, entry: Operator) -> str | None:
     """Why ``node`` can't be bound to ``entry``; None if it can."""
-    unknown = node.attributes.keys() - entry.keywords.keys() - entry.inputs.keys() - _IGNORED
+    unknown = (
+        node.attributes.keys() - entry.keywords.keys() - entry.inputs.keys() - entry.only.keys() - _IGNORED
+    )
     if unknown:
         return f"attribute {sorted(unknown)[0]}"
     for name, value in node.attributes.items():
         annotation = entry.keywords.get(name)
         if typing.get_origin(annotation) is Literal and value not in typing.get_args(annotation):
+            return f"{name}={value}"
+        if entry.only.get(name, value) != value:
             return f"{name}={value}"
     if len(node.inputs) > len(entry.inputs) and entry.rest is None and any(node.inputs[len(entry.inputs) :]):
         return f"input {len(entry.inputs) + 1}"

@@ -17,9 +17,10 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-Host: TypeAlias = np.ndarray[Any, Any] | np.generic
+Host: TypeAlias = NDArray[Any] | np.generic
 Ints: TypeAlias = int | tuple[int, ...] | Host | Tensor
 Floats: TypeAlias = float | tuple[float, ...] | Host | Tensor
 Number: TypeAlias = bool | int | float | Host | Tensor
@@ -66,6 +67,6 @@ def index_tensor(value: Index, like: Tensor) -> Tensor:
     return tensor_like(np.asarray(value, np.int64), like)
 
 
-def host_constant(values: Any, dtype: str) -> np.ndarray[Any, Any]:
+def host_constant(values: Any, dtype: str) -> NDArray[Any]:
     """An array of ``values``, which are nested lists or a number."""
     return np.array(values, dtype)

@@ -39,9 +39,7 @@ def padded(x: Tensor, begin: Sequence[int], end: Sequence[int], value: float = 0
     return F.pad(x, pairs, value=value) if any(pairs) else x
 
 
-def window_sums(
-    x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]
-) -> Tensor:
+def window_sums(x: Tensor, kernel: Sequence[int], strides: Sequence[int], dilations: Sequence[int]) -> Tensor:
     """The sum over each window, one axis after another; no padding."""
     for axis, (size, stride, dilation) in enumerate(zip(kernel, strides, dilations, strict=True), start=2):
         x = x.unfold(axis, (size - 1) * dilation + 1, stride)[..., ::dilation].sum(-1)
