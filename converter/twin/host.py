@@ -8,7 +8,7 @@ import numpy as np
 
 from converter.twin.shapes import TORCH_TYPES
 from converter.twin.table import HOST_OPERATORS, enter_all, host_operator
-from converter.twin.values import Anything, Flag, Host, as_list
+from converter.twin.values import Anything, Flag, Host, Ints, as_list
 
 
 NumpyType = Literal[1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
@@ -118,7 +118,7 @@ def host_concat(*parts: Host, axis: int) -> Host:
 
 @host_operator("Slice")
 def host_slice(
-    x: Host, starts: Host, ends: Host, axes: Host | None = None, steps: Host | None = None
+    x: Host, starts: Ints, ends: Ints, axes: Ints | None = None, steps: Ints | None = None
 ) -> Host:
     first, last = as_list(starts), as_list(ends)
     dims = range(len(first)) if axes is None else as_list(axes)
@@ -129,27 +129,27 @@ def host_slice(
 
 
 @host_operator("Reshape")
-def host_reshape(x: Host, shape: Host) -> Host:
+def host_reshape(x: Host, shape: Ints) -> Host:
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(as_list(shape))])
 
 
 @host_operator("Squeeze")
-def host_squeeze(x: Host, axes: Host | None = None) -> Host:
+def host_squeeze(x: Host, axes: Ints | None = None) -> Host:
     return np.squeeze(x, None if axes is None else tuple(as_list(axes)))
 
 
 @host_operator("Unsqueeze")
-def host_unsqueeze(x: Host, axes: Host) -> Host:
+def host_unsqueeze(x: Host, axes: Ints) -> Host:
     return np.expand_dims(x, tuple(as_list(axes)))
 
 
 @host_operator("Expand")
-def host_expand(x: Host, shape: Host) -> Host:
+def host_expand(x: Host, shape: Ints) -> Host:
     return np.broadcast_to(x, np.broadcast_shapes(x.shape, tuple(as_list(shape))))
 
 
 @host_operator("Tile")
-def host_tile(x: Host, repeats: Host) -> Host:
+def host_tile(x: Host, repeats: Ints) -> Host:
     return np.tile(x, as_list(repeats))
 
 
@@ -165,32 +165,32 @@ def host_range(start: Host, limit: Host, delta: Host) -> Host:
 
 
 @host_operator("ReduceProd")
-def host_reduce_prod(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
+def host_reduce_prod(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
     return np.asarray(np.prod(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceSum")
-def host_reduce_sum(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
+def host_reduce_sum(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
     return np.sum(x, _axes(axes), dtype=x.dtype, keepdims=bool(keepdims))
 
 
 @host_operator("ReduceMax")
-def host_reduce_max(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
+def host_reduce_max(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
     return np.asarray(np.max(x, _axes(axes), keepdims=bool(keepdims)))
 
 
 @host_operator("ReduceMin")
-def host_reduce_min(x: Host, axes: Host | None = None, *, keepdims: Flag = 1) -> Host:
+def host_reduce_min(x: Host, axes: Ints | None = None, *, keepdims: Flag = 1) -> Host:
     return np.asarray(np.min(x, _axes(axes), keepdims=bool(keepdims)))
 
 
-def _axes(axes: Host | None) -> tuple[int, ...] | None:
+def _axes(axes: Ints | None) -> tuple[int, ...] | None:
     return None if axes is None else tuple(as_list(axes)) or None
 
 
 @host_operator("Split")
 def host_split(
-    x: Host, split: Host | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
+    x: Host, split: Ints | None = None, *, axis: int = 0, num_outputs: int | None = None, outputs: int = 1
 ) -> tuple[Host, ...]:
     size, number = x.shape[axis], num_outputs or outputs
     sizes = [-(-size // number)] * (number - 1) if split is None else as_list(split)[:-1]
@@ -198,6 +198,6 @@ def host_split(
 
 
 @host_operator("ConstantOfShape")
-def host_constant_of_shape(shape: Host, *, value: tuple[float, int] = (0.0, 1)) -> Host:
+def host_constant_of_shape(shape: Ints, *, value: tuple[bool | int | float, int] = (0.0, 1)) -> Host:
     number, kind = value
     return np.full(tuple(as_list(shape)), number, _numpy_type(kind))

@@ -14,9 +14,11 @@ from converter.twin.windows import padded
 class TwinBatchNorm(_BatchNorm):
     """A batch norm of any rank that uses its running statistics, in train mode too."""
 
-    def __init__(self, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor, epsilon: float) -> None:
+    def __init__(
+        self, scale: nn.Parameter, bias: nn.Parameter, mean: Tensor, variance: Tensor, epsilon: float
+    ) -> None:
         super().__init__(len(scale), epsilon, affine=False, track_running_stats=False)
-        self.weight, self.bias = nn.Parameter(scale), nn.Parameter(bias)
+        self.weight, self.bias = scale, bias
         self.running_mean: Tensor
         self.running_var: Tensor
         self.running_mean, self.running_var = mean, variance

@@ -126,7 +126,7 @@ def lp_pool(
     auto_pad: AutoPad = "NOTSET",
     ceil_mode: Flag = 0,
     dilations: tuple[int, ...] = (),
-    p: float = 2,
+    p: int = 2,
     pads: tuple[int, ...] = (),
     strides: tuple[int, ...] = (),
 ) -> Tensor:
@@ -150,5 +150,5 @@ def global_max_pool(x: Tensor) -> Tensor:
 
 
 @operator("GlobalLpPool")
-def global_lp_pool(x: Tensor, *, p: float = 2) -> Tensor:
+def global_lp_pool(x: Tensor, *, p: int = 2) -> Tensor:
     return x.abs().pow(p).sum(_spatial(x), keepdim=True).pow(1 / p)

@@ -159,7 +159,9 @@ def _padded_places(x: Tensor, axis: int, before: int, after: int, mode: str) -> 
 
 
 @operator("ConstantOfShape")
-def constant_of_shape(shape: Ints, *, value: tuple[float, int] = (0.0, 1), like: Tensor) -> Tensor:
+def constant_of_shape(
+    shape: Ints, *, value: tuple[bool | int | float, int] = (0.0, 1), like: Tensor
+) -> Tensor:
     number, kind = value
     return torch.full(as_list(shape), number, dtype=TORCH_TYPES[kind], device=like.device)
 
