@@ -10,7 +10,6 @@ from converter.twin.shapes import TORCH_TYPES
 from converter.twin.table import HOST_OPERATORS, enter_all, host_operator
 from converter.twin.values import Anything, Flag, Host, Ints, as_list
 
-
 NumpyType = Literal[1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13]
 """ONNX's numbers of the types that NumPy has."""
 

@@ -18,6 +18,23 @@ def normal(*shape: int) -> Any:
 
 IMAGE = normal(2, 2, 5, 4)
 
+ACTIVATIONS = (
+    *(
+        "Celu",
+        "Elu",
+        "Erf",
+        "Gelu",
+        "HardSigmoid",
+        "HardSwish",
+        "LeakyRelu",
+        "LogSoftmax",
+        "Mish",
+        "Relu",
+        "Selu",
+    ),
+    *("Sigmoid", "Softmax", "Softplus", "Softsign", "Swish", "Tanh"),
+)
+
 # Operator, inputs, initializers, attributes; anything at a kink would have no gradient.
 CASES: dict[str, tuple[str, list[Any], dict[str, Any], dict[str, Any]]] = {
     "conv": ("Conv", [IMAGE], {"w": normal(4, 1, 3, 2), "b": normal(4)}, {"group": 2, "pads": [1, 0, 0, 1]}),
@@ -78,13 +95,7 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], dict[str, Any]]] = {
     ),
     "gather": ("Gather", [IMAGE], {"indices": [[0, -1], [1, 1]]}, {"axis": 2}),
     "attention": ("Attention", [normal(1, 2, 3, 4)] * 3, {}, {"is_causal": 1}),
-    **{
-        name.lower(): (name, [IMAGE], {}, {})
-        for name in (
-            "Celu Elu Erf Gelu HardSigmoid HardSwish LeakyRelu LogSoftmax Mish Relu Selu Sigmoid Softmax Softplus "
-            "Softsign Swish Tanh"
-        ).split()
-    },
+    **{name.lower(): (name, [IMAGE], {}, {}) for name in ACTIVATIONS},
 }
 
 

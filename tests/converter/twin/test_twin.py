@@ -1,6 +1,7 @@
 """Names, parameters, devices and refusals of a twin, and constructs that exporters seldom write."""
 
 import copy
+import itertools
 from typing import Any
 
 import numpy as np
@@ -227,13 +228,39 @@ def test_a_twin_runs_where_it_was_moved(name: str) -> None:
     with FakeTensorMode():  # a GPU that computes nothing, but refuses tensors of the CPU
         state = {
             key: torch.empty(value.shape, dtype=value.dtype, device="cuda")
-            for key, value in module.state_dict().items()
+            for key, value in itertools.chain(module.named_parameters(), module.named_buffers())
         }
         there = torch.func.functional_call(module, state, torch.empty(2, 3, size, size, device="cuda"))
     here, there = (result if isinstance(result, tuple) else (result,) for result in (here, there))
     assert [result.device.type for result in there] == ["cuda"] * len(there)
     assert [result.shape for result in there] == [result.shape for result in here]
     assert all(value.is_meta for value in module.to("meta").state_dict().values())
+
+
+def test_a_module_can_be_put_on_an_edge() -> None:
+    nodes = [
+        node("Relu", ["x"], ["a.0"]),
+        node("Conv", ["a.0", "w"], ["b"]),
+        node("Add", ["a.0", "b"], ["y"]),
+    ]
+    module = twin_from_onnx(model_of(nodes, {"x": ["n", 2, 3, 3]}, ["y"], {"w": normal(2, 2, 1, 1)}))
+    x = torch.tensor(normal(1, 2, 3, 3))
+    before = copy.deepcopy(module)
+    found = nodes_by_value(module)
+    module.add_submodule("doubled", _Doubled())
+    for source in (found["a.0"], found["w"]):
+        with module.graph.inserting_after(source):
+            doubled = module.graph.call_module("doubled", (source,))
+        found["b"].replace_input_with(source, doubled)
+    module.recompile()
+    product = before(x) - x.relu()
+    torch.testing.assert_close(module(x), x.relu() + 4 * product)
+    assert value_name(doubled) == ""
+
+
+class _Doubled(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return 2 * x
 
 
 def test_memory_formats_change_nothing() -> None:
