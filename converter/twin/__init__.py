@@ -3,7 +3,8 @@
 The operators are this package's own table of small functions. onnx2torch makes FX graphs too, but hides weights in
 modules where neither their names nor the edges to them are seen, knows an operator by each version that changed its
 schema, so that a newer opset is refused where nothing changed, and computes shapes on the device; its registry adds
-operators but changes none of that.
+operators but changes none of that. Older opsets are handled by the functions: onnx.version_converter would write other
+nodes than the file has, and a twin's nodes are those of the file.
 """
 
 from converter.twin import (  # noqa: F401 - each enters its operators in the table
