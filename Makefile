@@ -8,9 +8,15 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 DIGITS := examples/digits
 ARGS ?=
+comma := ,
 # Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
 # outside of sys.path, where a folder called tensorrt would look like TensorRT.
 STUBS := tensorrt-stubs==10.13.0.35.1
+
+# "yes" where the interpreter $(1) has TensorRT, as JetPack and NVIDIA's Debian packages bring it for the system's Python.
+# -I leaves the current folder out, and a folder without modules has no origin.
+has_tensorrt = $(shell $(1) -I -c 'from importlib.util import find_spec; spec = find_spec("tensorrt"); \
+    print("yes" if spec and spec.origin else "")' 2>/dev/null)
 
 .PHONY: help demo test gpu-here gpu-test lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
@@ -38,7 +44,7 @@ gpu-test: gpu-here $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/zscgan-doctor --selftest
 
-# Asked first, as TensorRT and PyCUDA are large and of no use without a GPU.
+# Asked first, as TensorRT is large and of no use without a GPU.
 gpu-here:
 	@$(PYTHON) -c 'import sys; from engines.gpu import gpus; number, why = gpus(); \
 	    sys.exit(None if number else f"make gpu-test needs an NVIDIA GPU, but {why}; make test needs none")'
@@ -75,7 +81,7 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	    echo "expected Python 3.10 or newer, got $$($(PYTHON) --version 2>&1); type make PYTHON=python3.12" >&2; \
 	    exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(call has_tensorrt,$(PYTHON)),--system-site-packages) $(VENV)
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@echo 'Installing the project into $(VENV) (PyTorch is large: minutes on the first run)'
@@ -83,8 +89,10 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
-	@echo 'Installing TensorRT and PyCUDA into $(VENV) (minutes; PyCUDA is compiled with the CUDA toolkit)'
-	@$(PIP_INSTALL) -e '.[dev,tensorrt]'
+	@echo 'Installing the project into $(VENV), with TensorRT unless the system has it (minutes on the first run)'
+	@$(PIP_INSTALL) -e '.[dev$(if $(call has_tensorrt,$(BIN)/python),,$(comma)tensorrt)]'
+	@$(PIP_INSTALL) -e '.[pycuda]' 2>$(VENV)/pycuda.log || \
+	    echo 'PyCUDA can not be compiled here ($(VENV)/pycuda.log says why): its tests are skipped, PyTorch serves the others'
 	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $@
 
 # The dev extra holds all that the demo needs.

@@ -9,7 +9,7 @@ from typing import Any
 from converter import __version__
 from converter.machine import processor
 from converter.probes import Finding
-from engines.errors import RTX_EXTRA, TENSORRT_EXTRA
+from engines.errors import PYCUDA_EXTRA, RTX_EXTRA, TENSORRT_EXTRA
 from engines.options import COMPUTE_CAPABILITIES
 
 QAT_EXTRA = 'pip install "zscgan-convert[qat]"'
@@ -133,10 +133,11 @@ def _tensorrt_rtx(found: Finding, gpus: tuple[Mapping[str, str], ...], has_gpu: 
 
 
 def _pycuda(found: Finding, has_gpu: bool) -> Component:
-    reason, mend = _why_not(found), "" if found.works else TENSORRT_EXTRA
+    install = f"{PYCUDA_EXTRA}, which compiles it with the CUDA toolkit; torch does without"
+    reason, mend = _why_not(found), "" if found.works else install
     if not has_gpu:
         reason = NO_GPU if found.version else f"{MISSING}, and {NO_GPU}"
-        mend = "" if found.version else f"on a machine with a GPU: {TENSORRT_EXTRA}"
+        mend = "" if found.version else f"on a machine with a GPU: {install}"
     return Component("pycuda", "memory", found.version, None, found.works and has_gpu, reason, mend)
 
 

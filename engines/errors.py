@@ -6,6 +6,7 @@ EngineError
 """
 
 TENSORRT_EXTRA = 'pip install "zscgan-convert[tensorrt]"'
+PYCUDA_EXTRA = 'pip install "zscgan-convert[pycuda]"'
 RTX_EXTRA = 'pip install "zscgan-convert[rtx]"'
 
 
