@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibrators.gpu_memory import release_gpu_memory
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.calibration import calibration_data
 from converter.console import Advance, Reporter
@@ -71,6 +72,7 @@ def build(
     on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
     if inputs.engine == "onnxruntime":
         return on_cpu
+    release_gpu_memory()
     try:
         if inputs.engine == "tensorrt":
             build_tensorrt(inputs, options, generator, workspace, reporter)

@@ -119,6 +119,17 @@ def test_they_are_tensorrts_own_calibrators(bench: Bench) -> None:
     assert isinstance(bench.minmax(), IInt8MinMaxCalibrator)
 
 
+def test_the_gpus_memory_is_free_for_the_build(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once the data is there, and again when TensorRT has had the last of it."""
+    happened: list[str] = []
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: happened.append("emptied"))
+    with bench.entropy(on_progress=lambda *call: happened.append("batch")) as calibrator:
+        happened.append("made")
+        bench.calibrate(calibrator)
+    assert happened == ["emptied", "made", *["batch"] * 5, "emptied"]
+
+
 def test_tensorrt_sees_every_batch_and_the_cache_is_written(bench: Bench) -> None:
     calls: list[tuple[str, int, int]] = []
     with bench.entropy(on_progress=lambda *call: calls.append(call)) as calibrator:
