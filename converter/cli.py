@@ -115,6 +115,8 @@ calibration_options = option_group(
     click.option("--calibration-cache", type=FilePath, metavar="FILE",
                  help="Ranges: read where the file exists (refused for another model), else written."),
     click.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
+    click.option("--trt-version", metavar="10.X.Y",
+                 help="The TensorRT that will read the cache, where that is another than the one installed here."),
 )  # fmt: skip
 
 qat_options = option_group(

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from torch import Tensor
 
-from calibrators.cache import installed_version, save_cache
+from calibrators.cache import save_cache
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
@@ -22,6 +22,7 @@ from calibrators.zscgan.picture import save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
+from converter.cache_version import cache_version
 from converter.calibration import calibrated, calibration_data, measured
 from converter.console import Reporter
 from converter.deploy import build, verify
@@ -115,7 +116,7 @@ def lead(
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
         plan = plan_from_onnx(fp32.onnx)
         ranges = calibrated(inputs, options, fp32, plan, generator, reporter, report, ranks)
-        save_calibration(ranges, options, workspace)
+        save_calibration(ranges, options, workspace, reporter, report)
         graph, ranges = fine_tune(
             inputs, options, fp32, plan, ranges, generator, workspace.qat_checkpoint, reporter, report, ranks
         )
@@ -261,17 +262,26 @@ def synthesise(
     return trained
 
 
-def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:
+def save_calibration(
+    ranges: Ranges, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
+) -> None:
     """``calibration.json`` and TensorRT's ``calibration.cache``; also to ``--calibration-cache``."""
+    version = cache_version(options.trt_version)
+    report.calibration["cache_version"] = version.version
+    if version.assumed:
+        reporter.say(
+            f"note: calibration.cache is that of TensorRT {version.version}, as none that reads one is installed here; "
+            "another version ignores it (--trt-version names yours)"
+        )
     save_ranges(ranges, workspace.path("calibration.json"))
-    save_cache(ranges, workspace.path("calibration.cache"), version=installed_version())
+    save_cache(ranges, workspace.path("calibration.cache"), version=version.number)
     path = options.calibration_cache
     if path is None or not (options.recalibrate or not path.exists()):
         return
     try:
         save_ranges(ranges, path.with_suffix(".json"))
         if path.suffix != ".json":
-            save_cache(ranges, path, version=installed_version())
+            save_cache(ranges, path, version=version.number)
     except OSError as error:
         raise CacheError(
             f"expected to write {path}, but: {error.strerror}; check --calibration-cache"

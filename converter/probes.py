@@ -192,6 +192,14 @@ def pytorch_quantization() -> Finding:
     return Finding(installed_version("pytorch-quantization"), True)
 
 
+def system() -> Finding:
+    """JetPack and TensorRT of the system's own packages, whether this Python sees them or not."""
+    from converter.system import system_packages
+
+    found = system_packages()
+    return Finding(found.tensorrt, found.tensorrt is not None, "", asdict(found))
+
+
 PROBES: dict[str, Callable[[], Finding]] = {
     "modelopt": modelopt,  # the slowest first
     "pytorch-quantization": pytorch_quantization,
@@ -202,6 +210,7 @@ PROBES: dict[str, Callable[[], Finding]] = {
     "pycuda": pycuda,
     "gpu": gpu,
     "nvml": nvml,
+    "system": system,
 }
 
 

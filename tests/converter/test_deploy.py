@@ -72,7 +72,9 @@ def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_auto_builds_the_pairs_with_tensorrt(
     convert: Convert, machine: DoubleMachine, events: list[str]
 ) -> None:
-    result = convert("--max-shapes", "16", "--workspace", "512", "--builder-level", "2")
+    result = convert(
+        "--max-shapes", "16", "--workspace", "512", "--builder-level", "2", "--trt-version", "10.3.0"
+    )
     assert result.exit_code == 0, result.output
     assert "engine: tensorrt (auto: TensorRT 10.16.1, 1 GPU)" in result.output
 
@@ -96,6 +98,9 @@ def test_auto_builds_the_pairs_with_tensorrt(
     assert found["device"]["measured_on"]["name"] == "Double GPU"
     assert found["throughput"][0]["parts_ms"].keys() == {"enqueue", "h2d", "gpu_compute", "d2h"}
     assert Path(found["artifacts"]["tensorrt.log"]).read_text()
+    assert Path("out/calibration.cache").read_text().startswith("TRT-100300-")
+    assert found["calibration"]["cache_version"] == "10.3.0"
+    assert "calibration.cache is that of" not in result.output
     assert "TensorRT, batch 8: FP32" in result.output
     assert all(device.is_closed and device.leaks == 0 for device in machine.devices)
     # The engine, then FP32 and FP16 to compare with.
