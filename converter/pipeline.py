@@ -270,8 +270,8 @@ def save_calibration(
     report.calibration["cache_version"] = version.version
     if version.assumed:
         reporter.say(
-            f"note: calibration.cache is that of TensorRT {version.version}, as none that reads one is installed here; "
-            "another version ignores it (--trt-version names yours)"
+            f"note: calibration.cache is for TensorRT {version.version}, as no TensorRT 10 is installed here "
+            "(--trt-version names another)"
         )
     save_ranges(ranges, workspace.path("calibration.json"))
     save_cache(ranges, workspace.path("calibration.cache"), version=version.number)

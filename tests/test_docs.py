@@ -48,7 +48,14 @@ COMMANDS = {
     "zscgan-doctor": doctor,
 }
 OTHERS_TOOLS = {"trtexec", "jupyter"}
-OTHERS_FLAGS = {"--help", "--sources", "--stronglyTyped", "--calib", "--nproc-per-node"}
+OTHERS_FLAGS = {
+    "--help",
+    "--sources",
+    "--stronglyTyped",
+    "--calib",
+    "--nproc-per-node",
+    "--system-site-packages",
+}
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")

@@ -100,7 +100,7 @@ def test_auto_builds_the_pairs_with_tensorrt(
     assert Path(found["artifacts"]["tensorrt.log"]).read_text()
     assert Path("out/calibration.cache").read_text().startswith("TRT-100300-")
     assert found["calibration"]["cache_version"] == "10.3.0"
-    assert "calibration.cache is that of" not in result.output
+    assert "note: calibration.cache" not in result.output
     assert "TensorRT, batch 8: FP32" in result.output
     assert all(device.is_closed and device.leaks == 0 for device in machine.devices)
     # The engine, then FP32 and FP16 to compare with.

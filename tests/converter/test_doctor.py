@@ -191,7 +191,7 @@ ORIN = {"name": "Orin", "compute_capability": "8.7"}
 
 @pytest.fixture
 def on_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:
-    """JetPack's files under a root of their own, and an environment that sees neither its TensorRT nor a GPU's PyTorch."""
+    """JetPack's files under a root of their own, and an environment that is closed to its TensorRT."""
     monkeypatch.setattr("converter.system.ROOT", jetson(tmp_path))
     without_cuda = Finding("2.14.1+cpu", False, "this PyTorch is built without CUDA", {"cuda": None})
     system = Finding(**answer("system"))
