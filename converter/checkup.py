@@ -113,11 +113,8 @@ def _tensorrt(found: Finding, has_gpu: bool, system: SystemPackages) -> Componen
     mend = "" if found.works else install
     reasons = [_why_not(found)]
     if missing and not found.reason and system.bindings is not None:
-        reasons = [
-            f"this Python doesn't see TensorRT {system.tensorrt or ''} in {system.bindings}".replace(
-                "  ", " "
-            )
-        ]
+        version = f" {system.tensorrt}" if system.tensorrt else ""
+        reasons = [f"this Python doesn't see TensorRT{version} in {system.bindings}"]
     if not has_gpu:
         # Without a GPU an error of the import is what is to be expected, and says less than this does.
         keep = missing or found.details.get("impostor")
