@@ -101,7 +101,7 @@ def holds_ranges(path: Path) -> bool:
     """Whether a file is ours, or broken so that nobody can tell; False for other JSON or no file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return path.exists()
     return isinstance(document, dict) and document.get("kind") == KIND
 
@@ -115,7 +115,7 @@ def _read_document(path: Path) -> dict[str, Any]:
             f"expected a calibration file at {path}, but it can't be read: {error.strerror}; "
             "check --calibration-cache, or leave it out to calibrate"
         ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or brackets thousands deep
         raise CacheError(
             f"expected {path} to be JSON, but it is broken: {error}; calibrate again with --recalibrate"
         ) from error

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
+from calibrators.errors import first_line
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
@@ -117,7 +118,7 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
             logits = model(x)
     except Exception as error:
         raise CaptureError(
-            f"expected a network that takes inputs of {shape}, but it failed on one: {_first_line(error)}; "
+            f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
             "check --input-shape"
         ) from error
     if not isinstance(logits, Tensor):
@@ -155,13 +156,8 @@ def _refusal(error: Exception) -> str:
             f"tensor{place}; use torch.where, or keep one branch for inference"
         )
     return (
-        f"torch.export can't trace the network{place}: {_first_line(error)}; change its forward accordingly"
+        f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
     )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else type(error).__name__
 
 
 def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
@@ -177,7 +173,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
         )
     except Exception as error:
         raise CaptureError(
-            f"torch.onnx can't write the network as ONNX: {_first_line(error)}; "
+            f"torch.onnx can't write the network as ONNX: {first_line(error)}; "
             "replace the operator that it names, or use a newer PyTorch"
         ) from error
     assert onnx_program is not None

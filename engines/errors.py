@@ -19,3 +19,14 @@ class EngineUnavailableError(EngineError):
 
 class BuildError(EngineError):
     """The engine could not be built or run from this model."""
+
+
+def first_line(error: BaseException, longest: int = 300) -> str:
+    """The first line of an error's text without its full stop, or the error's type where it says nothing.
+
+    Libraries quote what they can't read, so it is cut off behind ``longest`` characters.
+    """
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if not lines:
+        return type(error).__name__
+    return f"{lines[0][:longest]}…" if len(lines[0]) > longest else lines[0].rstrip(".;:")

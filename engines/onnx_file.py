@@ -3,18 +3,19 @@
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from engines.errors import BuildError
+from engines.errors import BuildError, first_line
 from engines.files import existing_file
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The model of ``path``, with the weights that are stored beside it. Raises BuildError."""
+    """The model of ``path``, with the weights that are stored beside it, checked. Raises BuildError."""
+    existing_file(path)
     try:
-        return onnx.load(existing_file(path))
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BuildError(f"expected an ONNX network, but {path} is none: {reason}") from error
+        model = onnx.load(path)
+        onnx.checker.check_model(model)
     except OSError as error:
-        raise BuildError(f"expected to read {path}: {error.strerror}") from error
+        raise BuildError(f"expected to read {path}: {error.strerror or error}") from error
+    except Exception as error:  # of protobuf and ONNX, which have no common base
+        raise BuildError(f"expected an ONNX network, but {path} is none: {first_line(error)}") from error
+    return model

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits
-from engines.errors import BuildError
+from engines.errors import BuildError, first_line
 from engines.files import existing_file, replaced_file
 from engines.int8_nodes import INT8_CONVOLUTION
 from engines.lowering import lowered_from_qdq
@@ -68,7 +68,7 @@ class OnnxRuntimeEngine:
             )
         except _REFUSALS as error:
             raise BuildError(
-                f"expected an ONNX network that ONNX Runtime can load, got {path}: {_first_line(error)}"
+                f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
         self.precision = _precision(load_onnx(self.path))
@@ -88,7 +88,7 @@ class OnnxRuntimeEngine:
         try:
             (logits,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x)})
         except _REFUSALS as error:
-            raise BuildError(f"ONNX Runtime failed to run {self.path}: {_first_line(error)}") from error
+            raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
         return np.asarray(logits, dtype=np.float32)
 
     def close(self) -> None:
@@ -116,7 +116,7 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
         try:
             ort.InferenceSession(str(existing_file(Path(path))), options, providers=["CPUExecutionProvider"])
         except _REFUSALS as error:
-            raise BuildError(f"ONNX Runtime can't load {path}: {_first_line(error)}") from error
+            raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
         nodes = onnx.load(executed, load_external_data=False).graph.node
     integer = sum(
         node.op_type in {"QLinearConv", "ConvInteger"} or node.name.startswith(INT8_CONVOLUTION)
@@ -151,7 +151,3 @@ def _precision(model: onnx.ModelProto) -> str:
         return "int8"
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     return "fp16" if half else "fp32"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -19,7 +19,7 @@ def command(report: Path, output: Path | None) -> None:
         document = json.loads(report.read_bytes())
         schema = document.pop("schema", None)
         content = Report(**document)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise click.ClickException(
             f"expected a report.json of zscgan-convert, but {report}: {error}"
         ) from error
