@@ -4,7 +4,6 @@ Symmetric and without a zero point: ``scale = amax / 127``. The quotient is take
 rounded to float32 once, so that ``scale_from_amax(amax_from_scale(s)) == s`` for every float32 ``s``.
 """
 
-import math
 import struct
 
 LEVELS = 127

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from converter.checkpoint import restricted_pickles
 from calibrators.errors import first_line
+from converter.checkpoint import restricted_pickles
 from converter.errors import LoadError
 from converter.pt2 import refuse_code
 from converter.storages import refuse_short_records

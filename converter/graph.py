@@ -14,9 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from calibrators.errors import first_line
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
-from calibrators.errors import first_line
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
@@ -155,9 +155,7 @@ def _refusal(error: Exception) -> str:
             "expected a network with one fixed flow of control, but its forward branches on the values of a "
             f"tensor{place}; use torch.where, or keep one branch for inference"
         )
-    return (
-        f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
-    )
+    return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
 
 
 def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:

@@ -39,7 +39,7 @@ def _storages(content: bytes) -> Iterator[tuple[str, int]]:
     is written out or taken from the memo.
     """
     dtypes = torch.storage._storage_type_to_dtype_map()
-    memo: dict[int, Any] = {}
+    memo: dict[Any, Any] = {}
     values: list[Any] = []
     for opcode, argument, _ in pickletools.genops(content):
         if opcode.name in _VALUES:

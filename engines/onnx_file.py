@@ -1,8 +1,11 @@
 """Reading ONNX files, with an error that says what is wrong."""
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from engines.errors import BuildError, first_line
 from engines.files import existing_file
@@ -12,10 +15,35 @@ def load_onnx(path: Path) -> onnx.ModelProto:
     """The model of ``path``, with the weights that are stored beside it, checked. Raises BuildError."""
     existing_file(path)
     try:
-        model = onnx.load(path)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ONNX, about a place of weights that it can't read
+            model = onnx.load(path)
         onnx.checker.check_model(model)
+        for tensor in _tensors(model.graph):  # the checker doesn't count their bytes
+            numpy_helper.to_array(tensor)
     except OSError as error:
         raise BuildError(f"expected to read {path}: {error.strerror or error}") from error
     except Exception as error:  # of protobuf and ONNX, which have no common base
         raise BuildError(f"expected an ONNX network, but {path} is none: {first_line(error)}") from error
     return model
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """``graph`` and the bodies of its conditions and loops; names are unique among all of them."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+                yield from graphs(body)
+
+
+def nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of ``graph`` and of those bodies."""
+    for part in graphs(graph):
+        yield from part.node
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for part in graphs(graph):
+        yield from part.initializer
+        yield from (item.t for node in part.node for item in node.attribute if item.HasField("t"))

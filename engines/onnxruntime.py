@@ -29,6 +29,9 @@ _REFUSALS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    UnicodeDecodeError,  # of its own message, which quotes the file
 )
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
 
@@ -60,7 +63,8 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self.path = existing_file(Path(path))
+        self.path = Path(path)
+        self.precision = _precision(load_onnx(self.path))
         options = _session_options(threads)
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
@@ -71,7 +75,6 @@ class OnnxRuntimeEngine:
                 f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
-        self.precision = _precision(load_onnx(self.path))
         self._input = self._session.get_inputs()[0].name
         self._output = self._session.get_outputs()[0].name
 

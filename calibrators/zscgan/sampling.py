@@ -156,7 +156,9 @@ def load_torch(path: Path, content: bytes | None = None) -> dict[str, Any]:
     Raises GeneratorError.
     """
     try:
-        document = torch.load(path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True)
+        document = torch.load(
+            path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except FileNotFoundError as error:
         raise GeneratorError(
             f"expected a generator at {path}, but there is no such file; check --generator"

@@ -19,7 +19,10 @@ def main() -> None:
     for kind in given.kind or KINDS:
         start = time.perf_counter()
         found = outcomes([(kind, index) for index in range(given.first, given.first + given.files)])
-        print(f"{kind}: {dict(Counter(o.how for o in found))} in {time.perf_counter() - start:.0f} s", flush=True)
+        print(
+            f"{kind}: {dict(Counter(o.how for o in found))} in {time.perf_counter() - start:.0f} s",
+            flush=True,
+        )
         shown = Counter()
         for o in found:
             if o.how not in GOOD:

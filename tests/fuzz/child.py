@@ -25,10 +25,10 @@ def main(request: str) -> None:
     """Read the files of ``[[kind, index], ...]``."""
     with os.fdopen(os.dup(1), "w", buffering=1) as channel:
         os.dup2(2, 1)  # libraries print there
-        from tests.fuzz.kinds import KINDS, mutated
-
-        import torch
         import onnxruntime  # noqa: F401
+        import torch
+
+        from tests.fuzz.kinds import KINDS, mutated
 
         torch.set_num_threads(1)
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
@@ -48,11 +48,19 @@ def main(request: str) -> None:
                 path = folder / wholes[name].name
                 mutation, content = mutated(kind, wholes[name].read_bytes(), random.Random(f"{name}/{index}"))
                 path.write_bytes(content)
-                print(json.dumps({"kind": name, "index": index, "mutation": mutation, "how": "begun"}), file=channel)
+                print(
+                    json.dumps({"kind": name, "index": index, "mutation": mutation, "how": "begun"}),
+                    file=channel,
+                )
                 signal.alarm(LIMIT_S)
                 how, said = outcome(kind.read, path)
                 signal.alarm(0)
-                print(json.dumps({"kind": name, "index": index, "mutation": mutation, "how": how, "said": said}), file=channel)
+                print(
+                    json.dumps(
+                        {"kind": name, "index": index, "mutation": mutation, "how": how, "said": said}
+                    ),
+                    file=channel,
+                )
                 shutil.rmtree(folder)
 
 
@@ -68,13 +76,20 @@ def outcome(read, path: Path) -> tuple[str, str]:
         except BaseException as error:  # whatever a library raises is what is looked for
             import traceback
 
-            frames = [f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename]
-            own = [f"{Path(f.filename).name}:{f.lineno}" for f in frames if "/fuzz/tests/fuzz" not in f.filename]
+            frames = [
+                f for f in traceback.extract_tb(error.__traceback__) if "/site-packages/" not in f.filename
+            ]
+            own = [
+                f"{Path(f.filename).name}:{f.lineno}" for f in frames if "/fuzz/tests/fuzz" not in f.filename
+            ]
             how, said = "foreign", f"{type(error).__name__}: {str(error)[:300]} @ {' '.join(own[-3:])}"
     if how == "refused" and not is_readable(said):
         return "unreadable", said
     if how != "foreign" and heard:
-        return "warned", f"{heard[0].category.__name__}: {str(heard[0].message)[:300]} @ {heard[0].filename}:{heard[0].lineno}"
+        return (
+            "warned",
+            f"{heard[0].category.__name__}: {str(heard[0].message)[:300]} @ {heard[0].filename}:{heard[0].lineno}",
+        )
     return how, said
 
 

@@ -37,7 +37,9 @@ def outcomes(files: Sequence[tuple[str, int]]) -> list[Outcome]:
             if not lines or lines[-1].how != "begun":
                 raise RuntimeError(child.stderr.decode(errors="replace"))
             last = lines[-1]
-            how = signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit {child.returncode}"
+            how = (
+                signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit {child.returncode}"
+            )
             said = child.stderr.decode(errors="replace").strip()[-400:]
             done.append(Outcome(last.kind, last.index, last.mutation, how, said))
     return done

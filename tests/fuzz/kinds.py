@@ -7,10 +7,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import click
 import numpy as np
 import onnx
 import torch
@@ -28,9 +28,12 @@ from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
 from calibrators.zscgan.successive import new_ensemble, train_ensemble
-from converter.errors import ArchitectureError
+from converter.errors import ArchitectureError, ConversionError
+from converter.html.__main__ import command as page
 from converter.load import load_model
 from converter.load_options import ModelOptions
+from converter.report import save_report
+from converter.workspace import SAMPLES
 from engines.build_log import build_log
 from engines.half import half_from_onnx
 from engines.inspect import layers_from_json
@@ -125,8 +128,9 @@ def _generator(folder: Path) -> Path:
 
 def _read_generator(path: Path) -> object:
     loaded = load_generator(path, fingerprint="abc", spec=SPEC, device=CPU)
-    assert f"{loaded.seconds:.1f}"
-    assert all(f"{step:d} {kl:.4f} {label:.4f}" for step, kl, label in loaded.history)
+    "{:.1f}".format(loaded.seconds)  # noqa: UP032
+    for step, kl, label in loaded.history:
+        "{:d} {:.4f} {:.4f}".format(step, kl, label)  # noqa: UP032
     return list(SyntheticBatches(loaded.generator, 8, 4, seed=0))
 
 
@@ -182,9 +186,7 @@ def _json_of_pair(folder: Path) -> Path:
 
 def _read_json_of_pair(path: Path) -> object:
     load_ranges(path, fingerprint="f" * 64, algorithm="entropy").selected(RANGES.amax)
-    return trusted_ranges(
-        path.with_suffix(".cache"), "f" * 64, CacheHeader("EntropyCalibration2", 101601)
-    )
+    return trusted_ranges(path.with_suffix(".cache"), "f" * 64, CacheHeader("EntropyCalibration2", 101601))
 
 
 def _pixels() -> np.ndarray:
@@ -198,7 +200,11 @@ def _npz(folder: Path, *, compressed: bool = False) -> Path:
 
 
 def _read_images(path: Path, *, labels: bool = True) -> object:
-    return list(images_from_path(path, SPEC, batch_size=2, classes=5, limit=5, require_labels=labels, resize=8, crop=8))
+    return list(
+        images_from_path(
+            path, SPEC, batch_size=2, classes=5, limit=5, require_labels=labels, resize=8, crop=8
+        )
+    )
 
 
 def _picture(folder: Path, *, suffix: str, mode: str = "RGB") -> Path:
@@ -223,7 +229,9 @@ def _onnx(folder: Path, *, quantized: bool = False, beside: bool = False) -> Pat
     net = Net()
     model = small_network() if quantized else net.model(net.node("Relu", "input"))
     if beside:
-        onnx.save(model, folder / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0)
+        onnx.save(
+            model, folder / "net.onnx", save_as_external_data=True, location="net.bin", size_threshold=0
+        )
     else:
         onnx.save(model, folder / "net.onnx")
     return folder / "net.onnx"
@@ -299,24 +307,51 @@ def _read_plan(path: Path) -> object:
     assert is_plan(path) or (engine_of_plan(content), version_of_plan(content)) == (None, None)
     double = runtime_double()
     double.Runtime = partial(Strict, double)
-    with mock.patch("engines.tensorrt.load_tensorrt", lambda: double), PlanEngine(path, device=HostDevice()) as engine:
+    with (
+        mock.patch("engines.tensorrt.load_tensorrt", return_value=double),
+        PlanEngine(path, device=HostDevice()) as engine,
+    ):
         return engine.run(np.zeros((1, *engine.input_shape), np.float32))
 
 
 def _timing_cache(folder: Path) -> Path:
     from tests.tensorrt_double.builder import ITimingCache, tensorrt_double
 
-    (folder / "timing.cache").write_bytes(memoryview(ITimingCache(tensorrt_double("10.16.1").place, 3).serialize()))
+    (folder / "timing.cache").write_bytes(
+        memoryview(ITimingCache(tensorrt_double("10.16.1").place, 3).serialize())
+    )
     return folder / "timing.cache"
 
 
 def _read_timing_cache(path: Path) -> object:
-    from tests.tensorrt_double.builder import tensorrt_double
     import logging
+
+    from tests.tensorrt_double.builder import tensorrt_double
 
     trt = tensorrt_double("10.16.1")
     with build_log(trt, logging.getLogger("tests.fuzz"), None) as log:
         return attach_timing_cache(trt.Builder(log).create_builder_config(), path, log)
+
+
+def _report(folder: Path) -> Path:
+    """A report.json with the picture of the samples beside it."""
+    from tests.converter.html.reports import full_report
+
+    _picture(folder, suffix="png").rename(folder / SAMPLES)
+    return save_report(full_report(), folder / "report.json")
+
+
+def _picture_of_report(folder: Path) -> Path:
+    return _report(folder).with_name(SAMPLES)
+
+
+def _read_report(path: Path) -> object:
+    """As ``python -m converter.html`` reads it; its errors are those of click."""
+    try:
+        page.main([str(path.with_name("report.json"))], standalone_mode=False)
+    except click.ClickException as error:
+        raise ConversionError(str(error)) from error
+    return None
 
 
 def _inspector(folder: Path) -> Path:
@@ -335,14 +370,20 @@ def _read_inspector(path: Path) -> object:
 
 
 KINDS: dict[str, Kind] = {
-    "state_dict": Kind(lambda f: _saved(f / "net.pth", trained().state_dict()), partial(_network, arch=TINY), m.ZIP),
-    "state_dict, recognised": Kind(lambda f: _saved(f / "net.pth", trained().state_dict()), _recognised, m.ZIP),
+    "state_dict": Kind(
+        lambda f: _saved(f / "net.pth", trained().state_dict()), partial(_network, arch=TINY), m.ZIP
+    ),
+    "state_dict, recognised": Kind(
+        lambda f: _saved(f / "net.pth", trained().state_dict()), _recognised, m.ZIP
+    ),
     "state_dict, old format": Kind(
         lambda f: _saved(f / "net.th", trained().state_dict(), _use_new_zipfile_serialization=False),
         partial(_network, arch=TINY),
     ),
     "checkpoint": Kind(_nested, partial(_network, arch=TINY), m.ZIP),
-    "whole network": Kind(lambda f: _saved(f / "net.pth", trained()), partial(_network, trust_pickle=True), m.ZIP),
+    "whole network": Kind(
+        lambda f: _saved(f / "net.pth", trained()), partial(_network, trust_pickle=True), m.ZIP
+    ),
     "safetensors": Kind(_safetensors, partial(_network, arch=TINY), (m.safetensors_header,)),
     "TorchScript": Kind(_torchscript, _network, m.ZIP),
     "pt2": Kind(_exported, _network, m.ZIP),
@@ -365,5 +406,7 @@ KINDS: dict[str, Kind] = {
     "weights beside ONNX": Kind(_data_beside, _read_onnx),
     "plan": Kind(_plan, _read_plan),
     "timing cache": Kind(_timing_cache, _read_timing_cache),
+    "report.json": Kind(_report, _read_report, m.JSON),
+    "samples.png of a report": Kind(_picture_of_report, _read_report),
     "inspector": Kind(_inspector, _read_inspector, m.JSON),
 }

@@ -17,7 +17,23 @@ from google.protobuf.message import Message
 
 Mutation = Callable[[bytes, random.Random], bytes]
 
-NUMBERS = (0, 1, -1, 2, 127, -128, 255, 2**15, 2**31 - 1, -(2**31), 2**40, 2**63 - 1, -(2**63), 10**30)
+NUMBERS = (
+    0,
+    1,
+    -1,
+    2,
+    127,
+    -128,
+    255,
+    2**15,
+    2**31 - 1,
+    -(2**31),
+    2**40,
+    2**63 - 1,
+    -(2**63),
+    10**30,
+    10**400,
+)
 _FLOATS = (float("nan"), float("inf"), -float("inf"), 1e-320, 1e308, -0.0, 0.5)
 _TEXTS = ("", "\0", "x" * 5000, "../../x", "ünïcödé", "\ud800", "1e999", "true", "line\nline")
 
@@ -225,7 +241,9 @@ def table(content: bytes, rng: random.Random) -> bytes:
         lambda: content.decode().encode(rng.choice(("utf-16", "utf-32", "cp037", "utf-7"))),
         lambda: content.replace(b",", rng.choice((b";", b"\t", b"", b",,", b',"')), rng.randint(1, 4)),
         lambda: b"\n".join([*lines[:row], lines[row] + b"," + b"9" * 200_000, *lines[row + 1 :]]),
-        lambda: b"\n".join([*lines[:row], lines[row] + rng.choice((b"\0", b'"', b"\r", b"\xb2", b"\xd9\xa3"))]),
+        lambda: b"\n".join(
+            [*lines[:row], lines[row] + rng.choice((b"\0", b'"', b"\r", b"\xb2", b"\xd9\xa3"))]
+        ),
         lambda: b"\n".join([*lines[:row], b"x" * 5000 + b",1", b"../a\0b,1"]),
         lambda: b"\n".join(lines[1:]),
         lambda: content.replace(b"label", b"file"),
@@ -284,11 +302,11 @@ def _scalar(field: Any, rng: random.Random) -> Any:
     if field.type == field.TYPE_BYTES:
         return rng.randbytes(rng.choice((0, 1, 3, 8, 400)))
     if field.type == field.TYPE_ENUM:
-        return rng.randrange(20)
+        return rng.choice([value.number for value in field.enum_type.values])
     if field.type in (field.TYPE_FLOAT, field.TYPE_DOUBLE):
         return rng.choice(_FLOATS)
     bits = 64 if field.type in (field.TYPE_INT64, field.TYPE_UINT64) else 32
-    value = rng.choice((*NUMBERS[:-1], rng.randrange(30)))
+    value = rng.choice((*NUMBERS[:-2], rng.randrange(30)))
     if field.type in (field.TYPE_UINT64, field.TYPE_UINT32):
         return value % 2**bits
     return (value + 2 ** (bits - 1)) % 2**bits - 2 ** (bits - 1)
