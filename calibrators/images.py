@@ -1,6 +1,7 @@
 """Real images, with or without labels, as batches that are decoded while they are iterated."""
 
 import csv
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,9 +37,11 @@ class _Files:
     def image(self, index: int) -> Image.Image:
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
-                file.load()
-                return Image.Image.copy(file)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, about tags that don't change the pixels
+                with Image.open(path) as file:
+                    file.load()
+                    return Image.Image.copy(file)
         except Exception as error:  # Pillow's decoders have no common base for what damaged files lead to
             raise DataError(
                 f"{path} can't be read as an image ({first_line(error)}); mend or remove it"

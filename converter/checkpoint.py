@@ -15,7 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calibrators.errors import first_line
+from calibrators.errors import first_line, shortened
 from converter.errors import LoadError
 from converter.usercode import on_sys_path
 
@@ -174,6 +174,26 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
     if any(name.endswith("._packed_params") for name in loaded):
         raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
     return state, notes
+
+
+def require_real(state: State, path: Path) -> None:
+    """Raise LoadError for a tensor that can't become float32 as it is: sparse, complex, without data, packed."""
+    for name, value in state.items():
+        kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
+        if value.layout is not torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+        elif not value.is_meta and not value.is_complex() and _becomes_float32(value.dtype):
+            continue
+        raise LoadError(f"{path}: {shortened(name)} is {kind}; expected dense tensors of real numbers")
+
+
+def _becomes_float32(dtype: torch.dtype) -> bool:
+    """Whether PyTorch converts values of ``dtype``; some are only storage for kernels."""
+    try:
+        torch.empty(1, dtype=dtype).float()
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def without_wrappers(state: State) -> State:

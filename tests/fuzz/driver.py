@@ -1,15 +1,17 @@
-"""Files read in children: one that dies is reported for the file that it read, and the next goes on."""
+"""Damaged files read in children: one that dies is reported for the file that it read, and the next goes on."""
 
 import json
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 GOOD = ("loaded", "refused")
+BEGUN = "begun"
 
 
 @dataclass(frozen=True)
@@ -23,23 +25,36 @@ class Outcome:
     said: str = ""
 
 
-def outcomes(files: Sequence[tuple[str, int]]) -> list[Outcome]:
-    """How each file was taken."""
+def outcomes(
+    files: Sequence[tuple[str, int]], each: Callable[[Outcome], None] = lambda _: None
+) -> list[Outcome]:
+    """How each file, a kind and a number, was taken; ``each`` is told at once."""
     done: list[Outcome] = []
     while len(done) < len(files):
-        child = subprocess.run(
-            [sys.executable, "-m", "tests.fuzz.child", json.dumps(files[len(done) :])],
-            cwd=ROOT, capture_output=True, check=False, stdin=subprocess.DEVNULL,
-        )  # fmt: skip
-        lines = [Outcome(**json.loads(line)) for line in child.stdout.splitlines()]
-        done += [line for line in lines if line.how != "begun"]
-        if child.returncode != 0:
-            if not lines or lines[-1].how != "begun":
-                raise RuntimeError(child.stderr.decode(errors="replace"))
-            last = lines[-1]
-            how = (
-                signal.Signals(-child.returncode).name if child.returncode < 0 else f"exit {child.returncode}"
-            )
-            said = child.stderr.decode(errors="replace").strip()[-400:]
-            done.append(Outcome(last.kind, last.index, last.mutation, how, said))
+        with (
+            tempfile.TemporaryFile("w+") as request,
+            tempfile.TemporaryFile("w+", errors="replace") as log,
+        ):
+            json.dump(files[len(done) :], request)
+            request.seek(0)
+            child = subprocess.Popen(
+                [sys.executable, "-m", "tests.fuzz.child"],
+                cwd=ROOT, stdin=request, stdout=subprocess.PIPE, stderr=log, text=True,
+            )  # fmt: skip
+            last = None
+            assert child.stdout is not None
+            for line in child.stdout:
+                last = Outcome(**json.loads(line))
+                if last.how != BEGUN:
+                    done.append(last)
+                    each(last)
+            code = child.wait()
+            log.seek(0)
+            said = log.read().strip()
+        if code != 0:
+            if last is None or last.how != BEGUN:
+                raise RuntimeError(f"the child that reads the files failed: {said}")
+            how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+            done.append(Outcome(last.kind, last.index, last.mutation, how, said[-300:]))
+            each(done[-1])
     return done

@@ -35,6 +35,7 @@ from converter.load_options import ModelOptions
 from converter.report import save_report
 from converter.workspace import SAMPLES
 from engines.build_log import build_log
+from engines.errors import EngineError
 from engines.half import half_from_onnx
 from engines.inspect import layers_from_json
 from engines.measured import open_engines
@@ -270,18 +271,16 @@ def _bench(path: Path) -> None:
 
 
 def every_part(*parts: Callable[[], object]) -> None:
-    """Call all, then raise the first error, one that isn't the package's own before the others."""
-    from tests.fuzz.child import OWN
-
+    """Call all, then raise the first error, one that isn't of the package before those that are."""
     errors: list[Exception] = []
     for part in parts:
         try:
             part()
-        except Exception as error:  # noqa: BLE001, PERF203
+        except Exception as error:  # noqa: BLE001, PERF203 - all are raised
             errors.append(error)
-    foreign = [error for error in errors if not isinstance(error, OWN)]
+    errors.sort(key=lambda error: isinstance(error, EngineError))
     if errors:
-        raise (foreign or errors)[0]
+        raise errors[0]
 
 
 def _plan(folder: Path) -> Path:
