@@ -2,6 +2,7 @@
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -143,8 +144,9 @@ def _ranges_from_document(document: dict[str, Any], path: Path) -> Ranges:
         return document[name]
 
     amax, algorithm, source = document.get("amax"), document.get("algorithm"), document.get("source")
+    numbers = field("amax", isinstance(amax, dict) and all(_is_number(value) for value in amax.values()))
     return Ranges(
-        amax=field("amax", isinstance(amax, dict) and all(_is_number(value) for value in amax.values())),
+        amax={name: float(value) for name, value in numbers.items()},
         algorithm=field("algorithm", algorithm in ALGORITHMS),
         samples=field("samples", _is_whole_or_none(document.get("samples", ""))),
         seed=field("seed", _is_whole_or_none(document.get("seed", ""))),
@@ -154,7 +156,10 @@ def _ranges_from_document(document: dict[str, Any], path: Path) -> Ranges:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
+    """Whether a value of JSON is a number that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _is_whole_or_none(value: object) -> bool:

@@ -101,8 +101,8 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
         with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
-            # Of a pickle protocol that isn't torch.save's; what can't be read is refused below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Of pickle protocols and sparse tensors; what can't be read is refused below.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error
@@ -121,7 +121,7 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
 
 def _refusal(path: Path, reason: str) -> str:
     """The message for a pickle that the restricted unpickler refused."""
-    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL ([\w.]+)", reason)
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)+)(?![\w.])", reason)
     if found is None:
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
     return (

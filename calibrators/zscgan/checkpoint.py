@@ -31,10 +31,10 @@ def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
     return hashlib.sha256(repr((VERSION, fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
 
 
-def save_checkpoint(state: Resumable, path: Path, key: str) -> None:
-    """Write the state, whole or not at all."""
+def save_checkpoint(state: Resumable, path: Path, key: str) -> Path:
+    """Write the state, whole or not at all, behind its digest."""
     content = bytes_of_torch({"key": key, **state.dump()})
-    write_atomic(path, _digest(content) + content)
+    return write_atomic(path, _digest(content) + content)
 
 
 def restore_checkpoint(state: Resumable, path: Path, key: str) -> bool:
