@@ -19,8 +19,11 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             warnings.simplefilter("ignore")  # of ONNX, about a place of weights that it can't read
             model = onnx.load(path)
         onnx.checker.check_model(model)
-        for tensor in _tensors(model.graph):  # the checker doesn't count their bytes
+        # What the checker doesn't look at: the bytes of weights, and names, which are bytes where they are no UTF-8.
+        for tensor in _tensors(model.graph):
             numpy_helper.to_array(tensor)
+        if not all(isinstance(name, str) for name in _names(model.graph)):
+            raise ValueError("a name in it is no UTF-8 text")
     except OSError as error:
         raise BuildError(f"expected to read {path}: {error.strerror or error}") from error
     except Exception as error:  # of protobuf and ONNX, which have no common base
@@ -47,3 +50,11 @@ def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
     for part in graphs(graph):
         yield from part.initializer
         yield from (item.t for node in part.node for item in node.attribute if item.HasField("t"))
+
+
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
+    for part in graphs(graph):
+        yield from (value.name for value in [*part.input, *part.output, *part.value_info, *part.initializer])
+        for node in part.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (item.name for item in node.attribute)

@@ -13,7 +13,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits
 from engines.errors import BuildError, first_line
-from engines.files import existing_file, replaced_file
+from engines.files import replaced_file
 from engines.int8_nodes import INT8_CONVOLUTION
 from engines.lowering import lowered_from_qdq
 from engines.onnx_file import load_onnx
@@ -76,7 +76,10 @@ class OnnxRuntimeEngine:
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
         self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        outputs = self._session.get_outputs()
+        if not outputs:
+            raise BuildError(f"expected a network with an output, the logits, but {path} has none")
+        self._output = outputs[0].name
 
     def run(self, x: NDArray[Any]) -> Logits:
         """Logits (batch, classes) of float32 images (batch, channels, height, width)."""
@@ -112,12 +115,13 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
 
     Counted in the network that ONNX Runtime executes after all its optimizations, not in the file.
     """
+    load_onnx(Path(path))
     options = _session_options(1)
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = str(executed)
         try:
-            ort.InferenceSession(str(existing_file(Path(path))), options, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _REFUSALS as error:
             raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
         nodes = onnx.load(executed, load_external_data=False).graph.node

@@ -92,6 +92,22 @@ def test_a_graph_that_onnx_has_no_meaning_for_is_refused(tmp_path: Path) -> None
         onnxruntime.build(tmp_path / "net.onnx", tmp_path / "engine.onnx")
 
 
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    content = small_network().SerializeToString()
+    (tmp_path / "net.onnx").write_bytes(content.replace(b"identity0", b"identit\xff0"))
+    for read in (load_onnx, onnxruntime.int8_kernels):
+        with pytest.raises(BuildError, match="no UTF-8"):
+            read(tmp_path / "net.onnx")
+
+
+def test_a_network_without_an_output_is_refused(tmp_path: Path) -> None:
+    model = small_network()
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(BuildError, match="expected a network with an output, the logits"):
+        OnnxRuntimeEngine(tmp_path / "net.onnx")
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
 def test_a_scale_that_is_none_stays_as_it_is(scale: float, tmp_path: Path) -> None:
     model = small_network()
