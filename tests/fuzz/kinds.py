@@ -44,6 +44,7 @@ from engines.onnxruntime import OnnxRuntimeEngine, build, int8_kernels
 from engines.options import BenchOptions
 from engines.plan_engine import PlanEngine, engine_of_plan, is_plan, version_of_plan
 from engines.timing_cache import attach_timing_cache
+from tests.converter.html.reports import bare_report, full_report
 from tests.converter.test_load import trained
 from tests.engines.networks import Net, small_network
 from tests.fuzz import mutations as m
@@ -333,15 +334,13 @@ def _read_timing_cache(path: Path) -> object:
 
 
 def _report(folder: Path) -> Path:
-    """A report.json with the picture of the samples beside it."""
-    from tests.converter.html.reports import full_report
-
-    _picture(folder, suffix="png").rename(folder / SAMPLES)
+    """A report.json with all that it can have."""
     return save_report(full_report(), folder / "report.json")
 
 
 def _picture_of_report(folder: Path) -> Path:
-    return _report(folder).with_name(SAMPLES)
+    save_report(bare_report(), folder / "report.json")
+    return _picture(folder, suffix="png").rename(folder / SAMPLES)
 
 
 def _read_report(path: Path) -> object:
