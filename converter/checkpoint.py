@@ -140,7 +140,7 @@ def state_from_safetensors(path: Path) -> State:
         return dict(load_file(path))
     except OSError as error:
         raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
-    # The last four are the library's own for sizes and types that its header check lets through.
+    # What is no SafetensorError comes of sizes and types that the check of the header lets through.
     except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
         raise LoadError(
             f"{path} is a truncated or damaged safetensors file, or of a type that PyTorch {torch.__version__} "

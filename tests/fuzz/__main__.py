@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections import Counter, defaultdict
+from contextlib import suppress
 
 from tests.fuzz.driver import GOOD, Outcome, outcomes
 from tests.fuzz.kinds import KINDS
@@ -26,7 +27,8 @@ def main() -> None:
             )
 
     numbers = range(given.first, given.first + given.files)
-    outcomes([(kind, number) for kind in given.kind or KINDS for number in numbers], told)
+    with suppress(KeyboardInterrupt):  # the table is of those that were read
+        outcomes([(kind, number) for kind in given.kind or KINDS for number in numbers], told)
     for kind, counted in table.items():
         print(f"{kind}: " + ", ".join(f"{count} {how}" for how, count in counted.most_common()))
     sys.exit(any(set(counted) - set(GOOD) for counted in table.values()))
