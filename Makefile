@@ -18,13 +18,14 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 has_tensorrt = $(shell $(1) -I -c 'from importlib.util import find_spec; spec = find_spec("tensorrt"); \
     print("yes" if spec and spec.origin else "")' 2>/dev/null)
 
-.PHONY: help demo test gpu-here gpu-test lint types check format clean
+.PHONY: help demo test fuzz gpu-here gpu-test lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    convert the digits example to INT8 without data and measure it'
 	@echo 'make test    run the tests'
+	@echo 'make fuzz    read thousands of damaged files of every kind (long)'
 	@echo 'make gpu-test'
 	@echo '             on a machine with an NVIDIA GPU: the tests that need one, and a self-test of each engine'
 	@echo 'make lint    ruff format --check, ruff check'
@@ -39,6 +40,10 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# ARGS='--kind safetensors --files 5000' for one kind; --first for other damage.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 gpu-test: gpu-here $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)

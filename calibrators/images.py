@@ -1,8 +1,7 @@
 """Real images, with or without labels, as batches that are decoded while they are iterated."""
 
 import csv
-import zipfile
-import zlib
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,16 @@ from pathlib import Path
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from calibrators.batches import Batch
-from calibrators.errors import DataError
+from calibrators.errors import DataError, first_line, shortened
 from calibrators.inputs import InputSpec
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 UNKNOWN = -1
+_MOST_DIGITS = 9  # of a class index
 _LAYOUT = (
     "expected a folder with one folder of images a class, a folder of images with labels.csv (file,label), a "
     "folder of images, or a .npz with images"
@@ -37,18 +37,15 @@ class _Files:
     def image(self, index: int) -> Image.Image:
         path = self.paths[index]
         try:
-            with Image.open(path) as file:
-                file.load()
-                return Image.Image.copy(file)
-        # Pillow's decoders raise more than OSError for damaged files.
-        except (
-            OSError,
-            UnidentifiedImageError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise DataError(f"{path} can't be read as an image ({error}); mend or remove it") from error
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of Pillow, about tags that don't change the pixels
+                with Image.open(path) as file:
+                    file.load()
+                    return Image.Image.copy(file)
+        except Exception as error:  # Pillow's decoders have no common base for what damaged files lead to
+            raise DataError(
+                f"{path} can't be read as an image ({first_line(error)}); mend or remove it"
+            ) from error
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
@@ -243,16 +240,16 @@ def _csv(folder: Path) -> tuple[_Source, list[int]]:
             if absent:
                 raise DataError(
                     f"{path} has no column {' and '.join(absent)}, its header is "
-                    f"{','.join(rows.fieldnames or ())}; expected the header file,label"
+                    f"{shortened(','.join(rows.fieldnames or ()))}; expected the header file,label"
                 )
             for row in rows:
                 text, image = row["label"] or "", folder / (row["file"] or "")
-                if not text.strip().isdecimal():
+                if not text.strip().isdecimal() or len(text.strip()) > _MOST_DIGITS:
                     raise DataError(
-                        f"{path}, line {rows.line_num}: expected a class index from 0 up, got {text!r}"
+                        f"{path}, line {rows.line_num}: expected a class index from 0 up, got {shortened(text)!r}"
                     )
                 if not image.is_file():
-                    raise DataError(f"{path}, line {rows.line_num}: there is no file {image}")
+                    raise DataError(f"{path}, line {rows.line_num}: there is no file {shortened(str(image))}")
                 paths.append(image)
                 labels.append(int(text))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -260,20 +257,28 @@ def _csv(folder: Path) -> tuple[_Source, list[int]]:
     return _Files(paths), labels
 
 
-def _npz(path: Path) -> tuple[_Source, list[int] | None]:
-    """Images and labels of a NumPy archive; nothing in it is unpickled."""
+def _arrays(path: Path) -> dict[str, np.ndarray | None]:
+    """The arrays of a NumPy archive by name, those that are no images or labels as None; nothing is unpickled."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             names = getattr(archive, "files", [])  # a single array (.npy) has none
-            if "images" not in names:
-                raise DataError(f"{path} has no array 'images' (it has {', '.join(names) or 'no names'})")
-            images = archive["images"]
-            labels = archive["labels"] if "labels" in names else None
+            arrays = {name: archive[name] if name in ("images", "labels") else None for name in names}
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} can't be read as a .npz of plain arrays: {error}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}") from error
+        raise DataError(f"{path} can't be read as a .npz of plain arrays: {first_line(error)}") from error
+    except Exception as error:  # of zipfile, zlib and NumPy, which have no common base
+        raise DataError(f"{path} is truncated or damaged: {first_line(error)}") from error
+    if any(isinstance(array, bytes) for array in arrays.values()):  # a member that is no array
+        raise DataError(f"{path} is truncated or damaged: 'images' or 'labels' is no array")
+    return arrays
+
+
+def _npz(path: Path) -> tuple[_Source, list[int] | None]:
+    """Images and labels of a NumPy archive."""
+    arrays = _arrays(path)
+    images, labels = arrays.get("images"), arrays.get("labels")
+    if images is None:
+        raise DataError(f"{path} has no array 'images' (it has {shortened(', '.join(arrays)) or 'no names'})")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
         raise DataError(
             f"{path}: expected images of uint8, N x H x W x 3 or N x H x W, got {images.dtype} "

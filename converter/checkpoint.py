@@ -1,7 +1,6 @@
 """Weights out of a file, without running anything that the file says."""
 
 import argparse
-import json
 import os
 import pickle
 import re
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from calibrators.errors import first_line, shortened
 from converter.errors import LoadError
 from converter.usercode import on_sys_path
 
@@ -43,18 +43,6 @@ EXPECTED = (
     "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive or an "
     "ExportedProgram (.pt2)"
 )
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -87,8 +75,10 @@ def _kind_of_zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise LoadError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
+    except Exception as error:  # what zipfile raises of a damaged directory has no common base
+        raise LoadError(
+            f"{path} is truncated or damaged ({first_line(error)}); copy or download it again"
+        ) from error
     inner = {name.partition("/")[2] for name in names}
     if names and all(name.endswith(".npy") for name in names):
         raise LoadError(f"{path} is a NumPy archive (.npz), so data and no model; {EXPECTED}")
@@ -111,8 +101,8 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
         with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
-            # Of a pickle protocol that isn't torch.save's; what can't be read is refused below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+            # Of pickle protocols and sparse tensors; what can't be read is refused below.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error
@@ -123,15 +113,15 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
         ) from error
     except OSError as error:
         raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
-    # A damaged pickle can fail in any way that its opcodes can.
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LoadError(f"{path} is truncated, damaged or no checkpoint ({reason}); {EXPECTED}") from error
+    except Exception as error:  # a damaged pickle can fail in any way that its opcodes can
+        raise LoadError(
+            f"{path} is truncated, damaged or no checkpoint ({first_line(error)}); {EXPECTED}"
+        ) from error
 
 
 def _refusal(path: Path, reason: str) -> str:
     """The message for a pickle that the restricted unpickler refused."""
-    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL ([\w.]+)", reason)
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)+)(?![\w.])", reason)
     if found is None:
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
     return (
@@ -142,26 +132,20 @@ def _refusal(path: Path, reason: str) -> str:
 
 
 def state_from_safetensors(path: Path) -> State:
-    """Tensors of a safetensors file: a JSON header with name, dtype, shape and byte range, then the bytes.
+    """Tensors of a safetensors file, which holds no code. Raises LoadError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
 
-    https://github.com/huggingface/safetensors#format
-    """
-    data = bytearray(path.read_bytes())
     try:
-        size = struct.unpack("<Q", data[:8])[0]
-        header = json.loads(data[8 : 8 + size])
-        header.pop("__metadata__", None)
-        state = {}
-        for name, entry in header.items():
-            start, end = (8 + size + offset for offset in entry["data_offsets"])
-            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-            flat = (
-                torch.frombuffer(data[start:end], dtype=dtype) if end > start else torch.empty(0, dtype=dtype)
-            )
-            state[name] = flat.reshape(entry["shape"]).clone()
-        return state
-    except (struct.error, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise LoadError(f"{path} is a truncated or damaged safetensors file ({error})") from error
+        return dict(load_file(path))
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    # What is no SafetensorError comes of sizes and types that the check of the header lets through.
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
+        raise LoadError(
+            f"{path} is a truncated or damaged safetensors file, or of a type that PyTorch {torch.__version__} "
+            f"lacks ({first_line(error)}); copy or download it again"
+        ) from error
 
 
 def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...]]:
@@ -190,6 +174,26 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
     if any(name.endswith("._packed_params") for name in loaded):
         raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
     return state, notes
+
+
+def require_real(state: State, path: Path) -> None:
+    """Raise LoadError for a tensor that can't become float32 as it is: sparse, complex, without data, packed."""
+    for name, value in state.items():
+        kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
+        if value.layout is not torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+        elif not value.is_meta and not value.is_complex() and _becomes_float32(value.dtype):
+            continue
+        raise LoadError(f"{path}: {shortened(name)} is {kind}; expected dense tensors of real numbers")
+
+
+def _becomes_float32(dtype: torch.dtype) -> bool:
+    """Whether PyTorch converts values of ``dtype``; some are only storage for kernels."""
+    try:
+        torch.empty(1, dtype=dtype).float()
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def without_wrappers(state: State) -> State:

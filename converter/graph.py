@@ -14,6 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from calibrators.errors import first_line
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
 from converter.errors import CaptureError
@@ -117,7 +118,7 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
             logits = model(x)
     except Exception as error:
         raise CaptureError(
-            f"expected a network that takes inputs of {shape}, but it failed on one: {_first_line(error)}; "
+            f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
             "check --input-shape"
         ) from error
     if not isinstance(logits, Tensor):
@@ -154,14 +155,7 @@ def _refusal(error: Exception) -> str:
             "expected a network with one fixed flow of control, but its forward branches on the values of a "
             f"tensor{place}; use torch.where, or keep one branch for inference"
         )
-    return (
-        f"torch.export can't trace the network{place}: {_first_line(error)}; change its forward accordingly"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else type(error).__name__
+    return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
 
 
 def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
@@ -177,7 +171,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
         )
     except Exception as error:
         raise CaptureError(
-            f"torch.onnx can't write the network as ONNX: {_first_line(error)}; "
+            f"torch.onnx can't write the network as ONNX: {first_line(error)}; "
             "replace the operator that it names, or use a newer PyTorch"
         ) from error
     assert onnx_program is not None

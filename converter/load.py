@@ -25,6 +25,7 @@ from converter.checkpoint import (
     State,
     kind_of_file,
     object_from_file,
+    require_real,
     state_from_object,
     state_from_safetensors,
     without_wrappers,
@@ -189,6 +190,7 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
         if whole is not None and options.arch is None:
             return _Network(whole, Origin(), ("took the whole pickled network from the file",))
         state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
+    require_real(state, path)
     module, origin, more = _network_for_state(state, options, sha256)
     return _Network(module, origin, notes + more)
 

@@ -179,6 +179,39 @@ def test_safetensors(network: Tiny, code: Path) -> None:
         load(path, f"{code}:Tiny")
 
 
+def test_safetensors_of_other_types(network: Tiny, code: Path) -> None:
+    from safetensors.torch import save_file
+
+    narrow = {"conv.weight": torch.float8_e4m3fn, "fc.weight": torch.bfloat16, "fc.bias": torch.float16}
+    state = {name: value.to(narrow.get(name, value.dtype)) for name, value in network.state_dict().items()}
+    save_file(state, code.parent / "net.safetensors")
+    teacher = load(code.parent / "net.safetensors", f"{code}:Tiny")
+    for name, value in teacher.module.state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype))
+
+
+def test_safetensors_of_an_unknown_type(network: Tiny, code: Path) -> None:
+    path = write_safetensors(network.state_dict(), code.parent / "net.safetensors")
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F99"'))
+    with pytest.raises(LoadError, match=r"or of a type that PyTorch .* lacks .*F99"):
+        load(path, f"{code}:Tiny")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(4, 3, 3, 3, dtype=torch.complex64), "conv.weight is complex64; expected dense tensors"),
+        (torch.ones(4, 3, 3, 3).to_sparse(), "conv.weight is sparse_coo"),
+        (torch.empty(4, 3, 3, 3, device="meta"), "conv.weight is a tensor without data"),
+        (torch.empty(4, 3, 3, 3, dtype=torch.bits8), "conv.weight is bits8"),
+    ],
+)
+def test_tensors_that_are_no_real_numbers(value: Tensor, message: str, network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict() | {"conv.weight": value}, code.parent / "net.pth")
+    with pytest.raises(LoadError, match=message):
+        load(path, f"{code}:Tiny")
+
+
 def test_importable_module_from_the_current_folder(
     network: Tiny, code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+from converter.checkpoint import object_from_file
 from converter.errors import LoadError
 from tests.converter.test_load import Tiny, assert_same_network, load, saved, trained
 
@@ -42,6 +43,27 @@ def test_truncated_checkpoint(network: Tiny, new_format: bool, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(LoadError, match="truncated"):
         load(path)
+
+
+@pytest.mark.parametrize("place", [b"net/data.pkl", b"net/data/0"])
+def test_a_name_in_the_archive_that_is_no_text(place: bytes, network: Tiny, tmp_path: Path) -> None:
+    path = saved(network.state_dict(), tmp_path / "net.pth")
+    content = path.read_bytes()
+    at = content.rindex(place)  # in the directory
+    flags = content.rindex(b"PK\x01\x02", 0, at) + 8
+    path.write_bytes(content[: flags + 1] + b"\x08" + content[flags + 2 : at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(LoadError, match=r"is truncated or damaged .*; copy or download it again"):
+        load(path)
+
+
+def test_the_old_format_cut_off_anywhere(network: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "net.th"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for size in range(1, len(content), 5):
+        path.write_bytes(content[:size])
+        with pytest.raises(LoadError, match=r"net.th (is truncated, damaged|holds the Python object \w)"):
+            object_from_file(path, trust_pickle=False)
 
 
 @pytest.mark.parametrize(
