@@ -174,8 +174,6 @@ def in_words(error: BaseException) -> tuple[str, str]:
         return "options", str(error)
     if isinstance(error, ConversionError | CalibrationError | EngineError):
         return "user", str(error)
-    if isinstance(error, MemoryError):
-        return "user", str(error) or "out of memory; lower --gan-batch or --calib-samples"
     return "bug", "".join(traceback.format_exception(error))
 
 

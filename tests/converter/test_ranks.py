@@ -186,7 +186,6 @@ def test_the_first_rank_speaks(
         (OptionsError("flag"), OptionsError, "flag"),
         (CalibrationError("data"), ConversionError, "data"),
         (BuildError("engine"), ConversionError, "engine"),
-        (MemoryError(), ConversionError, "out of memory; lower --gan-batch or --calib-samples"),
     ],
 )
 def test_errors_travel_as_what_the_user_would_have_seen(
