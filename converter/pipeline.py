@@ -42,6 +42,7 @@ from converter.report import PAGE, REPORT, Report, new_report, save_report
 from converter.sensitivity_stage import sensitivity
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
+from converter.watch import on_forced_exit
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
 from engines.errors import EngineError
 from engines.onnxruntime import OnnxRuntimeEngine
@@ -130,7 +131,8 @@ def lead(
 ) -> None:
     """Run every stage on the first rank; ``started`` is when the conversion did, by ``time.perf_counter``."""
     output = options.output or Path(f"{inputs.teacher.name}_int8")
-    with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
+    workspace = Workspace(output, lambda kept: reporter.warn(KEPT.format(kept)))
+    with workspace, on_forced_exit(workspace.abandon):
         fp32 = capture(inputs, workspace, reporter, report)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
