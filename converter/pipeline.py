@@ -134,9 +134,10 @@ def lead(
     workspace = Workspace(output, lambda kept: reporter.warn(KEPT.format(kept)))
     with workspace, on_forced_exit(workspace.abandon):
         fp32 = capture(inputs, workspace, reporter, report)
+        plan = plan_from_onnx(fp32.onnx)
+        require_ranges(inputs, plan)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
-        plan = plan_from_onnx(fp32.onnx)
         ranges = calibrated(inputs, options, fp32, plan, generator, reporter, report, ranks)
         save_calibration(ranges, options, workspace)
         graph, ranges = fine_tune(
@@ -187,6 +188,12 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
     return graph
 
 
+def require_ranges(inputs: Inputs, plan: QuantizationPlan) -> None:
+    """Raise CacheError where ``--calibration-cache`` lacks ranges of the plan: before the training, not after it."""
+    if inputs.cached is not None:
+        inputs.cached.selected(plan.observed)
+
+
 def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> Predictions | None:
     """What the FP32 network says to the images of ``--val``: read before the long work, in case one is broken."""
     if inputs.val is None:
@@ -217,14 +224,13 @@ def needs_generator(inputs: Inputs, options: ConvertOptions) -> bool:
 def generator_for(
     inputs: Inputs, options: ConvertOptions, checkpoint: Path | None, reporter: Reporter, ranks: Ranks
 ) -> TrainedGenerator | None:
-    """A trained generator, where one is needed."""
-    if not needs_generator(inputs, options):
-        return None
+    """A trained generator, where one is needed: that of the user, or a new one."""
+    if inputs.generator is not None or not needs_generator(inputs, options):
+        return inputs.generator
     return generator_from_teacher(
         inputs.teacher,
         inputs.fingerprint,
         options.synthesis,
-        reuse=options.generator,
         checkpoint=checkpoint,
         device=inputs.device,
         reporter=reporter,

@@ -52,8 +52,8 @@ class Watch:
     def __init__(
         self,
         *,
-        abort: Callable[[], None],
-        give_up: Callable[[], None],
+        abort: Callable[[], object],
+        give_up: Callable[[], object],
         failed: Callable[[], bool] = lambda: False,
         cuda: bool = False,
     ) -> None:
