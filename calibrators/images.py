@@ -146,8 +146,9 @@ class ImageBatches:
     def _require_size(self, index: int, size: tuple[int, int]) -> None:
         _, height, width = self.spec.shape
         if size != (width, height):
+            got = f"{size[1]}x{size[0]}"
             raise DataError(
-                f"{self.source.name(index)} is {size[1]}x{size[0]} after --resize and --crop, the network takes "
+                f"{self.source.name(index)} is {got} after --resize and --crop, the network takes "
                 f"{height}x{width}; add --resize {height} --crop {height}, or the sizes of its training"
             )
 
