@@ -10,6 +10,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from unittest.mock import patch
@@ -232,7 +233,7 @@ def step_time(setting: dict[str, Any]) -> Found:
     run = {"teacher": teacher, "spec": spec, "steps": steps}
     found = {"as_converted": ms_a_step(**run, choice=None)}
     for choice, flags in list(SETTINGS.items())[: 1 if small else None]:
-        found[choice] = ms_a_step(**run, choice=lambda flags=flags: kernels(*flags))
+        found[choice] = ms_a_step(**run, choice=partial(kernels, *flags))
     figures: Found = {
         "network": name,
         "side": side,
@@ -258,7 +259,7 @@ def ms_a_step(
         training.train_generator(
             teacher, spec, 1000, options, on_step=lambda _: times.append(time.perf_counter())
         )
-    return 1e3 * statistics.median(np.diff(times)[warm_up - 1 :])
+    return 1e3 * float(statistics.median(np.diff(times)[warm_up - 1 :]))
 
 
 def host_waits(teacher: nn.Module, spec: InputSpec, steps: int) -> float:
