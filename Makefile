@@ -9,6 +9,7 @@ PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 DIGITS := examples/digits
 ARGS ?=
 comma := ,
+GPU_RESULT ?= benchmarks/results/gpu.json
 # Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
 # outside of sys.path, where a folder called tensorrt would look like TensorRT.
 STUBS := tensorrt-stubs==10.13.0.35.1
@@ -18,7 +19,7 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 has_tensorrt = $(shell $(1) -I -c 'from importlib.util import find_spec; spec = find_spec("tensorrt"); \
     print("yes" if spec and spec.origin else "")' 2>/dev/null)
 
-.PHONY: help demo test fuzz gpu-here gpu-test lint types check format clean
+.PHONY: help demo test fuzz gpu-here gpu-test gpu-check lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
 .NOTPARALLEL:
 
@@ -28,6 +29,8 @@ help:
 	@echo 'make fuzz    read thousands of damaged files of every kind (long)'
 	@echo 'make gpu-test'
 	@echo '             on a machine with an NVIDIA GPU: the tests that need one, and a self-test of each engine'
+	@echo 'make gpu-check'
+	@echo '             on a machine with an NVIDIA GPU and PyTorch: what needs no TensorRT, in 8 minutes, as one JSON'
 	@echo 'make lint    ruff format --check, ruff check'
 	@echo 'make types   mypy'
 	@echo 'make check   lint, types and test'
@@ -49,10 +52,14 @@ gpu-test: gpu-here $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/zscgan-doctor --selftest
 
+# By a Python that has PyTorch already, as such a machine may be without network: nothing is installed.
+gpu-check: gpu-here
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) benchmarks/gpu_check.py --out $(GPU_RESULT)
+
 # Asked first, as TensorRT is large and of no use without a GPU.
 gpu-here:
 	@$(PYTHON) -c 'import sys; from engines.gpu import gpus; number, why = gpus(); \
-	    sys.exit(None if number else f"make gpu-test needs an NVIDIA GPU, but {why}; make test needs none")'
+	    sys.exit(None if number else f"this needs an NVIDIA GPU, but {why}; make test needs none")'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .

@@ -78,7 +78,6 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
         teacher,
         fingerprint(teacher.module.state_dict()),
         gan,
-        reuse=None,
         checkpoint=None,  # a training that goes on from an earlier one would take no time
         device=next(teacher.module.parameters()).device,
         reporter=Reporter(),

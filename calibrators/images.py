@@ -1,8 +1,12 @@
 """Real images, with or without labels, as batches that are decoded while they are iterated."""
 
 import csv
+import hashlib
 import warnings
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,10 +23,26 @@ from calibrators.inputs import InputSpec
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 UNKNOWN = -1
 _MOST_DIGITS = 9  # of a class index
+MOST_LOOKED_AT = 10_000
+"""Files that are opened before the work begins."""
 _LAYOUT = (
     "expected a folder with one folder of images a class, a folder of images with labels.csv (file,label), a "
     "folder of images, or a .npz with images"
 )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file that is being read. Raises DataError for what is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about tags that don't change the pixels
+            with Image.open(path) as file:
+                yield file
+    except Exception as error:  # Pillow's decoders have no common base for what damaged files lead to
+        raise DataError(
+            f"{path} can't be read as an image ({first_line(error)}); repair or remove it"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -35,17 +55,14 @@ class _Files:
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of Pillow, about tags that don't change the pixels
-                with Image.open(path) as file:
-                    file.load()
-                    return Image.Image.copy(file)
-        except Exception as error:  # Pillow's decoders have no common base for what damaged files lead to
-            raise DataError(
-                f"{path} can't be read as an image ({first_line(error)}); mend or remove it"
-            ) from error
+        with _opened(self.paths[index]) as file:
+            file.load()
+            return Image.Image.copy(file)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height, from the file's first bytes."""
+        with _opened(self.paths[index]) as file:
+            return file.size
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
@@ -64,6 +81,10 @@ class _Array:
     def image(self, index: int) -> Image.Image:
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+    def size(self, _index: int) -> tuple[int, int]:
+        """Width and height."""
+        return self.images.shape[2], self.images.shape[1]
 
     def name(self, index: int) -> str:
         return f"{self.path}, image {index}"
@@ -109,15 +130,57 @@ class ImageBatches:
 
     def _normalised(self, index: int) -> Float[Tensor, "channels height width"]:
         """One image; raises DataError where its size isn't the network's."""
-        channels, height, width = self.spec.shape
-        image = prepared(self.source.image(index), channels, self.resize, self.crop)
-        if image.size != (width, height):
-            got = f"{image.height}x{image.width}"
+        image = prepared(self.source.image(index), self.spec.shape[0], self.resize, self.crop)
+        self._require_size(index, image.size)
+        return pixels_from_image(image, self.spec)
+
+    def require_sizes(self) -> None:
+        """Raise DataError for a file that is no image or of another size than the network's, without decoding any.
+
+        Of very many images, those at even distances are looked at.
+        """
+        for index in self.order[:: -(-len(self.order) // MOST_LOOKED_AT)]:
+            self._require_size(index, size_after(self.source.size(index), self.resize, self.crop))
+
+    def _require_size(self, index: int, size: tuple[int, int]) -> None:
+        _, height, width = self.spec.shape
+        if size != (width, height):
+            got = f"{size[1]}x{size[0]}"
             raise DataError(
                 f"{self.source.name(index)} is {got} after --resize and --crop, the network takes "
                 f"{height}x{width}; add --resize {height} --crop {height}, or the sizes of its training"
             )
-        return pixels_from_image(image, self.spec)
+
+
+def shared_images(one: ImageBatches, other: ImageBatches) -> int:
+    """How many images of ``one`` are in ``other`` too: the same files, copies of them, or the same pixels in a .npz.
+
+    Where very many files have to be read for it, copies go unnoticed.
+    """
+    ours, theirs = one.source, other.source
+    if isinstance(ours, _Array) and isinstance(theirs, _Array):
+        known = {theirs.images[index].tobytes() for index in other.order}
+        return sum(ours.images[index].tobytes() in known for index in one.order)
+    if isinstance(ours, _Files) and isinstance(theirs, _Files):
+        return _shared_files(
+            [ours.paths[index].resolve() for index in one.order],
+            {theirs.paths[index].resolve() for index in other.order},
+        )
+    return 0
+
+
+def _shared_files(ours: Sequence[Path], theirs: set[Path]) -> int:
+    rest = [path for path in ours if path not in theirs]
+    sizes = {path.stat().st_size for path in rest}
+    alike = [path for path in theirs if path.stat().st_size in sizes] if rest else []
+    if len(alike) > MOST_LOOKED_AT:
+        return len(ours) - len(rest)
+    known = {_digest(path) for path in alike}
+    return len(ours) - len(rest) + sum(_digest(path) in known for path in rest if known)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def images_from_path(
@@ -165,6 +228,15 @@ def images_from_path(
     return ImageBatches(source, known, order, spec, batch_size, labels is not None, resize, crop)
 
 
+def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> tuple[int, int]:
+    """Width and height of an image of this width and height after ``prepared``."""
+    if resize is not None:
+        short, long = sorted(size)
+        longer = int(resize * long / short)
+        size = (resize, longer) if size[0] <= size[1] else (longer, resize)
+    return (crop, crop) if crop is not None and min(size) >= crop else size
+
+
 def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | None) -> Image.Image:
     """``image`` as RGB or grey, its shorter side resized (bilinear, antialiased), its centre cut out.
 
@@ -172,13 +244,8 @@ def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | 
     than the image leaves it as it is.
     """
     image = image.convert("RGB" if channels == 3 else "L")
-    if resize is not None:
-        width, height = image.size
-        short, long = sorted((width, height))
-        longer = int(resize * long / short)
-        size = (resize, longer) if width <= height else (longer, resize)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+    if resize is not None and (size := size_after(image.size, resize, None)) != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     if crop is not None and min(image.size) >= crop:
         left, top = round((image.width - crop) / 2.0), round((image.height - crop) / 2.0)
         image = image.crop((left, top, left + crop, top + crop))

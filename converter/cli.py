@@ -279,11 +279,10 @@ def run(options: ConvertOptions, warnings: list[str], *, as_json: bool, verbose:
             for warning in warnings:
                 reporter.warn(warning)
             report = convert(options, reporter, shlex.join(["zscgan-convert", *sys.argv[1:]]))
-    except (ConversionError, CalibrationError, EngineError, OptionsError, MemoryError) as error:
+    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
         if verbose > 1:
             traceback.print_exc()
-        text = str(error) or "out of memory; lower --gan-batch or --calib-samples"
-        click.echo(f"error: {text}", err=True)
+        click.echo(f"error: {error}", err=True)
         return USAGE if isinstance(error, OptionsError) else FAILED
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)

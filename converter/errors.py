@@ -5,7 +5,7 @@ ConversionError             exit code 1
 │   └── ArchitectureError   the weights and the architecture don't fit, or none was found
 ├── CaptureError            torch.export or the ONNX exporter refused the network
 ├── QATError                the network can't be fine-tuned
-└── OutputError             the output folder can't be written
+└── OutputError             the output folder, or a file beside it, can't be written
 OptionsError                exit code 2: options that contradict one another
 """
 
@@ -31,7 +31,7 @@ class QATError(ConversionError):
 
 
 class OutputError(ConversionError):
-    """The output folder can't be written."""
+    """The output folder, or another file of the conversion, can't be written."""
 
 
 class OptionsError(Exception):

@@ -32,6 +32,7 @@ from converter.graph import FoldedGraph, graph_from_model
 from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
+from converter.memory import BATCHED, memory_error_in, out_of_memory
 from converter.mixed_precision_stage import mixed_precision, require_means
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
@@ -42,7 +43,9 @@ from converter.report import PAGE, REPORT, Report, new_report, save_report
 from converter.sensitivity_stage import sensitivity
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
+from converter.watch import on_forced_exit
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
+from engines.errors import EngineError
 from engines.onnxruntime import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1
@@ -67,15 +70,29 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
     """
     started = time.perf_counter()
     with ranks_of_this_run(options.device) as ranks:
-        inputs = inputs_from_options(options, reporter)
-        require_shares(inputs, options, ranks)
-        require_means(inputs, options)
-        if not ranks.first:
-            help_the_first(inputs, options, reporter, ranks)
-        report = new_report(options, inputs, command)
-        report.device["ranks"] = ranks.world
-        lead(inputs, options, reporter, report, ranks, started)
+        inputs: Inputs | None = None
+        try:
+            inputs = inputs_from_options(options, reporter)
+            require_shares(inputs, options, ranks)
+            require_means(inputs, options)
+            if not ranks.first:
+                help_the_first(inputs, options, reporter, ranks)
+            report = new_report(options, inputs, command)
+            report.device["ranks"] = ranks.world
+            lead(inputs, options, reporter, report, ranks, started)
+        except Exception as error:  # memory runs out anywhere, and each library says it in its own way
+            if memory_error_in(error) is None or told_by_engine(error, reporter.failed):
+                raise
+            trained = options.generator is None and any(done.name == "synthesis" for done in reporter.stages)
+            raise out_of_memory(
+                error, reporter.failed, inputs, options, trained=trained, ranks=ranks
+            ) from error
     return report
+
+
+def told_by_engine(error: Exception, stage: str | None) -> bool:
+    """Whether an engine has said what to do about its own memory, which hangs on nothing of the training."""
+    return isinstance(error, EngineError) and stage not in BATCHED
 
 
 def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> None:
@@ -89,13 +106,18 @@ def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> Non
 
 def help_the_first(inputs: Inputs, options: ConvertOptions, reporter: Reporter, ranks: Ranks) -> NoReturn:
     """Take this process's part in the training and in the calibration, then end it."""
-    graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
-    generator = generator_for(inputs, options, None, reporter, ranks)
+    with reporter.stage("capture"):
+        graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
+    with reporter.stage("synthesis"):
+        generator = generator_for(inputs, options, None, reporter, ranks)
     if inputs.cached is None:
-        measured(inputs, options, graph, calibration_data(inputs, options, generator), lambda _: None, ranks)
+        with reporter.stage("calibration"):
+            data = calibration_data(inputs, options, generator)
+            measured(inputs, options, graph, data, lambda _: None, ranks)
     if options.qat is not None:
-        plan = plan_from_onnx(graph.onnx)
-        tuned_together(inputs, options, graph, plan, {}, generator, None, reporter, ranks)
+        with reporter.stage("qat"):
+            plan = plan_from_onnx(graph.onnx)
+            tuned_together(inputs, options, graph, plan, {}, generator, None, reporter, ranks)
     ranks.leave()
     sys.exit(0)
 
@@ -110,11 +132,13 @@ def lead(
 ) -> None:
     """Run every stage on the first rank; ``started`` is when the conversion did, by ``time.perf_counter``."""
     output = options.output or Path(f"{inputs.teacher.name}_int8")
-    with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
+    workspace = Workspace(output, lambda kept: reporter.warn(KEPT.format(kept)))
+    with workspace, on_forced_exit(workspace.abandon):
         fp32 = capture(inputs, workspace, reporter, report)
+        plan = plan_from_onnx(fp32.onnx)
+        require_ranges(inputs, plan)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
-        plan = plan_from_onnx(fp32.onnx)
         ranges = calibrated(inputs, options, fp32, plan, generator, reporter, report, ranks)
         save_calibration(ranges, options, workspace, reporter, report)
         graph, ranges = fine_tune(
@@ -165,6 +189,12 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
     return graph
 
 
+def require_ranges(inputs: Inputs, plan: QuantizationPlan) -> None:
+    """Raise CacheError where ``--calibration-cache`` lacks ranges of the plan: before the training, not after it."""
+    if inputs.cached is not None:
+        inputs.cached.selected(plan.observed)
+
+
 def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> Predictions | None:
     """What the FP32 network says to the images of ``--val``: read before the long work, in case one is broken."""
     if inputs.val is None:
@@ -195,14 +225,13 @@ def needs_generator(inputs: Inputs, options: ConvertOptions) -> bool:
 def generator_for(
     inputs: Inputs, options: ConvertOptions, checkpoint: Path | None, reporter: Reporter, ranks: Ranks
 ) -> TrainedGenerator | None:
-    """A trained generator, where one is needed."""
-    if not needs_generator(inputs, options):
-        return None
+    """A trained generator, where one is needed: that of the user, or a new one."""
+    if inputs.generator is not None or not needs_generator(inputs, options):
+        return inputs.generator
     return generator_from_teacher(
         inputs.teacher,
         inputs.fingerprint,
         options.synthesis,
-        reuse=options.generator,
         checkpoint=checkpoint,
         device=inputs.device,
         reporter=reporter,

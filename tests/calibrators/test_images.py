@@ -227,7 +227,7 @@ def test_damaged_image_is_named_when_it_is_reached(tmp_path: Path) -> None:
     png(tmp_path / "a.png", 1)
     batches = iter(images_from_path(tmp_path, UNIT, batch_size=1))
     next(batches)
-    with pytest.raises(DataError, match=r"b.jpg can't be read as an image .*; mend or remove it"):
+    with pytest.raises(DataError, match=r"b.jpg can't be read as an image .*; repair or remove it"):
         next(batches)
 
 
