@@ -3,8 +3,6 @@
 import csv
 import hashlib
 import warnings
-import zipfile
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
