@@ -1,6 +1,5 @@
 """Weights out of a file, without running anything that the file says."""
 
-import argparse
 import json
 import os
 import pickle
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor
 
 from converter.errors import LoadError
+from converter.metadata import safe_globals
 from converter.usercode import on_sys_path
 
 State = dict[str, Tensor]
@@ -105,12 +105,12 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     """What ``torch.save`` wrote to ``path``, on the CPU.
 
     Without ``trust_pickle`` only tensors and plain containers are read (PyTorch's restricted unpickler),
-    so no code of the file runs. ``argparse.Namespace``, which training scripts like to store, is allowed:
-    it is a bag of values. Raises LoadError.
+    so no code of the file runs. What ``metadata`` names is passed over: training scripts like to store it. Raises
+    LoadError.
     """
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
-        with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
+        with torch.serialization.safe_globals(safe_globals()), importable, warnings.catch_warnings():
             # Of a pickle protocol that isn't torch.save's; what can't be read is refused below.
             warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
