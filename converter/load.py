@@ -23,6 +23,7 @@ from converter import architectures
 from converter.checkpoint import (
     EXPECTED,
     State,
+    is_state,
     kind_of_file,
     object_from_file,
     state_from_object,
@@ -33,6 +34,7 @@ from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.exported import module_from_exported, module_from_torchscript
 from converter.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load_options import ModelOptions
+from converter.lowered import refuse_lowered
 from converter.usercode import FORMS, module_from_callable
 
 
@@ -177,6 +179,7 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
         if options.arch is not None:
             raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
         if kind == "torchscript":
+            refuse_lowered(path)
             return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())
         module, sizes = module_from_exported(path, trust_pickle=options.trust_pickle)
         return _Network(module, Origin(sizes=sizes))
@@ -185,23 +188,33 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
         notes: tuple[str, ...] = ()
     else:
         loaded = object_from_file(path, trust_pickle=options.trust_pickle)
-        whole = _whole_module(loaded) if options.trust_pickle else None
+        whole, where = _whole_module(loaded) if options.trust_pickle else (None, "")
         if whole is not None and options.arch is None:
-            return _Network(whole, Origin(), ("took the whole pickled network from the file",))
+            return _Network(whole, Origin(), (f"took the whole pickled network from the file{where}",))
         state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
     module, origin, more = _network_for_state(state, options, sha256)
     return _Network(module, origin, notes + more)
 
 
-def _whole_module(loaded: Any) -> nn.Module | None:
-    """A network that was pickled whole, also in a dictionary or inside a wrapper, or None."""
-    if isinstance(loaded, Mapping):
-        found = [
-            loaded[key]
-            for key in ("ema", "model", "net", "network")
-            if isinstance(loaded.get(key), nn.Module)
-        ]
-        loaded = found[0] if found else None
+def _whole_module(loaded: Any) -> tuple[nn.Module | None, str]:
+    """A network that was pickled whole, also in a dictionary or inside a wrapper, and a word on where it was.
+
+    Of several in a dictionary, the usual keys come first, then the one with the most layers: a loss is a module too.
+    """
+    if not isinstance(loaded, Mapping):
+        return _unwrapped(loaded), ""
+    found = {str(key): value for key, value in loaded.items() if isinstance(value, nn.Module)}
+    if not found:
+        return None, ""
+    usual = (key for key in ("ema", "model", "net", "network") if key in found)
+    key = next(usual, max(found, key=lambda key: len(list(found[key].modules()))))
+    others = [str(name) for name, value in loaded.items() if is_state(value)]
+    beside = f" and not the weights beside it ({', '.join(map(repr, others))})" if others else ""
+    return _unwrapped(found[key]), f", its entry {key!r}{beside}"
+
+
+def _unwrapped(loaded: Any) -> nn.Module | None:
+    """The network inside DataParallel or ``torch.compile``, or None for what is no module."""
     while isinstance(loaded, nn.Module):
         inner = getattr(loaded, "_orig_mod", None) or (
             loaded.module
