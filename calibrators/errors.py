@@ -6,6 +6,13 @@ CalibrationError
 └── GeneratorError  a generator that can't be trained, or belongs to another model
 """
 
+from collections.abc import Sequence
+
+
+def cut(names: Sequence[str], most: int) -> str:
+    """The first ``most`` of ``names`` for a message, ending in "…" where there are more."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
 
 class CalibrationError(Exception):
     """Base of every error that ``calibrators`` raises on purpose."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from calibrators.errors import cut
 from converter.errors import LoadError
 from converter.metadata import safe_globals
 from converter.usercode import on_sys_path
@@ -239,7 +240,7 @@ def is_state(value: object) -> bool:
 
 def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
     """The message for a dictionary without weights."""
-    keys = ", ".join(repr(key) for key in list(loaded)[:8]) or "none"
+    keys = cut([repr(key) for key in loaded], 8) or "none"
     if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
         return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
     return (

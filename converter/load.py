@@ -77,7 +77,7 @@ def load_model(options: ModelOptions) -> Teacher:
     if _exists(path):
         sha256 = _sha256_of_file(path)
         network = _network_from_file(path, options, sha256)
-        name = path.stem
+        name = _name_of(path)
     else:
         network = _network_from_torchvision(options)
         sha256 = fingerprint(network.module.state_dict())
@@ -126,6 +126,12 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     return True
+
+
+def _name_of(path: Path) -> str:
+    """The file's name without its extension, also one such as ``.pth.tar``."""
+    inner = Path(path.stem)
+    return inner.stem if path.suffix == ".tar" and inner.suffix in (".pth", ".pt", ".ckpt") else path.stem
 
 
 def _sha256_of_file(path: Path) -> str:
