@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from converter.causes import first_line
 from converter.checkpoint import restricted_pickles
 from converter.errors import LoadError
 from converter.pt2 import refuse_code
@@ -51,7 +52,7 @@ def module_from_exported(path: Path, *, trust_pickle: bool) -> tuple[nn.Module, 
     except Exception as error:  # the deserialiser fails in many ways on a damaged or newer file
         raise LoadError(
             f"{path} can't be read as an ExportedProgram by PyTorch {torch.__version__}: "
-            f"{_first_line(error)}; export it again with torch.export.save"
+            f"{first_line(error)}; export it again with torch.export.save"
         ) from error
     return module_from_program(program, str(path))
 
@@ -77,7 +78,7 @@ def module_from_torchscript(path: Path, shape: tuple[int, int, int]) -> nn.Modul
             warnings.filterwarnings("ignore", r".*torch\.jit.*", DeprecationWarning)
             script = torch.jit.load(path, map_location="cpu").eval().float()
     except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{path} can't be read as TorchScript: {_first_line(error)}") from error
+        raise LoadError(f"{path} can't be read as TorchScript: {first_line(error)}") from error
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), warnings.catch_warnings():
@@ -91,7 +92,7 @@ def module_from_torchscript(path: Path, shape: tuple[int, int, int]) -> nn.Modul
     except Exception as error:  # TorchScript, the converter and the exporter each have their own errors
         raise LoadError(
             f"{path}: this TorchScript network can't be translated for inputs of {_times(shape)}: "
-            f"{_first_line(error)}; check --input-shape, or give its state_dict with --arch file.py:callable"
+            f"{first_line(error)}; check --input-shape, or give its state_dict with --arch file.py:callable"
         ) from error
     # Outputs that are no tensors are refused by the caller, as for every other network.
     if isinstance(expected, Tensor) and not torch.allclose(expected, got, rtol=1e-3, atol=1e-4):
@@ -220,11 +221,6 @@ def _refuse_foreign(graph: fx.Graph, name: str) -> None:
             raise LoadError(
                 f"{name} calls {node.target}, which is no tensor operation of PyTorch; export it without"
             )
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -16,6 +16,7 @@ from torch import Tensor, fx, nn
 
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
+from converter.causes import exporter_refusal, first_line
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
@@ -34,7 +35,8 @@ class FoldedGraph:
     trainable, and carry the names of the ONNX initializers. It works for every batch size, in eval mode only.
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of
-    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other.
+    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other. Values
+    that are infinite on purpose or complex are not declared, as no range suits them.
     """
 
     module: fx.GraphModule
@@ -117,7 +119,7 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
             logits = model(x)
     except Exception as error:
         raise CaptureError(
-            f"expected a network that takes inputs of {shape}, but it failed on one: {_first_line(error)}; "
+            f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
             "check --input-shape"
         ) from error
     if not isinstance(logits, Tensor):
@@ -154,14 +156,7 @@ def _refusal(error: Exception) -> str:
             "expected a network with one fixed flow of control, but its forward branches on the values of a "
             f"tensor{place}; use torch.where, or keep one branch for inference"
         )
-    return (
-        f"torch.export can't trace the network{place}: {_first_line(error)}; change its forward accordingly"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else type(error).__name__
+    return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
 
 
 def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
@@ -177,8 +172,8 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
         )
     except Exception as error:
         raise CaptureError(
-            f"torch.onnx can't write the network as ONNX: {_first_line(error)}; "
-            "replace the operator that it names, or use a newer PyTorch"
+            f"torch.onnx can't write the network as ONNX: {exporter_refusal(error)}; replace that operator, or use "
+            "a newer PyTorch"
         ) from error
     assert onnx_program is not None
     return onnx_program
