@@ -20,6 +20,7 @@ from converter.causes import exporter_refusal, first_line
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
+from converter.squeeze import keep_batch_axis
 
 LOGITS, BATCH = "logits", "batch"
 
@@ -71,6 +72,7 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
         folded = _exported(model, x).module(check_guards=False)
+        keep_batch_axis(folded)
         drop_idle_nodes(folded)
         fold_batch_norms(folded)
         program = _onnx_program(_exported(folded, x), x)

@@ -35,6 +35,7 @@ from converter.exported import module_from_exported, module_from_torchscript
 from converter.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load_options import ModelOptions
 from converter.lowered import refuse_lowered
+from converter.steady import refuse_random
 from converter.usercode import FORMS, module_from_callable
 
 
@@ -283,13 +284,19 @@ def _check_weights(module: nn.Module, source: str) -> None:
 
 
 def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
-    """Number of outputs for two black images; raises LoadError for anything but a tensor [2, classes]."""
+    """Number of outputs for two black images.
+
+    Raises LoadError for anything but a tensor [2, classes], and for one that another run gives otherwise.
+    """
     shape = "x".join(map(str, spec.shape))
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             output = module(torch.zeros(2, *spec.shape))
+            refuse_random(module, spec.shape)
+    except LoadError:
+        raise
     except Exception as error:  # the network's forward is the user's code
         if first is not None and first.in_channels != spec.shape[0]:
             raise LoadError(

@@ -29,7 +29,10 @@ def sample_quality(teacher: nn.Module, batches: Batches) -> SampleQuality:
         for x, labels in batches:
             if count and len(x) < batches.batch_size:
                 break
-            right += int((teacher(x.contiguous(memory_format=layout)).argmax(1) == labels).sum())
+            chosen = teacher(x.contiguous(memory_format=layout)).argmax(
+                -1
+            )  # of one image, a squeeze leaves a vector
+            right += int((chosen == labels).sum())
             total += len(x)
             count += 1
             for name, (mean, variance) in statistics.moments().items():
