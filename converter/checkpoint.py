@@ -131,6 +131,11 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
         ) from error
     except OSError as error:
         raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    except NotImplementedError as error:  # pathlib's, of the paths of Windows elsewhere
+        raise LoadError(
+            f"{path} holds an object of another system ({error}); where it was made, save its state_dict: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
     # A damaged pickle can fail in any way that its opcodes can.
     except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__

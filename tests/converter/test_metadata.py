@@ -6,6 +6,7 @@ import datetime
 import fractions
 import pathlib
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,14 @@ def test_names_of_other_machines_and_versions(
     assert found == 1
     path.write_bytes(content)
     assert_same_network(load(path, f"{tmp_path / 'nets.py'}:Tiny"), network)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has such paths")
+def test_trusted_path_of_another_system(network: Tiny, tmp_path: Path) -> None:
+    path = saved_beside(network, pathlib.PurePosixPath("a"), tmp_path, new_format=False)
+    path.write_bytes(re.sub(rb"cpathlib\S*\nPurePosixPath\n", b"cpathlib\nWindowsPath\n", path.read_bytes()))
+    with pytest.raises(LoadError, match=r"holds an object of another system \(.*WindowsPath.*state_dict"):
+        load(path, trust_pickle=True)
 
 
 def test_bytes_that_claim_to_be_a_pointer(network: Tiny, tmp_path: Path) -> None:
