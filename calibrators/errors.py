@@ -6,6 +6,16 @@ CalibrationError
 └── GeneratorError  a generator that can't be trained, or belongs to another model
 """
 
+import re
+from collections.abc import Sequence
+
+_COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def cut(names: Sequence[str], most: int) -> str:
+    """The first ``most`` of ``names`` for a message, ending in "…" where there are more."""
+    return ", ".join([*names[:most], *(["…"] if len(names) > most else [])])
+
 
 class CalibrationError(Exception):
     """Base of every error that ``calibrators`` raises on purpose."""
@@ -24,8 +34,8 @@ class GeneratorError(CalibrationError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's text without its full stop, or the error's type where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """The first line of an error's text, without colours and full stop, or its type where it says nothing."""
+    lines = [line.strip() for line in _COLOURS.sub("", str(error)).splitlines() if line.strip()]
     return shortened(lines[0].rstrip(".;:")) if lines else type(error).__name__
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from calibrators.errors import CacheError
+from calibrators.errors import CacheError, cut
 from calibrators.files import write_atomic
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.scales import MAX_AMAX, MIN_AMAX, is_valid_amax
@@ -58,7 +58,7 @@ class Ranges:
             hint = f" (nearest to '{missing[0]}': {', '.join(near)})" if near else ""
             raise CacheError(
                 f"expected a range for each of {len(names)} tensors, got none for {len(missing)}: "
-                f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}{hint}; "
+                f"{cut(missing, 5)}{hint}; "
                 "the ranges belong to another model, so calibrate again with --recalibrate"
             )
         return replace(self, amax={name: self.amax[name] for name in names})

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 from torch import Tensor, fx
 
 from converter.errors import CaptureError
+from converter.infinite import infinite_values
 
 INPUT = "input"
 
@@ -79,6 +80,7 @@ def cleaned_onnx(model: onnx.ModelProto, batch: str) -> onnx.ModelProto:
 def align(module: fx.GraphModule, model: onnx.ModelProto) -> None:
     """Change both in place until each edge that may carry a quantizer is the same in both.
 
+    Then ``model`` declares the values that both have, except those that no range suits: infinite or complex ones.
     Raises CaptureError where the exporter's rewriting can't be followed.
     """
     _rename_parts(module, model)
@@ -90,8 +92,12 @@ def align(module: fx.GraphModule, model: onnx.ModelProto) -> None:
         if proto.op_type in _QUANTIZABLE and proto.output[0] in nodes:
             _align_inputs(nodes, proto)
     module.graph.eliminate_dead_code()
-    nodes = _named_nodes(module)
-    known = [value for value in model.graph.value_info if value.name in nodes]
+    nodes, infinite = _named_nodes(module), infinite_values(model)
+    known = [
+        value
+        for value in model.graph.value_info
+        if value.name in nodes and value.name not in infinite and not _is_complex(nodes[value.name])
+    ]
     del model.graph.value_info[:]
     model.graph.value_info.extend(known)
     _drop_unread(model)
@@ -238,6 +244,12 @@ def _align_inputs(nodes: dict[str, fx.Node], proto: onnx.NodeProto) -> None:
                 break
         else:
             raise CaptureError(_unfollowed(consumer))
+
+
+def _is_complex(node: fx.Node) -> bool:
+    """Whether ONNX writes the value with one more axis, of real and imaginary parts."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.is_complex()
 
 
 def _unfollowed(consumer: fx.Node) -> str:

@@ -1,6 +1,5 @@
 """Weights out of a file, without running anything that the file says."""
 
-import argparse
 import os
 import pickle
 import re
@@ -15,8 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calibrators.errors import first_line, shortened
+from calibrators.errors import cut, first_line, shortened
 from converter.errors import LoadError
+from converter.metadata import safe_globals
 from converter.usercode import on_sys_path
 
 State = dict[str, Tensor]
@@ -63,6 +63,11 @@ def kind_of_file(path: Path) -> Kind:
     for magic, name in _FOREIGN:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if head[4:8] == b"PTMF" or re.fullmatch(rb"ET\d\d", head[4:8]):
+        raise LoadError(
+            f"{path} was made for mobile (a flatbuffer of the lite interpreter or ExecuTorch); give the float "
+            "state_dict, torch.save(model.state_dict(), 'weights.pth')"
+        )
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size:
@@ -95,24 +100,31 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     """What ``torch.save`` wrote to ``path``, on the CPU.
 
     Without ``trust_pickle`` only tensors and plain containers are read (PyTorch's restricted unpickler),
-    so no code of the file runs. ``argparse.Namespace``, which training scripts like to store, is allowed:
-    it is a bag of values. Raises LoadError.
+    so no code of the file runs. What ``metadata`` names is passed over: training scripts like to store it. Raises
+    LoadError.
     """
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
-        with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
+        with torch.serialization.safe_globals(safe_globals()), importable, warnings.catch_warnings():
             # Of pickle protocols and sparse tensors; what can't be read is refused below.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error
     except (AttributeError, ImportError) as error:
+        if "__main__'" in str(error):
+            raise LoadError(_of_a_script(path, str(error))) from error
         raise LoadError(
             f"{path} needs code that can't be imported here: {error}; run from the folder that holds the "
             "model's code, or save its state_dict instead: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except OSError as error:
         raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    except NotImplementedError as error:  # pathlib's, of the paths of Windows elsewhere
+        raise LoadError(
+            f"{path} holds an object of another system ({first_line(error)}); where it was made, save its state_dict: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
     except Exception as error:  # a damaged pickle can fail in any way that its opcodes can
         raise LoadError(
             f"{path} is truncated, damaged or no checkpoint ({first_line(error)}); {EXPECTED}"
@@ -128,6 +140,19 @@ def _refusal(path: Path, reason: str) -> str:
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
         "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
         "--trust-pickle if you trust whoever made the file"
+    )
+
+
+def _of_a_script(path: Path, reason: str) -> str:
+    """The message for a class that the script which saved the file defines itself."""
+    found = re.search(r"attribute '([\w.]+)'", reason)
+    name = found[1] if found else "a class"
+    return (
+        f"{path} needs {name} of the script that saved it (its __main__), which other programs can't import by that "
+        "name. If the script is train.py, type in its folder: "
+        f'python -c "from train import *; import torch; torch.save(torch.load({str(path.resolve())!r}, '
+        "weights_only=False), 'importable.pth')\", and convert importable.pth there with --trust-pickle (the "
+        "script's training must stand under if __name__ == '__main__')"
     )
 
 
@@ -157,8 +182,8 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
     if not isinstance(loaded, Mapping):
         raise LoadError(f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}")
     notes: tuple[str, ...] = ()
-    if not _is_state(loaded):
-        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if _is_state(loaded.get(k))), None)
+    if not is_state(loaded):
+        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if is_state(loaded.get(k))), None)
         if key is None:
             raise LoadError(_no_state(loaded, path))
         if key in _EMA_KEYS:
@@ -213,7 +238,7 @@ def without_common_prefix(state: State) -> State | None:
     return {name.partition(".")[2]: value for name, value in state.items()}
 
 
-def _is_state(value: object) -> bool:
+def is_state(value: object) -> bool:
     """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
     if not isinstance(value, Mapping) or not value:
         return False
@@ -223,7 +248,7 @@ def _is_state(value: object) -> bool:
 
 def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
     """The message for a dictionary without weights."""
-    keys = ", ".join(repr(key) for key in list(loaded)[:8]) or "none"
+    keys = cut([repr(key) for key in loaded], 8) or "none"
     if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
         return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
     return (

@@ -14,6 +14,7 @@ from calibrators.errors import first_line
 from converter.checkpoint import restricted_pickles
 from converter.errors import LoadError
 from converter.pt2 import refuse_code
+from converter.steady import refuse_random
 from converter.storages import refuse_short_records
 
 _DYNAMIC = (
@@ -87,6 +88,7 @@ def module_from_torchscript(path: Path, shape: tuple[int, int, int]) -> nn.Modul
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the converter, about counters that nothing reads
+            refuse_random(script, shape)
             program = Converter(script, (x[:2],)).convert()
             names = {name for name, _ in script.named_parameters()}  # the converter makes buffers of them
             module, _ = module_from_program(program, str(path), names)

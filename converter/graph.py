@@ -17,9 +17,11 @@ from torch import Tensor, fx, nn
 from calibrators.errors import first_line
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
+from converter.causes import exporter_refusal
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
+from converter.squeeze import keep_batch_axis
 
 LOGITS, BATCH = "logits", "batch"
 
@@ -35,7 +37,8 @@ class FoldedGraph:
     trainable, and carry the names of the ONNX initializers. It works for every batch size, in eval mode only.
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of
-    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other.
+    exactly those values that the FX graph knows too: whatever is planned on one can be done on the other. Values
+    that are infinite on purpose or complex are not declared, as no range suits them.
     """
 
     module: fx.GraphModule
@@ -70,6 +73,7 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
         folded = _exported(model, x).module(check_guards=False)
+        keep_batch_axis(folded)
         drop_idle_nodes(folded)
         fold_batch_norms(folded)
         program = _onnx_program(_exported(folded, x), x)
@@ -171,8 +175,8 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
         )
     except Exception as error:
         raise CaptureError(
-            f"torch.onnx can't write the network as ONNX: {first_line(error)}; "
-            "replace the operator that it names, or use a newer PyTorch"
+            f"torch.onnx can't write the network as ONNX: {exporter_refusal(error)}; replace that operator, or use "
+            "a newer PyTorch"
         ) from error
     assert onnx_program is not None
     return onnx_program

@@ -10,6 +10,7 @@ import onnx
 import torch
 from jaxtyping import Float
 from jinja2 import TemplateError
+from numpy.typing import NDArray
 from torch import Tensor
 
 from calibrators.cache import save_cache
@@ -45,14 +46,16 @@ from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
 from converter.watch import on_forced_exit
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
-from engines.errors import EngineError
+from engines.errors import BuildError, EngineError
 from engines.onnxruntime import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""
 KEPT = "the training so far is in {}; the same command goes on from there"
+CHECKED_BATCHES = 1, 2, 5
 SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
 POOR_STATISTICS = 0.2
@@ -174,11 +177,13 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
                 "one ONNX file can hold; convert a smaller one"
             )
         write_atomic(workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
-        x = random_pixels(teacher.spec, 4, report.seed).to(inputs.device)
+        x = random_pixels(teacher.spec, max(CHECKED_BATCHES), report.seed).to(inputs.device)
         with torch.no_grad():
             ours = teacher.module(x).cpu().numpy()
         with OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
-            difference = float(np.abs(ours - engine.run(x.cpu().numpy())).max())
+            difference = max(
+                largest_difference(engine, x[:batch].cpu().numpy(), ours[:batch]) for batch in CHECKED_BATCHES
+            )
         if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
             raise CaptureError(
                 f"the FP32 ONNX model and PyTorch differ by {difference:.3g} in a logit of at most "
@@ -193,6 +198,26 @@ def require_ranges(inputs: Inputs, plan: QuantizationPlan) -> None:
     """Raise CacheError where ``--calibration-cache`` lacks ranges of the plan: before the training, not after it."""
     if inputs.cached is not None:
         inputs.cached.selected(plan.observed)
+
+
+def largest_difference(
+    engine: OnnxRuntimeEngine,
+    x: Float[np.ndarray, "batch channels height width"],
+    expected: NDArray[np.float32],
+) -> float:
+    """How far a logit of the FP32 ONNX model is from PyTorch's ``expected``; raises CaptureError for another shape."""
+    try:
+        logits = engine.run(x)
+    except BuildError as error:
+        raise CaptureError(
+            f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"
+        ) from error
+    if logits.shape != expected.shape:
+        raise CaptureError(
+            f"expected the FP32 ONNX model to give logits of shape {list(expected.shape)} for a batch of {len(x)}, got "
+            f"{list(logits.shape)}; {ANY_BATCH}"
+        )
+    return float(np.abs(expected - logits).max())
 
 
 def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> Predictions | None:

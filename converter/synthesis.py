@@ -80,10 +80,8 @@ def train(
                 raise KeyboardInterrupt
             save_sometimes(state)
 
-        # channels_last makes convolutions on a CPU up to twice as fast.
-        module = teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = train_ensemble(
-            module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
+            teacher.module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
         )
     if checkpoint is not None and state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)

@@ -13,6 +13,7 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
+from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
@@ -148,6 +149,7 @@ def train_generator(
     """
     device = next(teacher.parameters()).device
     state = state or new_state(new_config(spec, classes, options), options, device)
+    teacher, layout = fastest_form(teacher, spec.shape)
     targets = targets_from_model(teacher)
     batch, skipped = options.batch_for(*spec.shape[1:]), 0
     require_even_shares(batch, ranks)
@@ -162,7 +164,7 @@ def train_generator(
                 ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device)
             )
             x = state.generator(z, labels)
-            logits = teacher(x)
+            logits = teacher(x.contiguous(memory_format=layout))
             moments = moments_over_ranks(moments_of(statistics), ranks)
             bn_kl = batch_norm_loss(state.moving.update(moments), targets)
             label = label_loss(logits, labels, options.label_smoothing)

@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -246,6 +247,53 @@ def test_arch_refusals(arch: str, message: str, network: Tiny, code: Path) -> No
     path = saved(network.state_dict(), code.parent / "net.pth")
     with pytest.raises(ArchitectureError, match=message):
         load(path, arch.format(code=code, folder=code.parent))
+
+
+@pytest.mark.parametrize(("file", "climb"), [("net.py", ""), ("sub/net.py", ".")])
+def test_relative_import_names_the_package(
+    file: str, climb: str, network: Tiny, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the message suggests works, from the folder that it names."""
+    package = code.parent / f"package_{len(climb)}_of_this_test"
+    (package / file).parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text(CODE)
+    (package / file).write_text(f"from .{climb}blocks import Tiny\n")
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(
+        ArchitectureError, match=r"imports from its own package: type --arch \S+ in "
+    ) as refusal:
+        load(path, f"{package / file}:Tiny")
+    arch, folder = str(refusal.value).partition("type --arch ")[2].split(" in ")
+    monkeypatch.chdir(folder)
+    assert_same_network(load(path, arch), network)
+    with pytest.raises(ArchitectureError, match=rf"type --arch {arch}$"):
+        load(path, f"{(package / file).relative_to(folder)}:Tiny")
+
+
+def test_only_relative_imports_of_the_file_itself(network: Tiny, code: Path) -> None:
+    (code.parent / "relative_of_this_test.py").write_text("from .nowhere import x")
+    code.write_text("import relative_of_this_test")
+    with pytest.raises(ArchitectureError, match=r"attempted relative import with no known parent package$"):
+        load(saved(network.state_dict(), code.parent / "net.pth"), f"{code}:Tiny")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("x.pth.tar", "x"), ("x.ckpt", "x"), ("x.v1.5.pt", "x.v1.5"), ("x.best.tar", "x.best"), ("x", "x")],
+)
+def test_name_is_the_file_without_its_extension(file: str, name: str, network: Tiny, code: Path) -> None:
+    assert load(saved(network.state_dict(), code.parent / file), f"{code}:Tiny").name == name
+
+
+@pytest.mark.parametrize(("count", "ending"), [(8, "'7')"), (9, "'7', …)")])
+def test_lists_that_are_cut_say_so(count: int, ending: str, code: Path) -> None:
+    with pytest.raises(LoadError, match=re.escape(f"(keys: '0', '1', '2', '3', '4', '5', '6', {ending}")):
+        load(saved({str(number): 1.0 for number in range(count)}, code.parent / "net.pth"))
+    code.write_text("\n".join(f"def f{number}(): ..." for number in range(count - 3)))
+    end = "f4" if count == 8 else "f4, …"
+    with pytest.raises(ArchitectureError, match=rf"there is no Tiny in it; it has f0, f1, f2, f3, {end}$"):
+        load(saved({"a": torch.zeros(1)}, code.parent / "net.pth"), f"{code}:Tiny")
 
 
 def test_mismatches_are_told_apart_in_one_message(network: Tiny, code: Path) -> None:

@@ -1,8 +1,11 @@
 """Files that are no checkpoint, or would run code: each refused with its own message."""
 
+import importlib
 import os
+import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
@@ -148,3 +151,44 @@ def test_pickle_of_code_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "gone_for_this_test")
     with pytest.raises(LoadError, match=r"needs code that can't be imported here: .*gone_for_this_test"):
         load(path, trust_pickle=True)
+
+
+SCRIPT = """
+from tests.converter.test_load import Tiny
+
+class Net(Tiny):
+    pass
+"""
+
+
+def test_class_of_the_script_that_saved_it(
+    network: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of the message makes a file that can be read."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(tmp_path)
+    saver = importlib.import_module("train").Net()
+    saver.load_state_dict(network.state_dict())
+    path = tmp_path / "net.pth"
+    torch.save({"epoch": 1, "best": saver.eval()}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"ctrain\nNet\n", b"c__main__\nNet\n"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match=r"needs Net of the script that saved it \(its __main__\)") as refusal:
+        load(path, trust_pickle=True)
+    found = re.search(r'python -c "(.*?)", and convert importable.pth', str(refusal.value))
+    assert found is not None
+    main = ModuleType("__main__")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", main)
+        exec(found[1], vars(main))
+    assert_same_network(load("importable.pth", trust_pickle=True), network)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("key", ["model", "arch"])
+def test_whole_module_beside_weights_is_the_network(key: str, network: Tiny, tmp_path: Path) -> None:
+    content = {"state_dict": Tiny().state_dict(), "criterion": nn.CrossEntropyLoss(), key: network}
+    teacher = load(saved(content, tmp_path / "net.pth"), trust_pickle=True)
+    assert_same_network(teacher, network)
+    expected = f"network from the file, its entry {key!r} and not the weights beside it ('state_dict')"
+    assert any(expected in note for note in teacher.notes)
