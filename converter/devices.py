@@ -1,0 +1,25 @@
+"""Moving a network whose forward may be a graph that names devices."""
+
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+
+def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
+    """``module`` itself on ``device``, together with what its forward makes.
+
+    A graph that was exported has the device of then written into it, in each ``arange`` and ``zeros`` and in each copy.
+    """
+    target = torch.device(device)
+
+    def replaced(argument: Any) -> Any:
+        return target if isinstance(argument, torch.device) else argument
+
+    for part in module.modules():
+        if isinstance(part, fx.GraphModule):
+            for node in part.graph.nodes:
+                node.args = fx.node.map_aggregate(node.args, replaced)
+                node.kwargs = fx.node.map_aggregate(node.kwargs, replaced)
+            part.recompile()
+    return module.to(target)
