@@ -11,7 +11,7 @@ def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
 
     A graph that was exported has the device of then written into it, in each ``arange`` and ``zeros`` and in each copy.
     """
-    target = torch.device(device)
+    target = torch.empty(0, device=device).device  # with its number: a graph that asks for cuda refuses cuda:0
 
     def replaced(argument: Any) -> Any:
         return target if isinstance(argument, torch.device) else argument

@@ -16,6 +16,9 @@ from calibrators.distributed import Ranks, parts_with_gradient
 Moments = tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]
 """Mean and biased variance of each channel."""
 
+Joined = tuple[Float[Tensor, "every_channel"], Float[Tensor, "every_channel"]]
+"""The same of all layers, one behind the other."""
+
 
 class _BatchMoments(torch.autograd.Function):
     """Mean and biased variance in one pass, with the gradient in one pass: dx = (dm + 2 dv (x - m)) / n."""
@@ -127,13 +130,13 @@ def joined_target(targets: Iterable[Target]) -> Target:
     return Target(mean, variance, torch.cat([torch.zeros_like(t.mean) + t.eps for t in targets]))
 
 
-def joined(moments: Mapping[str, Moments]) -> Moments:
+def joined(moments: Mapping[str, Moments]) -> Joined:
     """The moments of all layers in two tensors, layer after layer: one GPU kernel then does what many would."""
     mean, variance = (torch.cat(kind) for kind in zip(*moments.values(), strict=True))
     return mean, variance
 
 
-def parted(moments: Moments, layers: Mapping[str, Moments]) -> dict[str, Moments]:
+def parted(moments: Joined, layers: Mapping[str, Moments]) -> dict[str, Moments]:
     """``joined`` undone: the moments of each of ``layers``, which have as many channels."""
     channels = [len(mean) for mean, _ in layers.values()]
     return dict(zip(layers, zip(*(kind.split(channels) for kind in moments), strict=True), strict=True))
