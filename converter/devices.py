@@ -9,9 +9,11 @@ from torch import fx, nn
 def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
     """``module`` itself on ``device``, together with what its forward makes.
 
-    A graph that was exported has the device of then written into it, in each ``arange`` and ``zeros`` and in each copy.
+    An exported graph has the device that it was exported on written into it, in each ``arange``, ``zeros`` and copy.
     """
-    target = torch.empty(0, device=device).device  # with its number: a graph that asks for cuda refuses cuda:0
+    target = torch.empty(
+        0, device=device
+    ).device  # with its number: a graph that asks for cuda refuses cuda:0
 
     def replaced(argument: Any) -> Any:
         return target if isinstance(argument, torch.device) else argument
