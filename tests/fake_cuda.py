@@ -7,6 +7,7 @@ What can't be faked, and is therefore only known to run on a CPU:
   no tensor hooks, which ``converter.sensitivity`` lives on;
 - ``batch_norm_update_stats`` and ``bincount``, for which PyTorch has no rule for fake tensors: their shapes are given
   here by hand;
+- NVIDIA's quantizers (``--qat``), which run CUDA code of their own: the tests take the double of pytorch-quantization;
 - which kernels cuDNN has, TF32, memory, speed, and several GPUs (NCCL).
 """
 
@@ -29,7 +30,7 @@ _aten = torch.ops.aten
 
 @dataclass
 class Waits:
-    """The calls for which the host would have waited for a GPU."""
+    """The calls for which the host would have waited for a GPU: reads, and copies to it that are not asynchronous."""
 
     calls: list[str] = field(default_factory=list)
 
