@@ -4,6 +4,7 @@
 CUDA code of their own.
 """
 
+import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +27,7 @@ from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.console import Reporter
+from converter.devices import moved
 from converter.exported import module_from_exported
 from converter.graph import FoldedGraph, graph_from_model, observe
 from converter.inputs import Inputs
@@ -43,11 +45,11 @@ from converter.workspace import Workspace
 from examples.digits.model import digits_resnet
 from tests.converter.networks import randomised
 from tests.converter.qat import double
-from tests.converter.test_families import family_model
+from tests.converter.test_families import family_graph, family_model
 from tests.fake_cuda import Waits, backward, fake_cuda
 
 CUDA = torch.device("cuda")
-GAN = ZSCGANOptions(steps=2, batch=4, width=4, latent=4)
+GAN = ZSCGANOptions(steps=1, batch=4, width=4, latent=4)
 QAT = QATOptions(steps=1, backend="pytorch-quantization")
 NETWORKS = ["resnet18", "densenet", "mobilenet_v2", "efficientnet_b0", "digits"]
 
@@ -70,12 +72,21 @@ class Converted:
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def converted(request: pytest.FixtureRequest) -> Iterator[Converted]:
-    """Each network captured for a GPU; the tests below go on from there."""
-    name = request.param
-    model = randomised(digits_resnet()) if name == "digits" else family_model(name)
-    spec = InputSpec((1, 8, 8) if name == "digits" else (3, 32, 32))
+    """Each network captured for a GPU; the tests below go on from there.
+
+    Capturing takes the time, and is the same for every device but for its last step. So two networks do it here, and
+    the graphs of the others are those of ``test_families``, with that step.
+    """
+    name, spec = request.param, InputSpec((1, 8, 8) if request.param == "digits" else (3, 64, 64))
     with fake_cuda() as waits:
-        yield Converted(model, spec, graph_from_model(model.requires_grad_(False), spec, CUDA), waits)
+        if name in ("digits", "resnet18"):
+            model = randomised(digits_resnet()) if name == "digits" else family_model(name)
+            yield Converted(model, spec, graph_from_model(model.requires_grad_(False), spec, CUDA), waits)
+        else:
+            model, graph = copy.deepcopy(family_graph(name))
+            moved(model.requires_grad_(False), CUDA)
+            moved(graph.module, CUDA)
+            yield Converted(model, spec, graph, waits)
 
 
 def test_capture(converted: Converted) -> None:
@@ -97,7 +108,7 @@ def test_a_step_of_the_generator_waits_once(converted: Converted) -> None:
         converted.waits.calls.clear()
 
     train_generator(converted.model, converted.spec, 10, GAN, state=state, on_step=on_step)
-    assert waited == [["to cpu"]] * 2
+    assert waited == [["to cpu"]]
     assert all(weight.grad is not None and weight.grad.is_cuda for weight in state.generator.parameters())
 
 
@@ -105,12 +116,12 @@ def test_ranges_of_samples_and_of_images(converted: Converted, tmp_path: Path) -
     def activations(x: Tensor) -> dict[str, Tensor]:
         return observe(converted.graph.module, x.to(CUDA), converted.graph.activations)[1]
 
-    samples = SyntheticBatches(converted.generator(), 6, 4, seed=0)
-    images = TensorBatches(torch.zeros(6, *converted.spec.shape), torch.zeros(6, dtype=torch.int64), 4)
-    for batches in (samples, images):
-        found = calibrate(activations, batches, options=CalibrationOptions("percentile", samples=6))
+    samples = SyntheticBatches(converted.generator(), 2, 2, seed=0)
+    images = TensorBatches(torch.zeros(2, *converted.spec.shape), torch.zeros(2, dtype=torch.int64), 2)
+    for batches, algorithm in ((samples, "percentile"), (images, "max")):
+        found = calibrate(activations, batches, options=CalibrationOptions(algorithm, samples=2))
         assert found.amax.keys() == set(converted.graph.activations)
-    assert sample_quality(converted.model, samples).label_accuracy == pytest.approx(100 * 2 / 6, abs=70)
+    assert sample_quality(converted.model, samples).bn_kl == 1.0
     save_picture(samples.generator, tmp_path / "samples.png", seed=0)
 
 
@@ -123,13 +134,14 @@ def test_a_step_of_the_fine_tuning_waits_once(converted: Converted, monkeypatch:
     loss = step_loss(state.student, teacher, source, 0, QAT, ALONE)
     descend_student(state, loss, QAT, ALONE)
     assert converted.waits.calls == ["to cpu"]
+    assert all(value.grad is not None and value.grad.is_cuda for value in state.student.learned().values())
+    if converted.spec.shape != (1, 8, 8):  # the rest is the same for all networks
+        return
     monkeypatch.setattr(data, "HELD_BATCHES", 1)
     assert score(state.student, expected_of(teacher, source, ALONE), source, QAT, ALONE).agreement == 25.0
     state.restore(state.dump())
-    assert (
-        graph_from_student(converted.graph, state.student).onnx.ByteSize() == converted.graph.onnx.ByteSize()
-    )
-    assert all(value.grad is not None and value.grad.is_cuda for value in state.student.learned().values())
+    tuned = graph_from_student(converted.graph, state.student)
+    assert tuned.onnx.ByteSize() == converted.graph.onnx.ByteSize()
 
 
 class Places(nn.Module):
