@@ -25,6 +25,7 @@ from zeroq import distilled
 from calibrators.batches import Batches
 from calibrators.fingerprint import fingerprint
 from calibrators.images import UNKNOWN, images_from_path
+from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Reporter
@@ -141,6 +142,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
+@exact_kernels()
 def main(network_path: Path, output: Path, options: SourceOptions) -> None:
     """Makes the samples and writes both files; the time is without imports and without loading the network."""
     network = load_network(network_path)

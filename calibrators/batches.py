@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
@@ -41,6 +41,12 @@ class TensorBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+
+
+def sent(x: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
+    """``x`` of the CPU on ``device``, without waiting until a GPU has done what it was given before."""
+    # From memory that isn't pinned the driver may wait all the same.
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
 
 
 def first_inputs(batches: Batches, count: int) -> Float[Tensor, "inputs channels height width"]:

@@ -97,7 +97,8 @@ sample_options = option_group(
     click.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
                  help="Samples a step."),
     click.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
-    click.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True, help="Same seed, same result."),
+    click.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
+                 help="Same seed, same result; on a GPU for one generator.pt."),
     click.option("--device", type=click.Choice(DEVICES), default=ConvertOptions.device, show_default=True,
                  help="Where to train and calibrate."),
 )  # fmt: skip

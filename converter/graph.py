@@ -18,6 +18,7 @@ from calibrators.errors import first_line
 from calibrators.inputs import InputSpec
 from converter.alignment import INPUT, align, cleaned_onnx, value_name
 from converter.causes import exporter_refusal
+from converter.devices import moved
 from converter.errors import CaptureError
 from converter.fold import fold_batch_norms
 from converter.idle import drop_idle_nodes
@@ -63,13 +64,16 @@ def _is_float_batch(value: onnx.ValueInfoProto) -> bool:
 def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
     """``model`` in eval mode as a graph with its batch norms folded.
 
+    It is traced on the CPU also for a GPU: the files are then the same on every machine. On CUDA ``torch.export`` would
+    refuse it, as PyTorch takes cuDNN's batch norm only for batches of at most 65,535, and here the batch has no bound.
+
     ``model`` moves to ``device`` and is put in eval mode; its weights are left as they are. Raises
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
     give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
     """
     # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
-    model.eval().to(device).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    x = torch.zeros(2, *spec.shape, device=device)
+    moved(model.eval(), "cpu").to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    x = torch.zeros(2, *spec.shape)
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
         folded = _exported(model, x).module(check_guards=False)
@@ -81,6 +85,8 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     proto = cleaned_onnx(program.model_proto, batch=BATCH)
     module = _plain_module(program.exported_program.module(check_guards=False))
     align(module, proto)
+    moved(model, device)
+    moved(module, device)
     return FoldedGraph(module, proto)
 
 

@@ -18,6 +18,7 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
+from calibrators.kernels import exact_kernels
 from calibrators.ranges import Ranges, save_ranges
 from calibrators.zscgan.picture import save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
@@ -29,6 +30,7 @@ from converter.console import Reporter
 from converter.deploy import build, verify
 from converter.edges import edges_from_plan
 from converter.errors import CaptureError, OptionsError
+from converter.fp32 import fp32_by, fp32_network
 from converter.graph import FoldedGraph, graph_from_model
 from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
@@ -72,7 +74,7 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
     end in here.
     """
     started = time.perf_counter()
-    with ranks_of_this_run(options.device) as ranks:
+    with exact_kernels(), ranks_of_this_run(options.device) as ranks:
         inputs: Inputs | None = None
         try:
             inputs = inputs_from_options(options, reporter)
@@ -224,10 +226,12 @@ def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> P
     """What the FP32 network says to the images of ``--val``: read before the long work, in case one is broken."""
     if inputs.val is None:
         return None
-    with reporter.stage("baseline") as stage, OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
+    fp32 = fp32_network(inputs.teacher.module, inputs.device, workspace.path(FP32_ONNX))
+    with reporter.stage("baseline") as stage, fp32 as network:
         with reporter.progress("baseline", inputs.val.num_samples) as advance:
-            baseline = predictions(engine.run, inputs.val, advance)
-        stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {inputs.val.num_samples} images"
+            baseline = predictions(network, inputs.val, advance)
+        count, by = inputs.val.num_samples, fp32_by(inputs.device)
+        stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {count} images, by {by}"
     chance = 100.0 / max(2, inputs.teacher.classes)
     if baseline.top1 < chance + (100.0 - chance) / 10:
         reporter.warn(

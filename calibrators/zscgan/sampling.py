@@ -14,6 +14,7 @@ from calibrators.batches import Batch
 from calibrators.errors import GeneratorError, first_line
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
+from calibrators.kernels import exact_kernels
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 
@@ -43,7 +44,9 @@ class SyntheticBatches:
             z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
             inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
             for some_z, some in islice(inputs, first, None, step):
-                yield self.generator(some_z, some), some[:, 1]
+                with exact_kernels():
+                    x = self.generator(some_z, some)
+                yield x, some[:, 1].to(x.device)
 
 
 @dataclass(frozen=True)
