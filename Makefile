@@ -8,19 +8,29 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 DIGITS := examples/digits
 ARGS ?=
+comma := ,
+GPU_RESULT ?= benchmarks/results/gpu.json
 # Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
 # outside of sys.path, where a folder called tensorrt would look like TensorRT.
 STUBS := tensorrt-stubs==10.13.0.35.1
 
-.PHONY: help demo test gpu-here gpu-test lint types check format clean
+# "yes" where the interpreter $(1) has TensorRT, as JetPack and NVIDIA's Debian packages bring it for the system's Python.
+# -I leaves the current folder out, and a folder without modules has no origin.
+has_tensorrt = $(shell $(1) -I -c 'from importlib.util import find_spec; spec = find_spec("tensorrt"); \
+    print("yes" if spec and spec.origin else "")' 2>/dev/null)
+
+.PHONY: help demo test fuzz gpu-here gpu-test gpu-check lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    convert the digits example to INT8 without data and measure it'
 	@echo 'make test    run the tests'
+	@echo 'make fuzz    read thousands of damaged files of every kind (long)'
 	@echo 'make gpu-test'
 	@echo '             on a machine with an NVIDIA GPU: the tests that need one, and a self-test of each engine'
+	@echo 'make gpu-check'
+	@echo '             on a machine with an NVIDIA GPU and PyTorch: what needs no TensorRT, in 8 minutes, as one JSON'
 	@echo 'make lint    ruff format --check, ruff check'
 	@echo 'make types   mypy'
 	@echo 'make check   lint, types and test'
@@ -34,14 +44,22 @@ demo: $(VENV)/.installed-demo
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(ARGS)
 
+# ARGS='--kind safetensors --files 5000' for one kind; --first for other damage.
+fuzz: $(VENV)/.installed-dev
+	$(BIN)/python -m tests.fuzz $(ARGS)
+
 gpu-test: gpu-here $(VENV)/.installed-gpu
 	$(BIN)/python -m pytest -m gpu $(ARGS)
 	$(BIN)/zscgan-doctor --selftest
 
-# Asked first, as TensorRT and PyCUDA are large and of no use without a GPU.
+# By a Python that has PyTorch already, as such a machine may be without network: nothing is installed.
+gpu-check: gpu-here
+	$(firstword $(wildcard $(BIN)/python) $(PYTHON)) benchmarks/gpu_check.py --out $(GPU_RESULT)
+
+# Asked first, as TensorRT is large and of no use without a GPU.
 gpu-here:
 	@$(PYTHON) -c 'import sys; from engines.gpu import gpus; number, why = gpus(); \
-	    sys.exit(None if number else f"make gpu-test needs an NVIDIA GPU, but {why}; make test needs none")'
+	    sys.exit(None if number else f"this needs an NVIDIA GPU, but {why}; make test needs none")'
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
@@ -75,7 +93,7 @@ $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 	    echo "expected Python 3.10 or newer, got $$($(PYTHON) --version 2>&1); type make PYTHON=python3.12" >&2; \
 	    exit 1; }
-	$(PYTHON) -m venv $(VENV)
+	$(PYTHON) -m venv $(if $(call has_tensorrt,$(PYTHON)),--system-site-packages) $(VENV)
 
 $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@echo 'Installing the project into $(VENV) (PyTorch is large: minutes on the first run)'
@@ -83,8 +101,10 @@ $(VENV)/.installed-demo: pyproject.toml | $(BIN)/pip
 	@touch $@
 
 $(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
-	@echo 'Installing TensorRT and PyCUDA into $(VENV) (minutes; PyCUDA is compiled with the CUDA toolkit)'
-	@$(PIP_INSTALL) -e '.[dev,tensorrt]'
+	@echo 'Installing the project into $(VENV), with TensorRT unless the system has it (minutes on the first run)'
+	@$(PIP_INSTALL) -e '.[dev$(if $(call has_tensorrt,$(BIN)/python),,$(comma)tensorrt)]'
+	@$(PIP_INSTALL) -e '.[pycuda]' 2>$(VENV)/pycuda.log || \
+	    echo 'PyCUDA can not be compiled here ($(VENV)/pycuda.log says why): its tests are skipped, PyTorch serves the others'
 	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $@
 
 # The dev extra holds all that the demo needs.

@@ -21,10 +21,10 @@ from trial import REFERENCE, batch_of, calibration_images, load_network, teacher
 from calibrators.batches import Batches, TensorBatches
 from calibrators.histogram import Histogram
 from calibrators.images import images_from_path
+from calibrators.kernels import exact_kernels
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.quality import sample_quality
-from converter.graph import INPUT
-from converter.graph import FoldedGraph, graph_from_model
+from converter.graph import INPUT, FoldedGraph, graph_from_model
 from converter.inputs import device_from_name
 from converter.load import Teacher
 from converter.placement import QuantizationPlan, plan_from_onnx
@@ -115,6 +115,7 @@ def pixel_bounds(teacher: Teacher) -> float:
     return max(map(abs, (*teacher.spec.low, *teacher.spec.high)))
 
 
+@exact_kernels()
 def main(network_path: Path, settings: dict[str, Any]) -> None:
     """Measures all samples and writes one document."""
     bench = bench_for(load_network(network_path), device_from_name(settings["device"]))

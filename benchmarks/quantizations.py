@@ -25,10 +25,9 @@ from calibrators.histogram import Histogram
 from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
-from converter.graph import INPUT
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
 from converter.console import Reporter
-from converter.graph import FoldedGraph, graph_from_model
+from converter.graph import INPUT, FoldedGraph, graph_from_model
 from converter.load import Teacher, load_model
 from converter.load_options import ModelOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
@@ -153,13 +152,16 @@ def from_network(network: Network) -> tuple[Path, Teacher]:
 
 def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Path) -> TrainedGenerator:
     """The generator in ``generators/NAME/generator.pt``, or one that is trained now."""
+    weights, cpu = fingerprint(teacher.module.state_dict()), torch.device("cpu")
+    if generators is not None:
+        path = generators / name / "generator.pt"
+        return load_generator(path, fingerprint=weights, spec=teacher.spec, device=cpu)
     return generator_from_teacher(
         teacher,
-        fingerprint(teacher.module.state_dict()),
+        weights,
         ZSCGANOptions(),
-        reuse=None if generators is None else generators / name / "generator.pt",
         checkpoint=work / f"{name}.checkpoint.pt",
-        device=torch.device("cpu"),
+        device=cpu,
         reporter=Reporter(),
     )
 

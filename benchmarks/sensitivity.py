@@ -77,9 +77,9 @@ def pieces_of(sensitivity: Sensitivity, pieces: str) -> Iterator[tuple[str, list
     """Name and parts of each quantizer, or of each layer."""
     grouped: dict[object, list[Part]] = {}
     for part in sensitivity.parts:
-        grouped.setdefault(part.layer if pieces == "layers" else part.quantizer, []).append(part)
+        grouped.setdefault(part.consumer if pieces == "layers" else part.quantizer, []).append(part)
     for parts in grouped.values():
-        yield (parts[0].layer if pieces == "layers" else f"{parts[0].kind} {parts[0].tensor}"), parts
+        yield (parts[0].consumer if pieces == "layers" else f"{parts[0].kind} {parts[0].tensor}"), parts
 
 
 def one_at_a_time(

@@ -25,6 +25,7 @@ from zeroq import distilled
 from calibrators.batches import Batches
 from calibrators.fingerprint import fingerprint
 from calibrators.images import UNKNOWN, images_from_path
+from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Reporter
@@ -78,7 +79,6 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
         teacher,
         fingerprint(teacher.module.state_dict()),
         gan,
-        reuse=None,
         checkpoint=None,  # a training that goes on from an earlier one would take no time
         device=next(teacher.module.parameters()).device,
         reporter=Reporter(),
@@ -142,6 +142,7 @@ SOURCES: dict[str, Source] = {
 }
 
 
+@exact_kernels()
 def main(network_path: Path, output: Path, options: SourceOptions) -> None:
     """Makes the samples and writes both files; the time is without imports and without loading the network."""
     network = load_network(network_path)

@@ -5,8 +5,10 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
+
+from calibrators.inputs import InputSpec
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
 
@@ -43,6 +45,12 @@ class TensorBatches:
         yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
 
 
+def sent(x: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
+    """``x`` of the CPU on ``device``, without waiting until a GPU has done what it was given before."""
+    # From memory that isn't pinned the driver may wait all the same.
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
 def first_inputs(batches: Batches, count: int) -> Float[Tensor, "inputs channels height width"]:
     """The first ``count`` inputs, or all of them where there are fewer; no later batch is made."""
     found: list[Tensor] = []
@@ -51,3 +59,10 @@ def first_inputs(batches: Batches, count: int) -> Float[Tensor, "inputs channels
         if sum(map(len, found)) >= count:
             break
     return torch.cat(found)
+
+
+def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:
+    """Uniform random pixels, normalised."""
+    random = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(seed))
+    low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (spec.low, spec.high))
+    return low + random * (high - low)

@@ -6,7 +6,6 @@ made for. That stands in the ``calibration.json`` beside it (same name, other su
 used when both agree.
 """
 
-import importlib.metadata
 import re
 import struct
 from dataclasses import dataclass
@@ -18,9 +17,6 @@ from calibrators.options import Algorithm
 from calibrators.ranges import Ranges, holds_ranges, load_ranges
 from calibrators.scales import amax_from_scale, is_valid_amax, scale_from_amax
 
-TENSORRT_VERSION = 101601
-"""10.16.1, the last with calibrators. TensorRT ignores the cache of another version."""
-
 ENTROPY_CALIBRATOR = "EntropyCalibration2"
 MINMAX_CALIBRATOR = "MinMaxCalibration"
 
@@ -30,11 +26,14 @@ _REPAIR = "calibrate again with --recalibrate"
 
 @dataclass(frozen=True)
 class CalibrationCache:
-    """Content of a TensorRT calibration cache: float32 scales by tensor name, in the order of the file."""
+    """Content of a TensorRT calibration cache: float32 scales by tensor name, in the order of the file.
+
+    TensorRT ignores the cache of another ``version`` than its own (``header_version``).
+    """
 
     scales: dict[str, float]
+    version: int
     calibrator: str = ENTROPY_CALIBRATOR
-    version: int = TENSORRT_VERSION
 
     @property
     def algorithm(self) -> Algorithm:
@@ -42,11 +41,11 @@ class CalibrationCache:
         return "max" if self.calibrator == MINMAX_CALIBRATOR else "entropy"
 
 
-def cache_from_ranges(ranges: Ranges, *, version: int = TENSORRT_VERSION) -> CalibrationCache:
+def cache_from_ranges(ranges: Ranges, *, version: int) -> CalibrationCache:
     """The cache that carries these ranges; its calibrator is min-max for ``max``, else entropy 2."""
     calibrator = MINMAX_CALIBRATOR if ranges.algorithm == "max" else ENTROPY_CALIBRATOR
     return CalibrationCache(
-        {name: scale_from_amax(amax) for name, amax in ranges.amax.items()}, calibrator, version
+        {name: scale_from_amax(amax) for name, amax in ranges.amax.items()}, version, calibrator
     )
 
 
@@ -89,10 +88,10 @@ def cache_from_text(text: str, path: Path | str = "the calibration cache") -> Ca
         raise CacheError(
             f"expected the scale of at least one tensor, but {path} has only a header; {_REPAIR}"
         )
-    return CalibrationCache(scales, match[2], int(match[1]))
+    return CalibrationCache(scales, int(match[1]), match[2])
 
 
-def save_cache(ranges: Ranges, path: Path | str, *, version: int = TENSORRT_VERSION) -> Path:
+def save_cache(ranges: Ranges, path: Path | str, *, version: int) -> Path:
     """Write the ranges as a TensorRT calibration cache."""
     return write_atomic(path, text_from_cache(cache_from_ranges(ranges, version=version)))
 
@@ -102,23 +101,8 @@ def header_version(version: str) -> int | None:
 
     None for another major version than 10, which has no caches.
     """
-    numbers = re.match(r"10\.(\d+)\.(\d+)", version)
+    numbers = re.match(r"10\.(\d+)\.(\d+)\b", version)
     return None if numbers is None else 100000 + 100 * int(numbers[1]) + int(numbers[2])
-
-
-def installed_version() -> int:
-    """The number of the installed TensorRT 10, ``TENSORRT_VERSION`` where there is none: for ``save_cache``.
-
-    From the package's metadata, so that TensorRT itself isn't imported.
-    """
-    for package in ("tensorrt", "tensorrt-cu12", "tensorrt-cu13"):
-        try:
-            number = header_version(importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if number is not None:
-            return number
-    return TENSORRT_VERSION
 
 
 def load_cache(path: Path) -> CalibrationCache:
@@ -147,7 +131,7 @@ def ranges_from_cache(path: Path | str, *, fingerprint: str, algorithm: Algorith
     beside = path.with_suffix(".json")
     if holds_ranges(beside):
         ranges = load_ranges(beside, fingerprint=fingerprint, algorithm=algorithm)
-        if cache_from_ranges(ranges).scales != cache.scales:
+        if cache_from_ranges(ranges, version=cache.version).scales != cache.scales:
             raise CacheError(
                 f"expected {path} to hold the scales of {beside}, but they differ: one of the two is from "
                 f"another run; {_REPAIR}, or move {beside.name} away to use the cache alone"

@@ -15,6 +15,7 @@ from calibrators.batches import Batch, Batches
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CalibrationError
 from calibrators.histogram import HistogramCollector
+from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
 from calibrators.scales import DEAD_AMAX, MIN_AMAX
 
@@ -82,7 +83,7 @@ def observed_over(
     """
     collectors: Collectors = {}
     samples = 0
-    with torch.no_grad():
+    with torch.no_grad(), exact_kernels():
         for x, done in _first_samples(batches, limit, ranks):
             for name, activation in observe(x).items():
                 if name not in collectors:

@@ -5,7 +5,10 @@ that decide anything (losses, gradients, whether to stop) come out of a collecti
 rank, so that no rank ever waits for another that has gone a different way.
 """
 
+import contextlib
 import io
+import os
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,6 +26,12 @@ Value = TypeVar("Value")
 LONGEST_WAIT = timedelta(days=2)
 """The others wait while the first rank reads ``--val``. One that dies is noticed by its closed connections, and
 torchrun ends the rest."""
+
+ABANDONED_WITHIN_S = 5.0
+"""How long closing the connections of a failed run may take."""
+CLEAN_UP_ONLY = "2"
+"""Of TORCH_NCCL_ASYNC_ERROR_HANDLING: where another rank is gone NCCL's kernels are stopped. PyTorch's default also
+ends the process, before it can say why."""
 
 
 class RankLostError(CalibrationError):
@@ -47,6 +56,7 @@ class Ranks:
         """
         from torch import distributed
 
+        os.environ.setdefault("TORCH_NCCL_ASYNC_ERROR_HANDLING", CLEAN_UP_ONLY)
         distributed.init_process_group(
             "cpu:gloo,cuda:nccl" if cuda else "gloo",
             store=store,
@@ -63,6 +73,18 @@ class Ranks:
 
         if distributed.is_initialized():
             distributed.destroy_process_group()
+
+    def abandon(self) -> bool:
+        """Close the connections of a run that has failed, and stop what still runs on them; whether that worked.
+
+        ``leave`` would wait for NCCL's kernels, which wait for the other ranks. Gives up after a few seconds.
+        """
+        if self.world == 1:
+            return True
+        closing = threading.Thread(target=_abort, name="abandon", daemon=True)
+        closing.start()
+        closing.join(ABANDONED_WITHIN_S)
+        return not closing.is_alive()
 
     @property
     def first(self) -> bool:
@@ -160,10 +182,24 @@ def parts_with_gradient(x: Shaped[Tensor, "*shape"], ranks: Ranks) -> Shaped[Ten
 @contextmanager
 def _collective() -> Iterator[None]:
     """Turns what the backends raise where a peer is gone into RankLostError."""
+    from torch import distributed
+
     try:
         yield
-    except RuntimeError as error:
+    except (RuntimeError, ValueError) as error:
+        if isinstance(error, ValueError) and distributed.is_initialized():
+            raise  # else ``abandon`` has closed the connections under this call
         raise RankLostError(f"another process of this run has ended: {error}") from error
+
+
+def _abort() -> None:
+    """Close all connections without waiting for anything."""
+    from torch import distributed
+    from torch.distributed.distributed_c10d import _abort_process_group
+
+    with contextlib.suppress(RuntimeError, ValueError, AssertionError):  # the process is about to end anyway
+        if distributed.is_initialized():
+            _abort_process_group()
 
 
 def _packed(value: Any) -> bytes:

@@ -17,6 +17,7 @@ from torch import Tensor
 from calibrators.amax import finite_amax
 from calibrators.batches import Batches
 from calibrators.errors import CalibrationError
+from calibrators.gpu_memory import release_gpu_memory
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,8 @@ class Feed:
         """Device address of the next batch, or None after the last."""
         array = next(self._arrays, None)
         if array is None:
+            self._arrays = iter(())  # with what made them; the build goes on without
+            release_gpu_memory()
             return None
         if self._buffer is None:
             self._buffer = self._memory.allocate(array.nbytes)

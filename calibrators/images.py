@@ -1,28 +1,46 @@
 """Real images, with or without labels, as batches that are decoded while they are iterated."""
 
 import csv
-import zipfile
-import zlib
+import hashlib
+import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float, UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 
 from calibrators.batches import Batch
-from calibrators.errors import DataError
+from calibrators.errors import DataError, first_line, shortened
 from calibrators.inputs import InputSpec
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 UNKNOWN = -1
+_MOST_DIGITS = 9  # of a class index
+MOST_LOOKED_AT = 10_000
+"""Files that are opened before the work begins."""
 _LAYOUT = (
     "expected a folder with one folder of images a class, a folder of images with labels.csv (file,label), a "
     "folder of images, or a .npz with images"
 )
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[Image.Image]:
+    """An image file that is being read. Raises DataError for what is none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Pillow, about tags that don't change the pixels
+            with Image.open(path) as file:
+                yield file
+    except Exception as error:  # Pillow's decoders have no common base for what damaged files lead to
+        raise DataError(
+            f"{path} can't be read as an image ({first_line(error)}); repair or remove it"
+        ) from error
 
 
 @dataclass(frozen=True)
@@ -35,20 +53,14 @@ class _Files:
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
-        path = self.paths[index]
-        try:
-            with Image.open(path) as file:
-                file.load()
-                return Image.Image.copy(file)
-        # Pillow's decoders raise more than OSError for damaged files.
-        except (
-            OSError,
-            UnidentifiedImageError,
-            SyntaxError,
-            ValueError,
-            Image.DecompressionBombError,
-        ) as error:
-            raise DataError(f"{path} can't be read as an image ({error}); mend or remove it") from error
+        with _opened(self.paths[index]) as file:
+            file.load()
+            return Image.Image.copy(file)
+
+    def size(self, index: int) -> tuple[int, int]:
+        """Width and height, from the file's first bytes."""
+        with _opened(self.paths[index]) as file:
+            return file.size
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
@@ -67,6 +79,10 @@ class _Array:
     def image(self, index: int) -> Image.Image:
         pixels = self.images[index]
         return Image.fromarray(pixels[:, :, 0] if pixels.shape[2:] == (1,) else pixels)
+
+    def size(self, _index: int) -> tuple[int, int]:
+        """Width and height."""
+        return self.images.shape[2], self.images.shape[1]
 
     def name(self, index: int) -> str:
         return f"{self.path}, image {index}"
@@ -112,15 +128,57 @@ class ImageBatches:
 
     def _normalised(self, index: int) -> Float[Tensor, "channels height width"]:
         """One image; raises DataError where its size isn't the network's."""
-        channels, height, width = self.spec.shape
-        image = prepared(self.source.image(index), channels, self.resize, self.crop)
-        if image.size != (width, height):
-            got = f"{image.height}x{image.width}"
+        image = prepared(self.source.image(index), self.spec.shape[0], self.resize, self.crop)
+        self._require_size(index, image.size)
+        return pixels_from_image(image, self.spec)
+
+    def require_sizes(self) -> None:
+        """Raise DataError for a file that is no image or of another size than the network's, without decoding any.
+
+        Of very many images, those at even distances are looked at.
+        """
+        for index in self.order[:: -(-len(self.order) // MOST_LOOKED_AT)]:
+            self._require_size(index, size_after(self.source.size(index), self.resize, self.crop))
+
+    def _require_size(self, index: int, size: tuple[int, int]) -> None:
+        _, height, width = self.spec.shape
+        if size != (width, height):
+            got = f"{size[1]}x{size[0]}"
             raise DataError(
                 f"{self.source.name(index)} is {got} after --resize and --crop, the network takes "
                 f"{height}x{width}; add --resize {height} --crop {height}, or the sizes of its training"
             )
-        return pixels_from_image(image, self.spec)
+
+
+def shared_images(one: ImageBatches, other: ImageBatches) -> int:
+    """How many images of ``one`` are in ``other`` too: the same files, copies of them, or the same pixels in a .npz.
+
+    Where very many files have to be read for it, copies go unnoticed.
+    """
+    ours, theirs = one.source, other.source
+    if isinstance(ours, _Array) and isinstance(theirs, _Array):
+        known = {theirs.images[index].tobytes() for index in other.order}
+        return sum(ours.images[index].tobytes() in known for index in one.order)
+    if isinstance(ours, _Files) and isinstance(theirs, _Files):
+        return _shared_files(
+            [ours.paths[index].resolve() for index in one.order],
+            {theirs.paths[index].resolve() for index in other.order},
+        )
+    return 0
+
+
+def _shared_files(ours: Sequence[Path], theirs: set[Path]) -> int:
+    rest = [path for path in ours if path not in theirs]
+    sizes = {path.stat().st_size for path in rest}
+    alike = [path for path in theirs if path.stat().st_size in sizes] if rest else []
+    if len(alike) > MOST_LOOKED_AT:
+        return len(ours) - len(rest)
+    known = {_digest(path) for path in alike}
+    return len(ours) - len(rest) + sum(_digest(path) in known for path in rest if known)
+
+
+def _digest(path: Path) -> bytes:
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def images_from_path(
@@ -168,6 +226,15 @@ def images_from_path(
     return ImageBatches(source, known, order, spec, batch_size, labels is not None, resize, crop)
 
 
+def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> tuple[int, int]:
+    """Width and height of an image of this width and height after ``prepared``."""
+    if resize is not None:
+        short, long = sorted(size)
+        longer = int(resize * long / short)
+        size = (resize, longer) if size[0] <= size[1] else (longer, resize)
+    return (crop, crop) if crop is not None and min(size) >= crop else size
+
+
 def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | None) -> Image.Image:
     """``image`` as RGB or grey, its shorter side resized (bilinear, antialiased), its centre cut out.
 
@@ -175,13 +242,8 @@ def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | 
     than the image leaves it as it is.
     """
     image = image.convert("RGB" if channels == 3 else "L")
-    if resize is not None:
-        width, height = image.size
-        short, long = sorted((width, height))
-        longer = int(resize * long / short)
-        size = (resize, longer) if width <= height else (longer, resize)
-        if size != image.size:
-            image = image.resize(size, Image.Resampling.BILINEAR)
+    if resize is not None and (size := size_after(image.size, resize, None)) != image.size:
+        image = image.resize(size, Image.Resampling.BILINEAR)
     if crop is not None and min(image.size) >= crop:
         left, top = round((image.width - crop) / 2.0), round((image.height - crop) / 2.0)
         image = image.crop((left, top, left + crop, top + crop))
@@ -243,16 +305,16 @@ def _csv(folder: Path) -> tuple[_Source, list[int]]:
             if absent:
                 raise DataError(
                     f"{path} has no column {' and '.join(absent)}, its header is "
-                    f"{','.join(rows.fieldnames or ())}; expected the header file,label"
+                    f"{shortened(','.join(rows.fieldnames or ()))}; expected the header file,label"
                 )
             for row in rows:
                 text, image = row["label"] or "", folder / (row["file"] or "")
-                if not text.strip().isdecimal():
+                if not text.strip().isdecimal() or len(text.strip()) > _MOST_DIGITS:
                     raise DataError(
-                        f"{path}, line {rows.line_num}: expected a class index from 0 up, got {text!r}"
+                        f"{path}, line {rows.line_num}: expected a class index from 0 up, got {shortened(text)!r}"
                     )
                 if not image.is_file():
-                    raise DataError(f"{path}, line {rows.line_num}: there is no file {image}")
+                    raise DataError(f"{path}, line {rows.line_num}: there is no file {shortened(str(image))}")
                 paths.append(image)
                 labels.append(int(text))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -260,20 +322,28 @@ def _csv(folder: Path) -> tuple[_Source, list[int]]:
     return _Files(paths), labels
 
 
-def _npz(path: Path) -> tuple[_Source, list[int] | None]:
-    """Images and labels of a NumPy archive; nothing in it is unpickled."""
+def _arrays(path: Path) -> dict[str, np.ndarray | None]:
+    """The arrays of a NumPy archive by name, those that are no images or labels as None; nothing is unpickled."""
     try:
         with path.open("rb") as file:
             archive = np.load(file, allow_pickle=False)
             names = getattr(archive, "files", [])  # a single array (.npy) has none
-            if "images" not in names:
-                raise DataError(f"{path} has no array 'images' (it has {', '.join(names) or 'no names'})")
-            images = archive["images"]
-            labels = archive["labels"] if "labels" in names else None
+            arrays = {name: archive[name] if name in ("images", "labels") else None for name in names}
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} can't be read as a .npz of plain arrays: {error}") from error
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{path} is truncated or damaged: {error}") from error
+        raise DataError(f"{path} can't be read as a .npz of plain arrays: {first_line(error)}") from error
+    except Exception as error:  # of zipfile, zlib and NumPy, which have no common base
+        raise DataError(f"{path} is truncated or damaged: {first_line(error)}") from error
+    if any(isinstance(array, bytes) for array in arrays.values()):  # a member that is no array
+        raise DataError(f"{path} is truncated or damaged: 'images' or 'labels' is no array")
+    return arrays
+
+
+def _npz(path: Path) -> tuple[_Source, list[int] | None]:
+    """Images and labels of a NumPy archive."""
+    arrays = _arrays(path)
+    images, labels = arrays.get("images"), arrays.get("labels")
+    if images is None:
+        raise DataError(f"{path} has no array 'images' (it has {shortened(', '.join(arrays)) or 'no names'})")
     if images.dtype != np.uint8 or not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3))):
         raise DataError(
             f"{path}: expected images of uint8, N x H x W x 3 or N x H x W, got {images.dtype} "

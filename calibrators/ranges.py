@@ -2,12 +2,13 @@
 
 import difflib
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from calibrators.errors import CacheError
+from calibrators.errors import CacheError, cut
 from calibrators.files import write_atomic
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.scales import MAX_AMAX, MIN_AMAX, is_valid_amax
@@ -57,7 +58,7 @@ class Ranges:
             hint = f" (nearest to '{missing[0]}': {', '.join(near)})" if near else ""
             raise CacheError(
                 f"expected a range for each of {len(names)} tensors, got none for {len(missing)}: "
-                f"{', '.join(missing[:5])}{', …' if len(missing) > 5 else ''}{hint}; "
+                f"{cut(missing, 5)}{hint}; "
                 "the ranges belong to another model, so calibrate again with --recalibrate"
             )
         return replace(self, amax={name: self.amax[name] for name in names})
@@ -101,7 +102,7 @@ def holds_ranges(path: Path) -> bool:
     """Whether a file is ours, or broken so that nobody can tell; False for other JSON or no file."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return path.exists()
     return isinstance(document, dict) and document.get("kind") == KIND
 
@@ -115,7 +116,7 @@ def _read_document(path: Path) -> dict[str, Any]:
             f"expected a calibration file at {path}, but it can't be read: {error.strerror}; "
             "check --calibration-cache, or leave it out to calibrate"
         ) from error
-    except ValueError as error:  # not JSON, or not UTF-8
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, or brackets thousands deep
         raise CacheError(
             f"expected {path} to be JSON, but it is broken: {error}; calibrate again with --recalibrate"
         ) from error
@@ -143,8 +144,9 @@ def _ranges_from_document(document: dict[str, Any], path: Path) -> Ranges:
         return document[name]
 
     amax, algorithm, source = document.get("amax"), document.get("algorithm"), document.get("source")
+    numbers = field("amax", isinstance(amax, dict) and all(_is_number(value) for value in amax.values()))
     return Ranges(
-        amax=field("amax", isinstance(amax, dict) and all(_is_number(value) for value in amax.values())),
+        amax={name: float(value) for name, value in numbers.items()},
         algorithm=field("algorithm", algorithm in ALGORITHMS),
         samples=field("samples", _is_whole_or_none(document.get("samples", ""))),
         seed=field("seed", _is_whole_or_none(document.get("seed", ""))),
@@ -154,7 +156,10 @@ def _ranges_from_document(document: dict[str, Any], path: Path) -> Ranges:
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, float | int) and not isinstance(value, bool)
+    """Whether a value of JSON is a number that a float can hold."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        return abs(value) <= sys.float_info.max
+    return isinstance(value, float)
 
 
 def _is_whole_or_none(value: object) -> bool:

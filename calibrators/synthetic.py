@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from calibrators.batches import random_pixels
 from calibrators.errors import CalibrationError, GeneratorError
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
@@ -38,8 +39,6 @@ def batches_from_model(
     teacher = copy.deepcopy(model).eval().requires_grad_(False)
     if torch.cuda.is_available():
         teacher = teacher.cuda()
-    # channels_last makes convolutions on a CPU up to twice as fast.
-    teacher = teacher.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     classes = classes or classes_from_model(teacher, spec)
 
     def report(state: EnsembleState) -> None:
@@ -54,10 +53,8 @@ def classes_from_model(model: nn.Module, spec: InputSpec) -> int:
 
     Raises CalibrationError for anything but a tensor of shape (2, classes).
     """
-    low, high = (torch.tensor(bound).view(-1, 1, 1) for bound in (spec.low, spec.high))
-    pixels = low + (high - low) * torch.rand(2, *spec.shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        logits = model(pixels.to(next(model.parameters()).device))
+        logits = model(random_pixels(spec, 2, 0).to(next(model.parameters()).device))
     if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != 2:
         got = f"shape {tuple(logits.shape)}" if isinstance(logits, Tensor) else type(logits).__name__
         raise CalibrationError(

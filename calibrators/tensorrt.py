@@ -27,6 +27,7 @@ from calibrators.errors import CacheError, CalibrationError
 from calibrators.feeding import DeviceMemory, Feed, cuda_memory, equal_batches, plan_from_samples
 from calibrators.fingerprint import fingerprint as fingerprint_of
 from calibrators.fingerprint import fingerprint_for_input
+from calibrators.gpu_memory import release_gpu_memory
 from calibrators.inputs import InputSpec
 from calibrators.ranges import Ranges, Source
 from calibrators.scales import amax_from_scale
@@ -56,7 +57,7 @@ def why_unavailable(error: Exception) -> str:
     module = sys.modules.get("tensorrt")
     if module is not None and hasattr(module, "Builder"):
         return (
-            f"TensorRT {module.__version__} has no INT8 calibrators, 10.16 was the last with them; build the "
+            f"TensorRT {module.__version__} has no INT8 calibrators, TensorRT 10 was the last with them; build the "
             "engine from the INT8 ONNX with Q/DQ instead (zscgan-convert MODEL --int8), or install TensorRT "
             f'10: {INSTALL} "tensorrt<11"'
         )
@@ -160,6 +161,7 @@ class _Calibrator:
         self._source: Source = source_of(batches)
         self._seed = batches.seed if isinstance(batches, SyntheticBatches) else None
         self._feed = Feed(equal_batches(batches, self._plan, spec.shape), memory)
+        release_gpu_memory()  # of the training
 
     @property
     def batch_shape(self) -> tuple[int, int, int, int]:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
+from calibrators.errors import cut
 from converter.checkpoint import State, without_common_prefix
 from converter.errors import ArchitectureError
 from converter.usercode import FORMS
@@ -184,7 +185,7 @@ def _unrecognised(state: State, near: Mapping[str, tuple[float, float]]) -> str:
     )
     return (
         f"no torchvision architecture has the names and shapes of these {len(state)} tensors "
-        f"({', '.join(list(state)[:3])}, …); nearest: {nearest or 'none'}. Name the network: {FORMS}"
+        f"({cut(list(state), 3)}); nearest: {nearest or 'none'}. Name the network: {FORMS}"
     )
 
 
@@ -252,7 +253,7 @@ def fit(network: nn.Module, state: State, name: str) -> None:
     result = network.load_state_dict(agreeing, strict=False)
     absent = [k for k in result.missing_keys if k not in state and not k.endswith("num_batches_tracked")]
     parts = [
-        f"{len(keys)} {what}: {', '.join(keys[:3])}{', …' if len(keys) > 3 else ''}"
+        f"{len(keys)} {what}: {cut(keys, 3)}"
         for what, keys in (
             ("missing from the file", absent),
             ("unknown to the network", list(result.unexpected_keys)),

@@ -40,11 +40,10 @@ def calibrated(
     """A range for every activation: from the cache, from real images or from samples.
 
     The plan's Q/DQ pairs need some of them; the rest is for TensorRT's implicit quantization, which places its
-    own and takes the ranges from ``calibration.cache``. A cache must have those of the plan.
+    own and takes the ranges from ``calibration.cache``. A cache has those of the plan.
     """
     if inputs.cached is not None:
         with reporter.stage("calibration") as stage:
-            inputs.cached.selected(plan.observed)
             ranges = inputs.cached.selected(name for name in graph.activations if name in inputs.cached.amax)
             stage.detail = f"{len(ranges.amax)} ranges from {options.calibration_cache}"
         if inputs.cached.fingerprint is None:

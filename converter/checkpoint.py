@@ -1,7 +1,5 @@
 """Weights out of a file, without running anything that the file says."""
 
-import argparse
-import json
 import os
 import pickle
 import re
@@ -16,7 +14,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from calibrators.errors import cut, first_line, shortened
 from converter.errors import LoadError
+from converter.metadata import safe_globals
 from converter.usercode import on_sys_path
 
 State = dict[str, Tensor]
@@ -43,18 +43,6 @@ EXPECTED = (
     "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive or an "
     "ExportedProgram (.pt2)"
 )
-_SAFETENSORS_DTYPES = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
-    "BOOL": torch.bool,
-}
 
 
 def kind_of_file(path: Path) -> Kind:
@@ -75,6 +63,11 @@ def kind_of_file(path: Path) -> Kind:
     for magic, name in _FOREIGN:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if head[4:8] == b"PTMF" or re.fullmatch(rb"ET\d\d", head[4:8]):
+        raise LoadError(
+            f"{path} was made for mobile (a flatbuffer of the lite interpreter or ExecuTorch); give the float "
+            "state_dict, torch.save(model.state_dict(), 'weights.pth')"
+        )
     if head.startswith(b"PK"):
         return _kind_of_zip(path)
     if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size:
@@ -87,8 +80,10 @@ def _kind_of_zip(path: Path) -> Kind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
-    except zipfile.BadZipFile as error:
-        raise LoadError(f"{path} is truncated or damaged ({error}); copy or download it again") from error
+    except Exception as error:  # what zipfile raises of a damaged directory has no common base
+        raise LoadError(
+            f"{path} is truncated or damaged ({first_line(error)}); copy or download it again"
+        ) from error
     inner = {name.partition("/")[2] for name in names}
     if names and all(name.endswith(".npy") for name in names):
         raise LoadError(f"{path} is a NumPy archive (.npz), so data and no model; {EXPECTED}")
@@ -105,33 +100,40 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     """What ``torch.save`` wrote to ``path``, on the CPU.
 
     Without ``trust_pickle`` only tensors and plain containers are read (PyTorch's restricted unpickler),
-    so no code of the file runs. ``argparse.Namespace``, which training scripts like to store, is allowed:
-    it is a bag of values. Raises LoadError.
+    so no code of the file runs. What ``metadata`` names is passed over: training scripts like to store it. Raises
+    LoadError.
     """
     try:
         importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
-        with torch.serialization.safe_globals([argparse.Namespace]), importable, warnings.catch_warnings():
-            # Of a pickle protocol that isn't torch.save's; what can't be read is refused below.
-            warnings.filterwarnings("ignore", message="Detected pickle protocol", category=UserWarning)
+        with torch.serialization.safe_globals(safe_globals()), importable, warnings.catch_warnings():
+            # Of pickle protocols and sparse tensors; what can't be read is refused below.
+            warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except pickle.UnpicklingError as error:
         raise LoadError(_refusal(path, str(error))) from error
     except (AttributeError, ImportError) as error:
+        if "__main__'" in str(error):
+            raise LoadError(_of_a_script(path, str(error))) from error
         raise LoadError(
             f"{path} needs code that can't be imported here: {error}; run from the folder that holds the "
             "model's code, or save its state_dict instead: torch.save(model.state_dict(), 'weights.pth')"
         ) from error
     except OSError as error:
         raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
-    # A damaged pickle can fail in any way that its opcodes can.
-    except (RuntimeError, EOFError, ValueError, TypeError, KeyError, IndexError, AssertionError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise LoadError(f"{path} is truncated, damaged or no checkpoint ({reason}); {EXPECTED}") from error
+    except NotImplementedError as error:  # pathlib's, of the paths of Windows elsewhere
+        raise LoadError(
+            f"{path} holds an object of another system ({first_line(error)}); where it was made, save its state_dict: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way that its opcodes can
+        raise LoadError(
+            f"{path} is truncated, damaged or no checkpoint ({first_line(error)}); {EXPECTED}"
+        ) from error
 
 
 def _refusal(path: Path, reason: str) -> str:
     """The message for a pickle that the restricted unpickler refused."""
-    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL ([\w.]+)", reason)
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)+)(?![\w.])", reason)
     if found is None:
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
     return (
@@ -141,27 +143,34 @@ def _refusal(path: Path, reason: str) -> str:
     )
 
 
-def state_from_safetensors(path: Path) -> State:
-    """Tensors of a safetensors file: a JSON header with name, dtype, shape and byte range, then the bytes.
+def _of_a_script(path: Path, reason: str) -> str:
+    """The message for a class that the script which saved the file defines itself."""
+    found = re.search(r"attribute '([\w.]+)'", reason)
+    name = found[1] if found else "a class"
+    return (
+        f"{path} needs {name} of the script that saved it (its __main__), which other programs can't import by that "
+        "name. If the script is train.py, type in its folder: "
+        f'python -c "from train import *; import torch; torch.save(torch.load({str(path.resolve())!r}, '
+        "weights_only=False), 'importable.pth')\", and convert importable.pth there with --trust-pickle (the "
+        "script's training must stand under if __name__ == '__main__')"
+    )
 
-    https://github.com/huggingface/safetensors#format
-    """
-    data = bytearray(path.read_bytes())
+
+def state_from_safetensors(path: Path) -> State:
+    """Tensors of a safetensors file, which holds no code. Raises LoadError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
-        size = struct.unpack("<Q", data[:8])[0]
-        header = json.loads(data[8 : 8 + size])
-        header.pop("__metadata__", None)
-        state = {}
-        for name, entry in header.items():
-            start, end = (8 + size + offset for offset in entry["data_offsets"])
-            dtype = _SAFETENSORS_DTYPES[entry["dtype"]]
-            flat = (
-                torch.frombuffer(data[start:end], dtype=dtype) if end > start else torch.empty(0, dtype=dtype)
-            )
-            state[name] = flat.reshape(entry["shape"]).clone()
-        return state
-    except (struct.error, ValueError, TypeError, AttributeError, KeyError, RuntimeError) as error:
-        raise LoadError(f"{path} is a truncated or damaged safetensors file ({error})") from error
+        return dict(load_file(path))
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    # What is no SafetensorError comes of sizes and types that the check of the header lets through.
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
+        raise LoadError(
+            f"{path} is a truncated or damaged safetensors file, or of a type that PyTorch {torch.__version__} "
+            f"lacks ({first_line(error)}); copy or download it again"
+        ) from error
 
 
 def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...]]:
@@ -173,8 +182,8 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
     if not isinstance(loaded, Mapping):
         raise LoadError(f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}")
     notes: tuple[str, ...] = ()
-    if not _is_state(loaded):
-        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if _is_state(loaded.get(k))), None)
+    if not is_state(loaded):
+        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if is_state(loaded.get(k))), None)
         if key is None:
             raise LoadError(_no_state(loaded, path))
         if key in _EMA_KEYS:
@@ -190,6 +199,26 @@ def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...
     if any(name.endswith("._packed_params") for name in loaded):
         raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
     return state, notes
+
+
+def require_real(state: State, path: Path) -> None:
+    """Raise LoadError for a tensor that can't become float32 as it is: sparse, complex, without data, packed."""
+    for name, value in state.items():
+        kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
+        if value.layout is not torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+        elif not value.is_meta and not value.is_complex() and _becomes_float32(value.dtype):
+            continue
+        raise LoadError(f"{path}: {shortened(name)} is {kind}; expected dense tensors of real numbers")
+
+
+def _becomes_float32(dtype: torch.dtype) -> bool:
+    """Whether PyTorch converts values of ``dtype``; some are only storage for kernels."""
+    try:
+        torch.empty(1, dtype=dtype).float()
+    except (RuntimeError, TypeError):
+        return False
+    return True
 
 
 def without_wrappers(state: State) -> State:
@@ -209,7 +238,7 @@ def without_common_prefix(state: State) -> State | None:
     return {name.partition(".")[2]: value for name, value in state.items()}
 
 
-def _is_state(value: object) -> bool:
+def is_state(value: object) -> bool:
     """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
     if not isinstance(value, Mapping) or not value:
         return False
@@ -219,7 +248,7 @@ def _is_state(value: object) -> bool:
 
 def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
     """The message for a dictionary without weights."""
-    keys = ", ".join(repr(key) for key in list(loaded)[:8]) or "none"
+    keys = cut([repr(key) for key in loaded], 8) or "none"
     if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
         return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
     return (

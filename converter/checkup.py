@@ -9,10 +9,13 @@ from typing import Any
 from converter import __version__
 from converter.machine import processor
 from converter.probes import Finding
-from engines.errors import RTX_EXTRA, TENSORRT_EXTRA
+from converter.system import SystemPackages
+from engines.errors import PYCUDA_EXTRA, RTX_EXTRA, TENSORRT_EXTRA
 from engines.options import COMPUTE_CAPABILITIES
 
 QAT_EXTRA = 'pip install "zscgan-convert[qat]"'
+
+SYSTEM_VENV = "make the environment anew: python3 -m venv --system-site-packages .venv"
 
 MISSING = "not installed"
 NO_GPU = "no NVIDIA GPU answers here"
@@ -63,20 +66,21 @@ def checkup_from_findings(findings: Mapping[str, Finding]) -> Checkup:
     """What ``findings`` (probe -> finding) mean."""
     gpus = tuple(findings["gpu"].details.get("gpus", ()))
     has_gpu = findings["gpu"].works
+    system = SystemPackages(**findings["system"].details)
     components = (
         _onnxruntime(findings["onnxruntime"]),
-        _tensorrt(findings["tensorrt"], has_gpu),
+        _tensorrt(findings["tensorrt"], has_gpu, system),
         _tensorrt_rtx(findings["tensorrt-rtx"], gpus, has_gpu),
         _pycuda(findings["pycuda"], has_gpu),
-        _torch(findings["torch"], has_gpu),
+        _torch(findings["torch"], has_gpu, system),
         _nvml(findings["nvml"], has_gpu),
         _modelopt(findings["modelopt"]),
         _pytorch_quantization(findings["pytorch-quantization"]),
     )
-    return Checkup(_machine(findings), gpus, components)
+    return Checkup(_machine(findings, system), gpus, components)
 
 
-def _machine(findings: Mapping[str, Finding]) -> dict[str, Any]:
+def _machine(findings: Mapping[str, Finding], system: SystemPackages) -> dict[str, Any]:
     gpu, nvml, torch = findings["gpu"], findings["nvml"], findings["torch"]
     return {
         "zscgan_convert": __version__,
@@ -91,6 +95,9 @@ def _machine(findings: Mapping[str, Finding]) -> dict[str, Any]:
         "gpu_state": nvml.details.get("gpus", []),
         "torch": torch.version,
         "torch_cuda": torch.details.get("cuda"),
+        "jetpack": system.jetpack,
+        "l4t": system.l4t,
+        "system_tensorrt": system.tensorrt,
     }
 
 
@@ -100,17 +107,30 @@ def _onnxruntime(found: Finding) -> Component:
     return Component("onnxruntime", "engines", found.version, found.works, found.works, reason, mend)
 
 
-def _tensorrt(found: Finding, has_gpu: bool) -> Component:
+def _tensorrt(found: Finding, has_gpu: bool, system: SystemPackages) -> Component:
     missing = found.version is None and not found.works
-    mend = "" if found.works else TENSORRT_EXTRA
+    install = _install_tensorrt(system)
+    mend = "" if found.works else install
     reasons = [_why_not(found)]
+    if missing and not found.reason and system.bindings is not None:
+        version = f" {system.tensorrt}" if system.tensorrt else ""
+        reasons = [f"this Python doesn't see TensorRT{version} in {system.bindings}"]
     if not has_gpu:
         # Without a GPU an error of the import is what is to be expected, and says less than this does.
         keep = missing or found.details.get("impostor")
         reasons = [*(reasons if keep else []), f"it builds and runs on an NVIDIA GPU alone, and {NO_GPU}"]
-        mend = f"on a machine with a GPU: {TENSORRT_EXTRA}" if missing else ""
+        mend = f"on a machine with a GPU: {install}" if missing else ""
     works = found.works and has_gpu
     return Component("tensorrt", "engines", found.version, works, works, "; ".join(reasons), mend)
+
+
+def _install_tensorrt(system: SystemPackages) -> str:
+    """How TensorRT comes into this environment; pip's packages are not for a Jetson, nor beside Debian's."""
+    if system.bindings is not None:
+        return SYSTEM_VENV
+    if system.tensorrt is not None or system.l4t is not None:
+        return f"sudo apt-get install python3-libnvinfer; then {SYSTEM_VENV}"
+    return TENSORRT_EXTRA
 
 
 def _tensorrt_rtx(found: Finding, gpus: tuple[Mapping[str, str], ...], has_gpu: bool) -> Component:
@@ -133,19 +153,22 @@ def _tensorrt_rtx(found: Finding, gpus: tuple[Mapping[str, str], ...], has_gpu: 
 
 
 def _pycuda(found: Finding, has_gpu: bool) -> Component:
-    reason, mend = _why_not(found), "" if found.works else TENSORRT_EXTRA
+    install = f"{PYCUDA_EXTRA}, which compiles it with the CUDA toolkit; torch does without"
+    reason, mend = _why_not(found), "" if found.works else install
     if not has_gpu:
         reason = NO_GPU if found.version else f"{MISSING}, and {NO_GPU}"
-        mend = "" if found.version else f"on a machine with a GPU: {TENSORRT_EXTRA}"
+        mend = "" if found.version else f"on a machine with a GPU: {install}"
     return Component("pycuda", "memory", found.version, None, found.works and has_gpu, reason, mend)
 
 
-def _torch(found: Finding, has_gpu: bool) -> Component:
+def _torch(found: Finding, has_gpu: bool, system: SystemPackages) -> Component:
     reason, mend = _why_not(found), ""
     if found.version is None:
         mend = "pip install torch torchvision"
     elif not has_gpu:
         reason = NO_GPU
+    elif not found.works and system.l4t is not None:
+        mend = "install the build for this JetPack (docs/jetson.md), or take PyCUDA for the memory"
     elif found.details.get("cuda", "") is None:
         mend = "install PyTorch's build for your CUDA: https://pytorch.org/get-started"
     elif not found.works:

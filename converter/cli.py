@@ -97,7 +97,8 @@ sample_options = option_group(
     click.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
                  help="Samples a step."),
     click.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
-    click.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True, help="Same seed, same result."),
+    click.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
+                 help="Same seed, same result; on a GPU for one generator.pt."),
     click.option("--device", type=click.Choice(DEVICES), default=ConvertOptions.device, show_default=True,
                  help="Where to train and calibrate."),
 )  # fmt: skip
@@ -115,6 +116,8 @@ calibration_options = option_group(
     click.option("--calibration-cache", type=FilePath, metavar="FILE",
                  help="Ranges: read where the file exists (refused for another model), else written."),
     click.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
+    click.option("--trt-version", metavar="10.X.Y",
+                 help="The TensorRT that will read the cache, where that is another than the one installed here."),
 )  # fmt: skip
 
 qat_options = option_group(
@@ -277,11 +280,10 @@ def run(options: ConvertOptions, warnings: list[str], *, as_json: bool, verbose:
             for warning in warnings:
                 reporter.warn(warning)
             report = convert(options, reporter, shlex.join(["zscgan-convert", *sys.argv[1:]]))
-    except (ConversionError, CalibrationError, EngineError, OptionsError, MemoryError) as error:
+    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
         if verbose > 1:
             traceback.print_exc()
-        text = str(error) or "out of memory; lower --gan-batch or --calib-samples"
-        click.echo(f"error: {text}", err=True)
+        click.echo(f"error: {error}", err=True)
         return USAGE if isinstance(error, OptionsError) else FAILED
     except KeyboardInterrupt:
         click.echo("interrupted", err=True)

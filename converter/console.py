@@ -37,11 +37,12 @@ class Stage:
 class Reporter:
     """Prints stages, notes and progress on stderr; ``quiet`` prints warnings alone.
 
-    ``stages`` and ``warnings`` keep what was said, for the report.
+    ``stages`` and ``warnings`` keep what was said, for the report; ``failed`` is the stage that an error ended.
     """
 
     quiet: bool = False
     stages: list[Stage] = field(default_factory=list)
+    failed: str | None = None
     warnings: list[str] = field(default_factory=list)
     console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
 
@@ -50,7 +51,11 @@ class Reporter:
         """Times the block; prints the stage's line when the block ends well."""
         stage = Stage(name)
         started = time.perf_counter()
-        yield stage
+        try:
+            yield stage
+        except BaseException:
+            self.failed = self.failed or name  # the inner one
+            raise
         stage.seconds = time.perf_counter() - started
         self.stages.append(stage)
         self.say(f"{name:<12} {stage.seconds:7.1f} s  {stage.detail}")

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from calibrators.gpu_memory import release_gpu_memory
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.calibration import calibration_data
 from converter.console import Advance, Reporter
+from converter.fp32 import fp32_by, fp32_network
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.prediction import BATCHES, MOST_INPUTS, border_inputs, predicted
@@ -71,6 +73,7 @@ def build(
     on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
     if inputs.engine == "onnxruntime":
         return on_cpu
+    release_gpu_memory()
     try:
         if inputs.engine == "tensorrt":
             build_tensorrt(inputs, options, generator, workspace, reporter)
@@ -222,7 +225,7 @@ def verify(
         return
     with (
         reporter.stage("verify") as stage,
-        OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32,
+        fp32_network(inputs.teacher.module, inputs.device, workspace.path(FP32_ONNX)) as fp32,
         deployed.open() as int8,
     ):
         found = []
@@ -231,12 +234,12 @@ def verify(
             run = in_parts(run, options.build.min_batch, options.build.max_batch)
         if generator is not None:
             fresh = samples(generator, inputs, options, JUDGING)
-            agreement = predictions(fp32.run, fresh).agreement(predictions(run, fresh))
+            agreement = predictions(fp32, fresh).agreement(predictions(run, fresh))
             report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
             found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
             count = min(MOST_INPUTS, BATCHES * inputs.batch)
             unseen = border_inputs(generator, count, inputs.batch, options.synthesis.seed + JUDGING)
-            prediction = predicted(fp32.run, run, unseen)
+            prediction = predicted(fp32, run, unseen)
             report.prediction = prediction.to_json()
             found.append(str(prediction))
         if inputs.val is not None:
@@ -246,6 +249,7 @@ def verify(
             report.accuracy = {
                 "images": inputs.val.num_samples,
                 "fp32_top1": baseline.top1,
+                "fp32_by": fp32_by(inputs.device),
                 "int8_top1": quantized.top1,
                 "agreement": baseline.agreement(quantized),
             }

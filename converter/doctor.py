@@ -5,8 +5,9 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -67,10 +68,21 @@ def _machine_lines(checkup: Checkup, width: int) -> Iterator[str]:
         ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),
         *(("GPU", text) for text in gpus or [f"none: {machine['no_gpu']}"]),
         *([("driver", driver.removeprefix("driver "))] if driver else []),
+        *_system_lines(machine),
         ("PyTorch", f"{machine['torch']}{built}" if machine["torch"] else "not installed"),
     ]
     for name, text in facts:
         yield from _wrapped(text, width, f"{name:<9}", " " * 9)
+
+
+def _system_lines(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """A Jetson's release, and TensorRT from Debian packages, where they are there."""
+    if machine["jetpack"] or machine["l4t"]:
+        jetpack = f"JetPack {machine['jetpack'] or 'unknown (the package nvidia-jetpack is not installed)'}"
+        release = f", Jetson Linux {machine['l4t']}" if machine["l4t"] else ""
+        yield "Jetson", jetpack + release
+    if machine["system_tensorrt"]:
+        yield "system", f"TensorRT {machine['system_tensorrt']} from Debian packages"
 
 
 def _component_lines(component: Component, width: int) -> Iterator[str]:

@@ -6,7 +6,7 @@ ConversionError             exit code 1
 ├── CaptureError            torch.export or the ONNX exporter refused the network
 │   └── UnsupportedOperatorError   the ONNX graph has operators that a twin doesn't
 ├── QATError                the network can't be fine-tuned
-└── OutputError             the output folder can't be written
+└── OutputError             the output folder, or a file beside it, can't be written
 OptionsError                exit code 2: options that contradict one another
 """
 
@@ -36,7 +36,7 @@ class QATError(ConversionError):
 
 
 class OutputError(ConversionError):
-    """The output folder can't be written."""
+    """The output folder, or another file of the conversion, can't be written."""
 
 
 class OptionsError(Exception):

@@ -10,9 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from calibrators.errors import first_line
 from converter.checkpoint import restricted_pickles
 from converter.errors import LoadError
 from converter.pt2 import refuse_code
+from converter.steady import refuse_random
+from converter.storages import refuse_short_records
 
 _DYNAMIC = (
     "torch.export.save(torch.export.export(model.eval(), (torch.randn(2, {shape}),), "
@@ -51,7 +54,7 @@ def module_from_exported(path: Path, *, trust_pickle: bool) -> tuple[nn.Module, 
     except Exception as error:  # the deserialiser fails in many ways on a damaged or newer file
         raise LoadError(
             f"{path} can't be read as an ExportedProgram by PyTorch {torch.__version__}: "
-            f"{_first_line(error)}; export it again with torch.export.save"
+            f"{first_line(error)}; export it again with torch.export.save"
         ) from error
     return module_from_program(program, str(path))
 
@@ -75,13 +78,17 @@ def module_from_torchscript(path: Path, shape: tuple[int, int, int]) -> nn.Modul
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", r".*torch\.jit.*", FutureWarning)
             warnings.filterwarnings("ignore", r".*torch\.jit.*", DeprecationWarning)
+            refuse_short_records(path)
             script = torch.jit.load(path, map_location="cpu").eval().float()
-    except (RuntimeError, ValueError) as error:
-        raise LoadError(f"{path} can't be read as TorchScript: {_first_line(error)}") from error
+    except LoadError:
+        raise
+    except Exception as error:  # a damaged archive fails in as many ways as its pickles and its code can
+        raise LoadError(f"{path} can't be read as TorchScript: {first_line(error)}") from error
     x = torch.rand(3, *shape, generator=torch.Generator().manual_seed(0))
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the converter, about counters that nothing reads
+            refuse_random(script, shape)
             program = Converter(script, (x[:2],)).convert()
             names = {name for name, _ in script.named_parameters()}  # the converter makes buffers of them
             module, _ = module_from_program(program, str(path), names)
@@ -91,7 +98,7 @@ def module_from_torchscript(path: Path, shape: tuple[int, int, int]) -> nn.Modul
     except Exception as error:  # TorchScript, the converter and the exporter each have their own errors
         raise LoadError(
             f"{path}: this TorchScript network can't be translated for inputs of {_times(shape)}: "
-            f"{_first_line(error)}; check --input-shape, or give its state_dict with --arch file.py:callable"
+            f"{first_line(error)}; check --input-shape, or give its state_dict with --arch file.py:callable"
         ) from error
     # Outputs that are no tensors are refused by the caller, as for every other network.
     if isinstance(expected, Tensor) and not torch.allclose(expected, got, rtol=1e-3, atol=1e-4):
@@ -220,11 +227,6 @@ def _refuse_foreign(graph: fx.Graph, name: str) -> None:
             raise LoadError(
                 f"{name} calls {node.target}, which is no tensor operation of PyTorch; export it without"
             )
-
-
-def _first_line(error: Exception) -> str:
-    """The first line of an error's text, or its type."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def _times(shape: tuple[int, ...]) -> str:

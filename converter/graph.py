@@ -14,15 +14,17 @@ from jaxtyping import Float
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
+from calibrators.batches import random_pixels
+from calibrators.errors import first_line
 from calibrators.inputs import InputSpec
+from converter.causes import exporter_refusal
+from converter.devices import moved
 from converter.errors import CaptureError
 from converter.simplify import simplify
+from converter.squeeze import has_squeezes, keep_batch_axis
 from converter.twin import twin_from_onnx, value_name
 
 INPUT, LOGITS, BATCH = "input", "logits", "batch"
-
-LARGEST_BATCH = 65535
-"""cuDNN's own limit for a batch norm, without which torch.export refuses one on a GPU."""
 
 _OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
@@ -32,8 +34,8 @@ class FoldedGraph:
     """The classifier in eval mode with its batch norms folded, twice.
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
-    values. ``module(x)``, its twin, gives the logits, for every batch size and in eval mode only; ``converter.twin``
-    finds ONNX's values and initializers in it. The weights are its own, and trainable.
+    values, except those that no range suits. ``module(x)``, its twin, gives the logits, for every batch size and in
+    eval mode only; ``converter.twin`` finds values and initializers in it. Its weights are its own, and trainable.
     """
 
     module: fx.GraphModule
@@ -56,11 +58,16 @@ def _is_batch(value: onnx.ValueInfoProto) -> bool:
 def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
     """``model`` in eval mode as a graph with its batch norms folded.
 
+    It is traced on the CPU also for a GPU: the files are then the same on every machine. On CUDA ``torch.export`` would
+    refuse it, as PyTorch takes cuDNN's batch norm only for batches of at most 65,535, and here the batch has no bound.
+
     ``model`` moves to ``device`` and is put in eval mode; its weights are left as they are. Raises
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
     give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
     """
-    return graph_from_onnx(onnx_from_model(model, spec, device), spec, device)
+    proto = onnx_from_model(moved(model.eval(), "cpu"), spec)
+    moved(model, device)
+    return graph_from_onnx(proto, spec, device)
 
 
 def graph_from_onnx(
@@ -76,14 +83,19 @@ def graph_from_onnx(
     return FoldedGraph(module.to(device), folded)
 
 
-def onnx_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> onnx.ModelProto:
-    """``model`` in eval mode as torch.onnx writes it, batch norms and all; see ``graph_from_model``."""
+def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """``model``, on the CPU and in eval mode, as torch.onnx writes it, with its batch norms."""
     # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
-    model.eval().to(device).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    x = torch.zeros(2, *spec.shape, device=device)
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    x = torch.zeros(2, *spec.shape)
     _check_forward(model, x)
     with _silent_exporters(), torch.no_grad():
-        proto = _onnx_program(_exported(model, x), x).model_proto
+        program = _exported(model, x)
+        if has_squeezes(program.graph):
+            exported = program.module(check_guards=False)
+            keep_batch_axis(exported)
+            program = _exported(exported, x)
+        proto = _onnx_program(program, x).model_proto
     return without_notes(proto)
 
 
@@ -109,9 +121,11 @@ def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
 def declare_shapes(model: onnx.ModelProto, module: fx.GraphModule, spec: InputSpec) -> None:
     """Declare the shape of every float value of ``model`` in place, as its twin ``module`` has it for two batches.
 
-    An axis that grows with the batch is ``batch``, or ``12*batch`` where it grows 12 times as fast.
+    An axis that grows with the batch is ``batch``, or ``12*batch`` where it grows 12 times as fast. Values that are
+    infinite on purpose (padding below a max pool, masks before a softmax) are not declared, as no range suits them.
     """
-    smaller, larger = (_shapes(module, torch.zeros(batch, *spec.shape)) for batch in (2, 3))
+    x = random_pixels(spec, 3, 0)
+    smaller, larger = (_shapes(module, x[:batch]) for batch in (2, 3))
     declared = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(map(_dim, shape, larger[name])))
         for name, shape in smaller.items()
@@ -138,8 +152,11 @@ def _shapes(module: fx.GraphModule, x: Tensor) -> dict[str, tuple[int, ...]]:
     observer = _Observer(module, None)
     with torch.no_grad():
         observer.run(x)
-    values = observer.values.items()
-    return {name: tuple(value.shape) for name, value in values if value.dtype == torch.float32}
+    return {
+        name: tuple(value.shape)
+        for name, value in observer.values.items()
+        if value.dtype == torch.float32 and bool(value.isfinite().all())
+    }
 
 
 class _Observer(fx.Interpreter):
@@ -181,7 +198,7 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
             logits = model(x)
     except Exception as error:
         raise CaptureError(
-            f"expected a network that takes inputs of {shape}, but it failed on one: {_first_line(error)}; "
+            f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
             "check --input-shape"
         ) from error
     if not isinstance(logits, Tensor):
@@ -198,9 +215,7 @@ def _check_forward(model: nn.Module, x: Tensor) -> None:
 
 def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
     try:
-        return torch.export.export(
-            model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH, max=LARGEST_BATCH)},)
-        )
+        return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
     except Exception as error:
         raise CaptureError(_refusal(error)) from error
 
@@ -220,14 +235,7 @@ def _refusal(error: Exception) -> str:
             "expected a network with one fixed flow of control, but its forward branches on the values of a "
             f"tensor{place}; use torch.where, or keep one branch for inference"
         )
-    return (
-        f"torch.export can't trace the network{place}: {_first_line(error)}; change its forward accordingly"
-    )
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0].rstrip(".;:") if lines else type(error).__name__
+    return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
 
 
 def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
@@ -244,8 +252,8 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
         )
     except Exception as error:
         raise CaptureError(
-            f"torch.onnx can't write the network as ONNX: {_first_line(error)}; "
-            "replace the operator that it names, or use a newer PyTorch"
+            f"torch.onnx can't write the network as ONNX: {exporter_refusal(error)}; replace that operator, or use "
+            "a newer PyTorch"
         ) from error
     assert onnx_program is not None
     return onnx_program

@@ -39,9 +39,9 @@ class Group:
 
 def groups_from_onnx(model: onnx.ModelProto, plan: QuantizationPlan) -> tuple[Group, ...]:
     """The groups of ``plan``, which was made for ``model``, in the graph's order; each layer is in one."""
-    sizes, parts = layers_from_onnx(model), frozenset(parts_of(plan, model))
+    sizes, parts = layers_from_onnx(model), frozenset(parts_of(plan))
     quantized = [
-        name for name in sizes if any(part.layer == name and part.kind == "weight" for part in parts)
+        name for name in sizes if any(part.consumer == name and part.kind == "weight" for part in parts)
     ]
     return tuple(_group(model, layers, parts, sizes) for layers in _tied(model, quantized))
 
@@ -49,7 +49,7 @@ def groups_from_onnx(model: onnx.ModelProto, plan: QuantizationPlan) -> tuple[Gr
 def _group(
     model: onnx.ModelProto, layers: tuple[str, ...], parts: frozenset[Part], sizes: Mapping[str, Layer]
 ) -> Group:
-    left = parts_of(plan_from_onnx(model, excluded=layers), model)
+    left = parts_of(plan_from_onnx(model, excluded=layers))
     return Group(layers, parts.difference(left), sum(sizes[name].macs for name in layers))
 
 

@@ -67,10 +67,11 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
         if origin.assumed:
+            typed = options.input_shape is not None
             notes = (
-                f"assumed the input of torchvision's {origin.weights}: {_times(shape)}, "
-                f"mean {_commas(mean)}, std {_commas(std)}; "
-                "if training differed, say so with --input-shape, --mean and --std",
+                f"assumed the input of torchvision's {origin.weights}: "
+                f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
+                f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
             )
     else:
         raise OptionsError(

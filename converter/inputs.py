@@ -1,5 +1,6 @@
 """What a conversion starts from: everything is read and checked before any work begins."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,15 +10,17 @@ import torch
 from calibrators.cache import ranges_from_cache
 from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
-from calibrators.images import ImageBatches, images_from_path
+from calibrators.images import ImageBatches, images_from_path, shared_images
 from calibrators.ranges import Ranges, holds_ranges
+from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Reporter
-from converter.errors import OptionsError
+from converter.errors import OptionsError, OutputError
 from converter.load import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
 from converter.qat.data import require_enough
 from converter.qat.quantizers import backend_from_name
 from engines.base import EngineChoice, choose_engine
+from engines.buffers import open_device
 from engines.options import OptionError, refuse_unused, unused_flags
 from engines.tensorrt import require_calibrators
 from engines.tensorrt_rtx import check_options
@@ -25,7 +28,7 @@ from engines.tensorrt_rtx import check_options
 
 @dataclass(frozen=True)
 class Inputs:
-    """The teacher, where and how to run it, and the images and ranges that the user brought.
+    """The teacher, where and how to run it, and the images, ranges and generator that the user brought.
 
     ``fingerprint`` is of the weights, ``ranges_for`` of weights and input: ranges hold for both together.
     """
@@ -40,6 +43,7 @@ class Inputs:
     val: ImageBatches | None
     qat: ImageBatches | None
     cached: Ranges | None
+    generator: TrainedGenerator | None = None
 
 
 def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
@@ -48,6 +52,7 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
     Raises ConversionError, CalibrationError, EngineError or OptionsError.
     """
     device = device_from_name(options.device)
+    require_places(options)
     choice = chosen_engine(options, reporter)
     with reporter.stage("load") as stage:
         teacher = load_model(options.model)
@@ -60,6 +65,7 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
         cached = cached_ranges(options, ranges_for)
         if (calib is None and cached is None) or (options.qat is not None and qat is None):
             require_batch_norm(teacher)
+        generator = reused_generator(options, teacher, weights, device)
         stage.detail = (
             f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
             f"{teacher.classes} classes, input {'x'.join(map(str, teacher.spec.shape))}"
@@ -67,7 +73,10 @@ def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
     for note in teacher.notes:
         reporter.say(f"note: {note}")
     reporter.say(f"engine: {choice.name} ({choice.reason})")
-    return Inputs(teacher, weights, ranges_for, device, choice.name, batch, calib, val, qat, cached)
+    warn_of_shared(calib, val, qat, reporter)
+    return Inputs(
+        teacher, weights, ranges_for, device, choice.name, batch, calib, val, qat, cached, generator
+    )
 
 
 def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
@@ -88,7 +97,44 @@ def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
                 "leave --implicit out: model.int8.onnx carries the same ranges as Q/DQ pairs"
             )
         require_calibrators()
+    if choice.name == "tensorrt":
+        open_device(options.buffers).close()
     return choice
+
+
+def require_places(options: ConvertOptions) -> None:
+    """Raise OutputError where a file can't be written that is due after the training."""
+    cache = options.calibration_cache
+    if cache is not None and cache.exists() and not options.recalibrate:
+        cache = None  # it is read
+    for flag, path in (("--calibration-cache", cache), ("--timing-cache", options.build.timing_cache)):
+        if path is None:
+            continue
+        folder = next(parent for parent in path.absolute().parents if parent.exists())
+        if path.is_dir() or not folder.is_dir() or not os.access(folder, os.W_OK):
+            problem = "it is a folder" if path.is_dir() else f"{folder} is no folder that can be written"
+            raise OutputError(f"expected {flag} {path} to be a file to write, but {problem}; name another")
+
+
+def reused_generator(
+    options: ConvertOptions, teacher: Teacher, weights: str, device: torch.device
+) -> TrainedGenerator | None:
+    """The generator of ``--generator``, if any. Raises GeneratorError for one of another model or input."""
+    if options.generator is None:
+        return None
+    return load_generator(options.generator, fingerprint=weights, spec=teacher.spec, device=device)
+
+
+def warn_of_shared(
+    calib: ImageBatches | None, val: ImageBatches | None, qat: ImageBatches | None, reporter: Reporter
+) -> None:
+    """Say so where accuracy is measured on images that the conversion has seen."""
+    for flag, images, verb in (("--calib-data", calib, "calibrated"), ("--qat-data", qat, "trained")):
+        if images is not None and val is not None and (shared := shared_images(images, val)):
+            reporter.warn(
+                f"{shared} of the {images.num_samples} images of {flag} are in --val too, so the accuracy is measured "
+                f"on images that {verb}; take other images for one of the two"
+            )
 
 
 def device_from_name(name: str) -> torch.device:
@@ -96,12 +142,7 @@ def device_from_name(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise OptionsError("expected a CUDA GPU for --device cuda, but PyTorch sees none; type --device cpu")
-    if available and name != "cpu":
-        # TF32 rounds inputs to 10 bits, which is more than FP32 and ONNX Runtime may differ by.
-        torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
-        torch.backends.cudnn.deterministic = True
-        return torch.device("cuda")
-    return torch.device("cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
 def real_images(
@@ -110,7 +151,7 @@ def real_images(
     """The images at ``path``, if there is one, resized and cropped as the options say."""
     if path is None:
         return None
-    return images_from_path(
+    images = images_from_path(
         path,
         teacher.spec,
         resize=options.images.resize,
@@ -119,6 +160,8 @@ def real_images(
         seed=options.synthesis.seed,
         **how,
     )
+    images.require_sizes()
+    return images
 
 
 def qat_images(teacher: Teacher, options: ConvertOptions) -> ImageBatches | None:

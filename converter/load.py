@@ -23,8 +23,10 @@ from converter import architectures
 from converter.checkpoint import (
     EXPECTED,
     State,
+    is_state,
     kind_of_file,
     object_from_file,
+    require_real,
     state_from_object,
     state_from_safetensors,
     without_wrappers,
@@ -33,6 +35,8 @@ from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.exported import module_from_exported, module_from_torchscript
 from converter.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load_options import ModelOptions
+from converter.lowered import refuse_lowered
+from converter.steady import refuse_random
 from converter.usercode import FORMS, module_from_callable
 
 
@@ -75,7 +79,7 @@ def load_model(options: ModelOptions) -> Teacher:
     if _exists(path):
         sha256 = _sha256_of_file(path)
         network = _network_from_file(path, options, sha256)
-        name = path.stem
+        name = _name_of(path)
     else:
         network = _network_from_torchvision(options)
         sha256 = fingerprint(network.module.state_dict())
@@ -124,6 +128,12 @@ def _exists(path: Path) -> bool:
     except (OSError, ValueError) as error:
         raise LoadError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
     return True
+
+
+def _name_of(path: Path) -> str:
+    """The file's name without its extension, also one such as ``.pth.tar``."""
+    inner = Path(path.stem)
+    return inner.stem if path.suffix == ".tar" and inner.suffix in (".pth", ".pt", ".ckpt") else path.stem
 
 
 def _sha256_of_file(path: Path) -> str:
@@ -177,6 +187,7 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
         if options.arch is not None:
             raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
         if kind == "torchscript":
+            refuse_lowered(path)
             return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())
         module, sizes = module_from_exported(path, trust_pickle=options.trust_pickle)
         return _Network(module, Origin(sizes=sizes))
@@ -185,23 +196,34 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
         notes: tuple[str, ...] = ()
     else:
         loaded = object_from_file(path, trust_pickle=options.trust_pickle)
-        whole = _whole_module(loaded) if options.trust_pickle else None
+        whole, where = _whole_module(loaded) if options.trust_pickle else (None, "")
         if whole is not None and options.arch is None:
-            return _Network(whole, Origin(), ("took the whole pickled network from the file",))
+            return _Network(whole, Origin(), (f"took the whole pickled network from the file{where}",))
         state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
+    require_real(state, path)
     module, origin, more = _network_for_state(state, options, sha256)
     return _Network(module, origin, notes + more)
 
 
-def _whole_module(loaded: Any) -> nn.Module | None:
-    """A network that was pickled whole, also in a dictionary or inside a wrapper, or None."""
-    if isinstance(loaded, Mapping):
-        found = [
-            loaded[key]
-            for key in ("ema", "model", "net", "network")
-            if isinstance(loaded.get(key), nn.Module)
-        ]
-        loaded = found[0] if found else None
+def _whole_module(loaded: Any) -> tuple[nn.Module | None, str]:
+    """A network that was pickled whole, also in a dictionary or inside a wrapper, and a word on where it was.
+
+    Of several in a dictionary, the usual keys come first, then the one with the most layers: a loss is a module too.
+    """
+    if not isinstance(loaded, Mapping):
+        return _unwrapped(loaded), ""
+    found = {str(key): value for key, value in loaded.items() if isinstance(value, nn.Module)}
+    if not found:
+        return None, ""
+    usual = (key for key in ("ema", "model", "net", "network") if key in found)
+    key = next(usual, max(found, key=lambda key: len(list(found[key].modules()))))
+    others = [str(name) for name, value in loaded.items() if is_state(value)]
+    beside = f" and not the weights beside it ({', '.join(map(repr, others))})" if others else ""
+    return _unwrapped(found[key]), f", its entry {key!r}{beside}"
+
+
+def _unwrapped(loaded: Any) -> nn.Module | None:
+    """The network inside DataParallel or ``torch.compile``, or None for what is no module."""
     while isinstance(loaded, nn.Module):
         inner = getattr(loaded, "_orig_mod", None) or (
             loaded.module
@@ -264,13 +286,19 @@ def _check_weights(module: nn.Module, source: str) -> None:
 
 
 def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
-    """Number of outputs for two black images; raises LoadError for anything but a tensor [2, classes]."""
+    """Number of outputs for two black images.
+
+    Raises LoadError for anything but a tensor [2, classes], and for one that another run gives otherwise.
+    """
     shape = "x".join(map(str, spec.shape))
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             output = module(torch.zeros(2, *spec.shape))
+            refuse_random(module, spec.shape)
+    except LoadError:
+        raise
     except Exception as error:  # the network's forward is the user's code
         if first is not None and first.in_channels != spec.shape[0]:
             raise LoadError(

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
+from calibrators.gpu_memory import release_gpu_memory
 from converter.console import Reporter
 from converter.deploy import Deployed, new_plan_engine
 from converter.options import ConvertOptions
@@ -16,7 +17,7 @@ from engines.benchmark import Throughput, compare, ratios
 from engines.buffers import open_device
 from engines.buffers.base import Device
 from engines.gpu_report import gpu_entry
-from engines.gpu_state import gpu_state
+from engines.gpu_watch import GpuWatch
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.options import BenchOptions, BuildOptions
 
@@ -62,15 +63,14 @@ def on_gpu(
     reporter: Reporter,
     report: Report,
 ) -> list[Throughput]:
-    """FP32, FP16 and INT8 plans on one GPU, whose clocks are noted before and after."""
+    """FP32, FP16 and INT8 plans on one GPU, whose clocks are noted meanwhile."""
     with ExitStack() as stack:
         device = stack.enter_context(open_device(bench.buffers))
         engines = open_baselines(options, deployed, workspace, device, stack)
         engines.append(stack.enter_context(deployed.open_on(device)))
-        before = gpu_state(device.pci_bus_id)
-        results = compare(engines, bench)
-        after = gpu_state(device.pci_bus_id)
-    entry = report.device["measured_on"] = gpu_entry(device, bench, before, after)
+        with GpuWatch(device.pci_bus_id) as watch:
+            results = compare(engines, bench, measuring=watch.running)
+    entry = report.device["measured_on"] = gpu_entry(device, bench, watch)
     for warning in entry["warnings"]:
         reporter.warn(warning)
     return results
@@ -83,6 +83,7 @@ def open_baselines(
     folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
     from_onnx = tensorrt.engine_from_onnx if deployed.name == "tensorrt" else tensorrt_rtx.engine_from_onnx
     engines: list[Engine] = []
+    release_gpu_memory()
     for name, fp16 in (("fp32", False), ("fp16", True)):
         plan = from_onnx(
             workspace.path(FP32_ONNX), folder / f"{name}.plan", replace(options.build, fp16=fp16)

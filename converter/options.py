@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calibrators.cache import header_version
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
@@ -40,6 +41,7 @@ class ConvertOptions:
 
     ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
     ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
+    ``trt_version`` is the TensorRT 10 that will read the cache; None is the installed one.
     ``choose_calibrator`` compares all calibrators on the samples and takes ``calibration.algorithm`` unless another
     is clearly better. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then
     refused.
@@ -61,6 +63,7 @@ class ConvertOptions:
     generator: Path | None = None
     calibration_cache: Path | None = None
     recalibrate: bool = False
+    trt_version: str | None = None
     device: str = "auto"
     choose_calibrator: bool = True
     asked_algorithm: Algorithm | None = None
@@ -94,6 +97,11 @@ class ConvertOptions:
             raise OptionsError(
                 "--qat fine-tunes on samples, but with --calib-data no generator is trained; add --qat-data DIR to "
                 "fine-tune on real images (the same folder will do), or leave --calib-data out"
+            )
+        if self.trt_version is not None and header_version(self.trt_version) is None:
+            raise OptionsError(
+                "expected --trt-version of a TensorRT 10, the last with calibration caches, such as 10.3.0, got "
+                f"{self.trt_version}; zscgan-doctor on the machine that reads the cache says its version"
             )
         if self.recalibrate and self.calibration_cache is None:
             raise OptionsError(

@@ -4,8 +4,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
-import onnx
-
 from converter.placement import ActivationQuantizer, QuantizationPlan, WeightQuantizer
 
 Kind = Literal["activation", "weight"]
@@ -13,17 +11,15 @@ Kind = Literal["activation", "weight"]
 
 @dataclass(frozen=True)
 class Part:
-    """The quantized value ``tensor`` as its reader ``consumer`` takes it.
+    """The quantized value ``tensor`` as its reader takes it: the node whose first output is ``consumer``.
 
-    ``layer`` is the node, by its first output, that computes with it: ``consumer`` itself, or what reads the
-    Transpose of a weight. An activation has the range of ``range_of``, a weight one scale for each index along
+    An activation has the range of ``range_of``, a weight one scale for each index along
     ``axis``.
     """
 
     kind: Kind
     tensor: str
     consumer: str
-    layer: str
     range_of: str | None = None
     axis: int | None = None
 
@@ -33,18 +29,14 @@ class Part:
         return self.kind, self.tensor, self.range_of, self.axis
 
 
-def parts_of(plan: QuantizationPlan, model: onnx.ModelProto) -> tuple[Part, ...]:
-    """Every part of ``plan``, which was made for ``model``: its activations in their order, then its weights."""
-    nodes = {node.output[0]: node for node in model.graph.node}
+def parts_of(plan: QuantizationPlan) -> tuple[Part, ...]:
+    """Every part of ``plan``: its activations in their order, then its weights."""
     activations = [
-        Part("activation", pair.tensor, consumer, consumer, range_of=pair.range_of)
+        Part("activation", pair.tensor, consumer, range_of=pair.range_of)
         for pair in plan.activations
         for consumer in pair.consumers
     ]
-    weights = [
-        Part("weight", weight.tensor, weight.consumer, weight.consumer, axis=weight.axis)
-        for weight in plan.weights
-    ]
+    weights = [Part("weight", weight.tensor, weight.consumer, axis=weight.axis) for weight in plan.weights]
     return (*activations, *weights)
 
 

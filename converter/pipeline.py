@@ -10,27 +10,31 @@ import onnx
 import torch
 from jaxtyping import Float
 from jinja2 import TemplateError
-from torch import Tensor
+from numpy.typing import NDArray
 
-from calibrators.cache import installed_version, save_cache
+from calibrators.batches import random_pixels
+from calibrators.cache import save_cache
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
-from calibrators.inputs import InputSpec
+from calibrators.kernels import exact_kernels
 from calibrators.ranges import Ranges, save_ranges
 from calibrators.zscgan.picture import save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
+from converter.cache_version import cache_version
 from converter.calibration import calibrated, calibration_data, measured
 from converter.console import Reporter
 from converter.deploy import build, verify
 from converter.edges import edges_from_plan
 from converter.errors import CaptureError, OptionsError
+from converter.fp32 import fp32_by, fp32_network
 from converter.graph import FoldedGraph, graph_from_model
 from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
+from converter.memory import BATCHED, memory_error_in, out_of_memory
 from converter.mixed_precision_stage import mixed_precision, require_means
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
@@ -41,14 +45,18 @@ from converter.report import PAGE, REPORT, Report, new_report, save_report
 from converter.sensitivity_stage import sensitivity
 from converter.synthesis import generator_from_teacher, samples
 from converter.verify import Predictions, predictions
+from converter.watch import on_forced_exit
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
+from engines.errors import BuildError, EngineError
 from engines.onnxruntime import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""
 KEPT = "the training so far is in {}; the same command goes on from there"
+CHECKED_BATCHES = 1, 2, 5
 SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
 POOR_STATISTICS = 0.2
@@ -65,16 +73,30 @@ def convert(options: ConvertOptions, reporter: Reporter, command: str) -> Report
     end in here.
     """
     started = time.perf_counter()
-    with ranks_of_this_run(options.device) as ranks:
-        inputs = inputs_from_options(options, reporter)
-        require_shares(inputs, options, ranks)
-        require_means(inputs, options)
-        if not ranks.first:
-            help_the_first(inputs, options, reporter, ranks)
-        report = new_report(options, inputs, command)
-        report.device["ranks"] = ranks.world
-        lead(inputs, options, reporter, report, ranks, started)
+    with exact_kernels(), ranks_of_this_run(options.device) as ranks:
+        inputs: Inputs | None = None
+        try:
+            inputs = inputs_from_options(options, reporter)
+            require_shares(inputs, options, ranks)
+            require_means(inputs, options)
+            if not ranks.first:
+                help_the_first(inputs, options, reporter, ranks)
+            report = new_report(options, inputs, command)
+            report.device["ranks"] = ranks.world
+            lead(inputs, options, reporter, report, ranks, started)
+        except Exception as error:  # memory runs out anywhere, and each library says it in its own way
+            if memory_error_in(error) is None or told_by_engine(error, reporter.failed):
+                raise
+            trained = options.generator is None and any(done.name == "synthesis" for done in reporter.stages)
+            raise out_of_memory(
+                error, reporter.failed, inputs, options, trained=trained, ranks=ranks
+            ) from error
     return report
+
+
+def told_by_engine(error: Exception, stage: str | None) -> bool:
+    """Whether an engine has said what to do about its own memory, which hangs on nothing of the training."""
+    return isinstance(error, EngineError) and stage not in BATCHED
 
 
 def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> None:
@@ -88,13 +110,18 @@ def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> Non
 
 def help_the_first(inputs: Inputs, options: ConvertOptions, reporter: Reporter, ranks: Ranks) -> NoReturn:
     """Take this process's part in the training and in the calibration, then end it."""
-    graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
-    generator = generator_for(inputs, options, None, reporter, ranks)
+    with reporter.stage("capture"):
+        graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
+    with reporter.stage("synthesis"):
+        generator = generator_for(inputs, options, None, reporter, ranks)
     if inputs.cached is None:
-        measured(inputs, options, graph, calibration_data(inputs, options, generator), lambda _: None, ranks)
+        with reporter.stage("calibration"):
+            data = calibration_data(inputs, options, generator)
+            measured(inputs, options, graph, data, lambda _: None, ranks)
     if options.qat is not None:
-        plan = plan_from_onnx(graph.onnx)
-        tuned_together(inputs, options, graph, plan, {}, generator, None, reporter, ranks)
+        with reporter.stage("qat"):
+            plan = plan_from_onnx(graph.onnx)
+            tuned_together(inputs, options, graph, plan, {}, generator, None, reporter, ranks)
     ranks.leave()
     sys.exit(0)
 
@@ -109,13 +136,15 @@ def lead(
 ) -> None:
     """Run every stage on the first rank; ``started`` is when the conversion did, by ``time.perf_counter``."""
     output = options.output or Path(f"{inputs.teacher.name}_int8")
-    with Workspace(output, lambda kept: reporter.warn(KEPT.format(kept))) as workspace:
+    workspace = Workspace(output, lambda kept: reporter.warn(KEPT.format(kept)))
+    with workspace, on_forced_exit(workspace.abandon):
         fp32 = capture(inputs, workspace, reporter, report)
+        plan = plan_from_onnx(fp32.onnx)
+        require_ranges(inputs, plan)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
-        plan = plan_from_onnx(fp32.onnx)
         ranges = calibrated(inputs, options, fp32, plan, generator, reporter, report, ranks)
-        save_calibration(ranges, options, workspace)
+        save_calibration(ranges, options, workspace, reporter, report)
         graph, ranges = fine_tune(
             inputs, options, fp32, plan, ranges, generator, workspace.qat_checkpoint, reporter, report, ranks
         )
@@ -149,11 +178,13 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
                 "one ONNX file can hold; convert a smaller one"
             )
         write_atomic(workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
-        x = random_pixels(teacher.spec, 4, report.seed).to(inputs.device)
+        x = random_pixels(teacher.spec, max(CHECKED_BATCHES), report.seed).to(inputs.device)
         with torch.no_grad():
             ours = teacher.module(x).cpu().numpy()
         with OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
-            difference = float(np.abs(ours - engine.run(x.cpu().numpy())).max())
+            difference = max(
+                largest_difference(engine, x[:batch].cpu().numpy(), ours[:batch]) for batch in CHECKED_BATCHES
+            )
         if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
             raise CaptureError(
                 f"the FP32 ONNX model and PyTorch differ by {difference:.3g} in a logit of at most "
@@ -164,14 +195,42 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
     return graph
 
 
+def require_ranges(inputs: Inputs, plan: QuantizationPlan) -> None:
+    """Raise CacheError where ``--calibration-cache`` lacks ranges of the plan: before the training, not after it."""
+    if inputs.cached is not None:
+        inputs.cached.selected(plan.observed)
+
+
+def largest_difference(
+    engine: OnnxRuntimeEngine,
+    x: Float[np.ndarray, "batch channels height width"],
+    expected: NDArray[np.float32],
+) -> float:
+    """How far a logit of the FP32 ONNX model is from PyTorch's ``expected``; raises CaptureError for another shape."""
+    try:
+        logits = engine.run(x)
+    except BuildError as error:
+        raise CaptureError(
+            f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"
+        ) from error
+    if logits.shape != expected.shape:
+        raise CaptureError(
+            f"expected the FP32 ONNX model to give logits of shape {list(expected.shape)} for a batch of {len(x)}, got "
+            f"{list(logits.shape)}; {ANY_BATCH}"
+        )
+    return float(np.abs(expected - logits).max())
+
+
 def fp32_baseline(inputs: Inputs, workspace: Workspace, reporter: Reporter) -> Predictions | None:
     """What the FP32 network says to the images of ``--val``: read before the long work, in case one is broken."""
     if inputs.val is None:
         return None
-    with reporter.stage("baseline") as stage, OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as engine:
+    fp32 = fp32_network(inputs.teacher.module, inputs.device, workspace.path(FP32_ONNX))
+    with reporter.stage("baseline") as stage, fp32 as network:
         with reporter.progress("baseline", inputs.val.num_samples) as advance:
-            baseline = predictions(engine.run, inputs.val, advance)
-        stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {inputs.val.num_samples} images"
+            baseline = predictions(network, inputs.val, advance)
+        count, by = inputs.val.num_samples, fp32_by(inputs.device)
+        stage.detail = f"FP32 top-1 {baseline.top1:.2f} % on {count} images, by {by}"
     chance = 100.0 / max(2, inputs.teacher.classes)
     if baseline.top1 < chance + (100.0 - chance) / 10:
         reporter.warn(
@@ -194,14 +253,13 @@ def needs_generator(inputs: Inputs, options: ConvertOptions) -> bool:
 def generator_for(
     inputs: Inputs, options: ConvertOptions, checkpoint: Path | None, reporter: Reporter, ranks: Ranks
 ) -> TrainedGenerator | None:
-    """A trained generator, where one is needed."""
-    if not needs_generator(inputs, options):
-        return None
+    """A trained generator, where one is needed: that of the user, or a new one."""
+    if inputs.generator is not None or not needs_generator(inputs, options):
+        return inputs.generator
     return generator_from_teacher(
         inputs.teacher,
         inputs.fingerprint,
         options.synthesis,
-        reuse=options.generator,
         checkpoint=checkpoint,
         device=inputs.device,
         reporter=reporter,
@@ -261,17 +319,26 @@ def synthesise(
     return trained
 
 
-def save_calibration(ranges: Ranges, options: ConvertOptions, workspace: Workspace) -> None:
+def save_calibration(
+    ranges: Ranges, options: ConvertOptions, workspace: Workspace, reporter: Reporter, report: Report
+) -> None:
     """``calibration.json`` and TensorRT's ``calibration.cache``; also to ``--calibration-cache``."""
+    version = cache_version(options.trt_version)
+    report.calibration["cache_version"] = version.version
+    if version.assumed:
+        reporter.say(
+            f"note: calibration.cache is for TensorRT {version.version}, as no TensorRT 10 is installed here "
+            "(--trt-version names another)"
+        )
     save_ranges(ranges, workspace.path("calibration.json"))
-    save_cache(ranges, workspace.path("calibration.cache"), version=installed_version())
+    save_cache(ranges, workspace.path("calibration.cache"), version=version.number)
     path = options.calibration_cache
     if path is None or not (options.recalibrate or not path.exists()):
         return
     try:
         save_ranges(ranges, path.with_suffix(".json"))
         if path.suffix != ".json":
-            save_cache(ranges, path, version=installed_version())
+            save_cache(ranges, path, version=version.number)
     except OSError as error:
         raise CacheError(
             f"expected to write {path}, but: {error.strerror}; check --calibration-cache"
@@ -317,10 +384,3 @@ def write_page(report: Report, workspace: Workspace, reporter: Reporter) -> None
         )
         report.warnings = list(reporter.warnings)
         del report.artifacts[PAGE]
-
-
-def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:
-    """Uniform random pixels, normalised."""
-    random = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(seed))
-    low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (spec.low, spec.high))
-    return low + random * (high - low)

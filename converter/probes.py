@@ -165,24 +165,19 @@ def _gpu(driver: Any, index: int) -> dict[str, str]:
 
 def nvml() -> Finding:
     """The driver's version and the state of each GPU. NVML counts GPUs that CUDA_VISIBLE_DEVICES hides too."""
-    from engines.gpu_state import gpu_state
+    from engines.gpu_state import gpu_state, text
 
     pynvml: Any = importlib.import_module("pynvml")
     pynvml.nvmlInit()
     try:
         handles = [pynvml.nvmlDeviceGetHandleByIndex(index) for index in range(pynvml.nvmlDeviceGetCount())]
-        readings = [gpu_state(_text(pynvml.nvmlDeviceGetPciInfo(handle).busId)) for handle in handles]
-        driver = _text(pynvml.nvmlSystemGetDriverVersion())
+        readings = [gpu_state(text(pynvml.nvmlDeviceGetPciInfo(handle).busId)) for handle in handles]
+        driver = text(pynvml.nvmlSystemGetDriverVersion())
     finally:
         pynvml.nvmlShutdown()
     states = [reading.state.to_json() for reading in readings if reading.state is not None]
     reason = "" if states else next((reading.reason for reading in readings), "it finds no GPU")
     return Finding(installed_version("nvml"), bool(states), reason, {"driver": driver, "gpus": states})
-
-
-def _text(value: str | bytes) -> str:
-    """Older versions of NVML's Python module give bytes."""
-    return value.decode() if isinstance(value, bytes) else value
 
 
 def modelopt() -> Finding:
@@ -197,6 +192,14 @@ def pytorch_quantization() -> Finding:
     return Finding(installed_version("pytorch-quantization"), True)
 
 
+def system() -> Finding:
+    """JetPack and TensorRT of the system's own packages, whether this Python sees them or not."""
+    from converter.system import system_packages
+
+    found = system_packages()
+    return Finding(found.tensorrt, found.tensorrt is not None, "", asdict(found))
+
+
 PROBES: dict[str, Callable[[], Finding]] = {
     "modelopt": modelopt,  # the slowest first
     "pytorch-quantization": pytorch_quantization,
@@ -207,6 +210,7 @@ PROBES: dict[str, Callable[[], Finding]] = {
     "pycuda": pycuda,
     "gpu": gpu,
     "nvml": nvml,
+    "system": system,
 }
 
 

@@ -9,6 +9,7 @@ import onnx
 from jaxtyping import Float, Int8
 from onnx import helper, numpy_helper
 
+from calibrators.errors import cut
 from calibrators.scales import LEVELS, is_valid_amax, scale_from_amax
 from converter.errors import ConversionError
 from converter.placement import ActivationQuantizer, QuantizationPlan
@@ -116,9 +117,8 @@ def _names(stem: str) -> dict[str, str]:
 
 def _pairs(plan: QuantizationPlan, amax: Mapping[str, float]) -> list[_Pair]:
     if missing := [name for name in plan.observed if name not in amax]:
-        names = ", ".join(missing[:5]) + (", …" if len(missing) > 5 else "")
         raise ConversionError(
-            f"expected ranges for {len(plan.observed)} tensors, got none for {names}; calibrate again"
+            f"expected ranges for {len(plan.observed)} tensors, got none for {cut(missing, 5)}; calibrate again"
         )
     for name in plan.observed:
         if not is_valid_amax(amax[name]):

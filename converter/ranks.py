@@ -4,6 +4,7 @@ torchrun names the processes in the environment, ends all when one ends badly, a
 into 1.
 """
 
+import atexit
 import contextlib
 import json
 import os
@@ -13,10 +14,11 @@ import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from calibrators.errors import CalibrationError
 from converter.errors import ConversionError, OptionsError
+from converter.watch import Watch, clean_up_by_force
 from engines.cli import FAILED, INTERRUPTED, USAGE
 from engines.errors import EngineError
 
@@ -71,11 +73,15 @@ def ranks_of_this_run(device: str) -> Iterator[Ranks]:
     ranks = Ranks(rank, world)
     channel = FailureChannel(PrefixStore("zscgan-convert", store), ranks)
     try:
-        ranks.join(store, cuda=take_gpu(device))
-        yield ranks
+        cuda = take_gpu(device)
+        ranks.join(store, cuda=cuda)
+        with Watch(abort=ranks.abandon, give_up=channel.give_up, failed=channel.others_failed, cuda=cuda):
+            yield ranks
+            ranks.leave()
     except SystemExit:
         raise
     except BaseException as error:
+        atexit.register(end_process, ranks)  # once the message is out
         if not ranks.first:
             sys.exit(channel.report(error))
         cause = channel.cause(error)
@@ -83,8 +89,19 @@ def ranks_of_this_run(device: str) -> Iterator[Ranks]:
         if cause is error:
             raise
         raise cause from error
-    finally:
-        ranks.leave()
+
+
+def end_process(ranks: Ranks) -> None:
+    """Close the connections of a failed run; where that hangs, end the process, whose clean-up would hang as well."""
+    if not ranks.abandon():
+        leave_process(FAILED)
+
+
+def leave_process(code: int) -> NoReturn:
+    """End the process at once: Python's own way out waits for threads, and NCCL's for GPUs that never answer."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    os._exit(code)
 
 
 def take_gpu(device: str) -> bool:
@@ -124,12 +141,37 @@ class FailureChannel:
             time.sleep(LAST_WORDS_S)
             return FAILED
         kind, text = in_words(error)
-        with contextlib.suppress(RuntimeError):  # the store has gone with the first rank
-            self._store.set(f"failure/{self._ranks.rank}", json.dumps([kind, text]))
-        self._ranks.leave()
+        self._leave_words(kind, text)
+        self._ranks.abandon()
         if not self._told() and kind != "interrupt":
             print(f"error: {text}", file=sys.__stderr__, flush=True)
         return EXIT_CODES[kind]
+
+    def _leave_words(self, kind: str, text: str) -> None:
+        with contextlib.suppress(RuntimeError):  # the store has gone with the first rank
+            self._store.set(f"failure/{self._ranks.rank}", json.dumps([kind, text]))
+            if kind != "interrupt":  # which comes to all, and the first rank may still be saving
+                self._store.set("failed", "yes")
+
+    def others_failed(self) -> bool:
+        """Whether the first rank, which asks, has to expect nothing more from another."""
+        if not self._ranks.first:
+            return False  # the first ends the run, and torchrun the others
+        with contextlib.suppress(RuntimeError):
+            return bool(self._store.check(["failed"]))
+        return False
+
+    def give_up(self) -> NoReturn:
+        """End this process, whose main thread is stuck: with the words and the exit code of one that is not."""
+        kind, text = in_words(self.cause(KeyboardInterrupt()) if self._ranks.first else KeyboardInterrupt())
+        clean_up_by_force()
+        if self._ranks.first:
+            print(f"error: {text}" if text else "interrupted", file=sys.__stderr__, flush=True)
+            self.say_told()
+        else:
+            self._leave_words(kind, text)
+        self._ranks.abandon()
+        leave_process(EXIT_CODES[kind])
 
     def cause(self, error: BaseException) -> BaseException:
         """The error that ``error`` comes from: another rank's, where this one was only cut off or told to end."""
@@ -174,8 +216,6 @@ def in_words(error: BaseException) -> tuple[str, str]:
         return "options", str(error)
     if isinstance(error, ConversionError | CalibrationError | EngineError):
         return "user", str(error)
-    if isinstance(error, MemoryError):
-        return "user", str(error) or "out of memory; lower --gan-batch or --calib-samples"
     return "bug", "".join(traceback.format_exception(error))
 
 

@@ -74,7 +74,7 @@ class Sensitivity:
         columns = [
             self._columns[part]
             for part in chosen
-            if part.kind == "weight" or (part.layer, part.range_of) not in behind
+            if part.kind == "weight" or (part.consumer, part.range_of) not in behind
         ]
         effect: Float[np.ndarray, "inputs"] = self.effects[:, columns].sum(axis=1)
         return effect
@@ -99,7 +99,7 @@ def sensitivity_from_graph(
     ``amax`` has the range of every tensor in ``plan.observed``. Besides the forward and the backward pass each
     layer with weights runs twice more, for the errors of its result. ``on_batch`` gets the number of inputs done.
     """
-    parts = parts_of(plan, graph.onnx)
+    parts = parts_of(plan)
     follower = _Follower(graph, parts, amax)
     generator = torch.Generator().manual_seed(seed)
     effects, done = [], 0
@@ -173,7 +173,7 @@ class _Follower(fx.Interpreter):
         self.weights = {part: self._quantized_weight(part) for part in parts if part.kind == "weight"}
         self.parts: dict[str, list[Part]] = defaultdict(list)
         for part in parts:
-            self.parts[part.layer].append(part)
+            self.parts[part.consumer].append(part)
         self.order = {part: column for column, part in enumerate(parts)}
         self.part_power = {part: _Power() for part in parts}
         self.layer_power = {layer: _Power() for layer in self.parts}
@@ -247,7 +247,7 @@ class _Follower(fx.Interpreter):
 
     def _on_result(self, part: Part, result: Tensor, error: Tensor) -> None:
         """Waits for the gradient of a layer's result, which a weight's error changes by ``error``."""
-        result.register_hook(partial(self._add_product, part, error, self.axes.get(part.layer, 0)))
+        result.register_hook(partial(self._add_product, part, error, self.axes.get(part.consumer, 0)))
 
     def _add_product(self, part: Part, error: Tensor, axis: int, gradient: Tensor) -> None:
         products = error.mul_(gradient).movedim(axis, 0).reshape(self.batch, -1).sum(dim=1)

@@ -95,7 +95,7 @@ def _tensors(found: Sensitivity) -> list[dict[str, Any]]:
         {
             "name": parts[0].tensor,
             "kind": parts[0].kind,
-            "layer": parts[0].layer,
+            "layer": parts[0].consumer,
             "sqnr_db": finite(sqnr[parts[0]]),
             "kl": found.kl(parts),
         }
@@ -106,10 +106,10 @@ def _tensors(found: Sensitivity) -> list[dict[str, Any]]:
 
 def layer_rows(found: Sensitivity, graph: FoldedGraph, plan: QuantizationPlan) -> list[dict[str, Any]]:
     """The entries of ``layers``; ``int8`` says whether ``plan`` still quantizes all of the layer."""
-    sizes, remaining = layers_from_onnx(graph.onnx), set(parts_of(plan, graph.onnx))
+    sizes, remaining = layers_from_onnx(graph.onnx), set(parts_of(plan))
     read: dict[str, list[Part]] = defaultdict(list)
     for part in found.parts:
-        read[part.layer].append(part)
+        read[part.consumer].append(part)
     rows = [
         {
             "name": name,

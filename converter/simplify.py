@@ -32,9 +32,8 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     ConvTranspose or Gemm whose output they alone read, one after the other. The values that are left keep their names.
     """
     simplified = ir.serde.deserialize_model(prepare(model))
-    folded = True
-    while folded:
-        folded = any([_fold(node) for node in list(simplified.graph)])
+    while sum(map(_fold, list(simplified.graph))):
+        pass
     common.RemoveUnusedNodesPass()(simplified)
     return ir.serde.serialize_model(simplified)
 
@@ -62,7 +61,8 @@ def _is_idle(node: ir.Node) -> bool:
     """Whether the output of ``node`` is its first input, in type, shape and every number."""
     if node.op_type == "Dropout":
         training = node.inputs[2] if len(node.inputs) > 2 else None
-        evaluates = training is None or _constant(training) is not None and not _constant(training).any()
+        constant = _constant(training)
+        evaluates = training is None or (constant is not None and not constant.any())
         return evaluates and not any(output.uses() for output in node.outputs[1:])
     if node.op_type not in _NEUTRAL or node.domain:
         return False
@@ -107,8 +107,8 @@ def _fold(node: ir.Node) -> bool:
     old = np.zeros(1) if bias is None else beta * bias.astype(np.float64)
     new_bias = np.broadcast_to(affine.factor * old + affine.shift, channels)
     new_weight = _scaled(layer, weight.astype(np.float64), affine.factor)
-    name = layer.inputs[1].name
-    assert name is not None
+    assert layer.inputs[1] is not None
+    name = str(layer.inputs[1].name)
     stored = [
         _store(layer, 1, name, new_weight, weight.dtype),
         _store(layer, 2, name.removesuffix("weight") + "bias", new_bias, weight.dtype),
@@ -167,23 +167,28 @@ def _affine_of(node: ir.Node, layer: ir.Node, channels: int) -> _Affine | None:
     if node.op_type == "BatchNormalization":
         return _affine_of_batch_norm(node, layer)
     first = node.inputs[0] is layer.outputs[0]
-    constant = _constant(node.inputs[1 if first else 0])
-    assert layer.inputs[1] is not None and layer.inputs[1].shape is not None
-    rank = len(layer.inputs[1].shape)
-    if constant is None or not np.issubdtype(constant.dtype, np.floating) or constant.ndim > rank:
+    numbers = _by_channel(_constant(node.inputs[1 if first else 0]), layer, channels)
+    if numbers is None or (node.op_type == "Div" and not (first and numbers.all())):
         return None
-    shape = (*[1] * (rank - constant.ndim), *constant.shape)
-    if any(size != 1 for dim, size in enumerate(shape) if dim != 1) or shape[1] not in (1, channels):
-        return None
-    numbers = np.broadcast_to(constant.astype(np.float64).reshape(-1), channels)
     one, zero = np.ones(channels), np.zeros(channels)
-    if node.op_type == "Mul":
-        return _Affine(numbers, zero)
-    if node.op_type == "Add":
-        return _Affine(one, numbers)
-    if node.op_type == "Sub":
-        return _Affine(one, -numbers) if first else _Affine(-one, numbers)
-    return _Affine(1 / numbers, zero) if first and numbers.all() else None
+    if node.op_type in ("Mul", "Div"):
+        return _Affine(numbers if node.op_type == "Mul" else 1 / numbers, zero)
+    if node.op_type == "Sub" and not first:
+        return _Affine(-one, numbers)
+    return _Affine(one, -numbers if node.op_type == "Sub" else numbers)
+
+
+def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node, channels: int) -> Array | None:
+    """``constant`` as one number for each output channel of ``layer``; None where it is something else."""
+    weight = _constant(layer.inputs[1])
+    if constant is None or weight is None or not np.issubdtype(constant.dtype, np.floating):
+        return None
+    shape = (*[1] * (weight.ndim - constant.ndim), *constant.shape)
+    if len(shape) > weight.ndim or any(size != 1 for dim, size in enumerate(shape) if dim != 1):
+        return None
+    if shape[1] not in (1, channels):
+        return None
+    return np.broadcast_to(constant.astype(np.float64).reshape(-1), channels)
 
 
 def _affine_of_batch_norm(node: ir.Node, layer: ir.Node) -> _Affine | None:

@@ -48,12 +48,11 @@ def with_quantizers(
     order = {node: position for position, node in enumerate(module.graph.nodes)}
     calls: dict[tuple[str, int], fx.Node] = {}
     for weight in sorted(plan.weights, key=lambda planned: order[nodes[planned.consumer]]):
-        consumer, key = nodes[weight.consumer], (weight.tensor, weight.axis)
-        read = nodes[weight.tensor]
+        reader, read, key = nodes[weight.consumer], nodes[weight.tensor], (weight.tensor, weight.axis)
         if key not in calls:
-            with module.graph.inserting_before(consumer):
+            with module.graph.inserting_before(reader):
                 calls[key] = module.graph.call_module(weight_names[key], (read,))
-        consumer.replace_input_with(read, calls[key])
+        reader.replace_input_with(read, calls[key])
     module.graph.lint()
     module.recompile()
     return module

@@ -1,4 +1,4 @@
-"""The stage that makes samples: a generator trained, taken up again after a stop, or reused from a file."""
+"""The stage that makes samples: a generator trained, or its training taken up again after a stop."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from calibrators.zscgan.checkpoint import (
     save_checkpoint,
 )
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from converter.console import Reporter
 from converter.inputs import Inputs
@@ -31,20 +31,17 @@ def generator_from_teacher(
     fingerprint: str,
     options: ZSCGANOptions,
     *,
-    reuse: Path | None,
     checkpoint: Path | None,
     device: torch.device,
     reporter: Reporter,
     ranks: Ranks = ALONE,
 ) -> TrainedGenerator:
-    """A generator for ``teacher``, from the file ``reuse`` or trained.
+    """A trained generator for ``teacher``.
 
     Training saves its state to ``checkpoint`` from time to time and when it is interrupted, and goes on from
     there if the file belongs to the same run; of several ``ranks`` the first has the file, the others None.
     Raises KeyboardInterrupt, on all ranks, after the step in which a signal came.
     """
-    if reuse is not None:
-        return load_generator(reuse, fingerprint=fingerprint, spec=teacher.spec, device=device)
     state = new_ensemble(teacher.spec, teacher.classes, options, device)
     key = run_key(fingerprint, teacher.spec, options)
     learned = state.ensemble.config.conditions
@@ -83,10 +80,8 @@ def train(
                 raise KeyboardInterrupt
             save_sometimes(state)
 
-        # channels_last makes convolutions on a CPU up to twice as fast.
-        module = teacher.module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         state = train_ensemble(
-            module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
+            teacher.module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
         )
     if checkpoint is not None and state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)

@@ -1,5 +1,6 @@
 """The user's own network: ``package.module:callable`` and ``file.py:callable``."""
 
+import ast
 import difflib
 import importlib
 import importlib.util
@@ -12,6 +13,7 @@ from types import ModuleType
 
 from torch import nn
 
+from calibrators.errors import cut
 from converter.errors import ArchitectureError
 
 FORMS = "--arch torchvision_name | package.module:callable | file.py:callable"
@@ -33,7 +35,8 @@ def module_from_callable(arch: str) -> nn.Module:
         try:
             code = _module_from_file(file) if file else importlib.import_module(place)
         except Exception as error:  # the user's file can raise anything
-            raise ArchitectureError(_user_error(arch, "importing", error, file)) from error
+            package = _package_form(file, name) if file and "relative import" in str(error) else ""
+            raise ArchitectureError(_user_error(arch, "importing", error, file) + package) from error
         build = getattr(code, name, None)
         if not callable(build):
             raise ArchitectureError(_no_callable(arch, code, name))
@@ -78,6 +81,25 @@ def _module_from_file(file: Path) -> ModuleType:
     return module
 
 
+def _package_form(file: Path, name: str) -> str:
+    """What to type in place of ``file``, which imports from its own package; empty where it doesn't itself.
+
+    The package is as deep as the file's imports climb, and reaches up to the last folder with an ``__init__.py``.
+    """
+    levels = [
+        node.level for node in ast.walk(ast.parse(file.read_bytes())) if isinstance(node, ast.ImportFrom)
+    ]
+    climbs = max(levels, default=0)
+    folders = list(file.resolve().parents)
+    if not 0 < climbs < len(folders):
+        return ""
+    while (folders[climbs - 1] / "__init__.py").exists() and (folders[climbs] / "__init__.py").exists():
+        climbs += 1
+    parts = [folder.name for folder in reversed(folders[:climbs])]
+    start = "" if folders[climbs] == Path.cwd() else f" in {folders[climbs]}"
+    return f"; it imports from its own package: type --arch {'.'.join([*parts, file.stem])}:{name}{start}"
+
+
 def _no_callable(arch: str, code: ModuleType, name: str) -> str:
     """The message for a name that is absent or no callable."""
     if hasattr(code, name):
@@ -85,8 +107,9 @@ def _no_callable(arch: str, code: ModuleType, name: str) -> str:
             f"--arch {arch}: {name} is a {type(getattr(code, name)).__name__}; expected a class or function"
         )
     names = [key for key, value in vars(code).items() if callable(value) and not key.startswith("_")]
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names[:5]
-    return f"--arch {arch}: there is no {name} in it; it has {', '.join(near) or 'no callables'}"
+    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    has = cut(near + [other for other in names if other not in near], len(near) or 5)
+    return f"--arch {arch}: there is no {name} in it; it has {has or 'no callables'}"
 
 
 def _user_error(arch: str, doing: str, error: Exception, file: Path | None) -> str:

@@ -104,6 +104,11 @@ class Workspace:
         if isinstance(error, OSError):
             raise output_error(self.output, error) from error
 
+    def abandon(self) -> None:
+        """Clean up as after an error, for a process that ends in the middle of the block."""
+        interrupt = KeyboardInterrupt()
+        self.__exit__(KeyboardInterrupt, interrupt, None)
+
     def _make(self) -> None:
         missing = [self.draft, *self.draft.parents]
         self._made = [path for path in missing if not path.exists()]

@@ -8,8 +8,8 @@ rounds, so that a machine that slows down slows all of them. An engine on a GPU 
 
 import math
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -46,11 +46,16 @@ class _TimesItself(Protocol):
 
 
 def compare(
-    engines: Sequence[Engine], options: BenchOptions, *, clock: Clock = time.perf_counter
+    engines: Sequence[Engine],
+    options: BenchOptions,
+    *,
+    clock: Clock = time.perf_counter,
+    measuring: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> list[Throughput]:
     """Throughput of each engine at each of ``options.batches``, batch by batch, engines in the given order.
 
-    The images are standard normal noise from ``options.seed``.
+    The images are standard normal noise from ``options.seed``. Each batch is measured, after its warm-up, inside of
+    ``measuring()``.
     """
     results = []
     for batch in options.batches:
@@ -60,14 +65,18 @@ def compare(
             ]
             for queries in runs:
                 queries.warm_up(options.warmup_ms / 1000)
-            for _ in range(options.rounds):
-                for queries in runs:
-                    queries.measure(
-                        options.duration_s / options.rounds,
-                        math.ceil(options.min_iterations / options.rounds),
-                    )
+            with measuring():
+                _measure_in_turn(runs, options)
             results += [queries.result(options.percentiles) for queries in runs]
     return results
+
+
+def _measure_in_turn(runs: Sequence[Queries], options: BenchOptions) -> None:
+    for _ in range(options.rounds):
+        for queries in runs:
+            queries.measure(
+                options.duration_s / options.rounds, math.ceil(options.min_iterations / options.rounds)
+            )
 
 
 def ratios(results: Sequence[Throughput], engines: int) -> list[float]:

@@ -141,7 +141,7 @@ def bench(
 def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json: bool) -> None:
     from engines.benchmark import compare, ratios
     from engines.gpu_report import gpu_entry, say_doubts, say_rules
-    from engines.gpu_state import gpu_state
+    from engines.gpu_watch import GpuWatch
     from engines.measured import open_engines
 
     start = time.perf_counter()
@@ -156,9 +156,9 @@ def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json:
             results = compare(engines, options)
         else:
             say_rules(device, options, _say)
-            before = gpu_state(device.pci_bus_id)
-            results = compare(engines, options)
-            gpu = gpu_entry(device, options, before, gpu_state(device.pci_bus_id))
+            with GpuWatch(device.pci_bus_id) as watch:
+                results = compare(engines, options, measuring=watch.running)
+            gpu = gpu_entry(device, options, watch)
             say_doubts(gpu, _say)
     names = [str(path) for path in files] * len(options.batches)
     rows: list[dict[str, Any]] = [

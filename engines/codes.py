@@ -11,7 +11,7 @@ import numpy as np
 from onnx import NodeProto
 
 from engines.nonnegative import clip_bounds, nonnegative_tensors
-from engines.onnx_graph import OnnxGraph, attributes
+from engines.onnx_graph import OnnxGraph, attributes, is_scale
 
 # They only move or pick values, so they take codes as well as they take floats.
 _MOVES = frozenset(
@@ -157,7 +157,7 @@ def _is_symmetric_int8(graph: OnnxGraph, node: NodeProto) -> bool:
 def _zero_type(graph: OnnxGraph, node: NodeProto) -> np.dtype[np.generic] | None:
     scale = graph.constants.get(node.input[1])
     zero = graph.constants.get(node.input[2]) if len(node.input) > 2 else None
-    if scale is None or zero is None or scale.size != 1 or zero.size != 1 or scale.dtype != np.float32:
+    if scale is None or zero is None or scale.size != 1 or zero.size != 1 or not is_scale(scale):
         return None
     return zero.dtype
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from engines.buffers.base import Device
 from engines.gpu_queries import rules_followed
-from engines.gpu_state import Reading, state_warnings
+from engines.gpu_watch import GpuWatch
 from engines.options import BenchOptions
 
 
@@ -15,11 +15,12 @@ def say_rules(device: Device, options: BenchOptions, say: Callable[[str], None])
     say(f"On {device.gpu}, memory by {device.name}: {rules_followed(options)}{streams}.")
 
 
-def gpu_entry(device: Device, options: BenchOptions, before: Reading, after: Reading) -> dict[str, Any]:
-    """The JSON's entry: the GPU, the rules, its state before and after, and what is doubtful of that.
+def gpu_entry(device: Device, options: BenchOptions, watch: GpuWatch) -> dict[str, Any]:
+    """The JSON's entry: the GPU, the rules, its state before and after, what it did meanwhile and what is doubtful.
 
     ``state_reason`` says why the state could not be read, where that is so.
     """
+    before, after, activity = watch.before, watch.after, watch.activity
     reason = after.reason or before.reason
     return {
         "name": device.gpu,
@@ -30,8 +31,9 @@ def gpu_entry(device: Device, options: BenchOptions, before: Reading, after: Rea
         "streams": options.streams,
         "before": before.state and before.state.to_json(),
         "after": after.state and after.state.to_json(),
+        "during": activity and activity.to_json(),
         **({"state_reason": reason} if reason else {}),
-        "warnings": state_warnings(before.state, after.state),
+        "warnings": activity.warnings() if activity is not None else [],
     }
 
 

@@ -1,16 +1,18 @@
-"""What the GPU was doing: clocks, power, temperature and what held them down, by NVML.
+"""What the GPU is doing: clocks, power, temperature and what holds them down, by NVML.
 
-A figure of throughput holds for the clocks that the GPU ran at; a hot or power-limited GPU lowers them without a
-word. NVML comes with the driver; its Python package is ``nvidia-ml-py`` (module ``pynvml``).
+NVML comes with the driver; its Python package is ``nvidia-ml-py`` (module ``pynvml``). Which of its functions there
+are depends on the package, the driver and the GPU: a Jetson has few.
 """
 
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
 
 _INSTALL = "pip install nvidia-ml-py"
-_FALL = 0.05  # share of the SM clock; the steps of boost clocks are smaller
 
 # Bits of nvmlDeviceGetCurrentClocksEventReasons (before driver 535: ...ClocksThrottleReasons), as in nvml.h.
 _REASONS = {
@@ -24,8 +26,9 @@ _REASONS = {
     0x080: "hw_power_brake_slowdown",
     0x100: "display_clock_setting",
 }
-# An idle GPU, and clocks that someone has set: neither makes a measurement unsteady.
-_HARMLESS = frozenset({"gpu_idle", "applications_clocks_setting"})
+IDLE = "gpu_idle"
+HARMLESS = frozenset({IDLE, "applications_clocks_setting"})
+"""An idle GPU, and clocks that someone has set: neither makes a measurement unsteady."""
 
 
 @dataclass(frozen=True)
@@ -61,41 +64,54 @@ class Reading(NamedTuple):
     reason: str
 
 
-def gpu_state(pci_bus_id: str | None) -> Reading:
-    """The state of the GPU at ``pci_bus_id``, such as ``0000:65:00.0``; None stands for the only GPU."""
+class Sample(NamedTuple):
+    """One look at a GPU that works; None is what it doesn't tell."""
+
+    sm_clock_mhz: int | None
+    clock_limits: tuple[str, ...] | None
+    temperature_c: int | None
+
+
+class UnreadableGpuError(Exception):
+    """NVML or the GPU is not there; the message says why."""
+
+
+@contextmanager
+def open_nvml(pci_bus_id: str | None) -> Iterator["NvmlGpu"]:
+    """The GPU at ``pci_bus_id``, such as ``0000:65:00.0``, through NVML; None stands for the only GPU.
+
+    Raises UnreadableGpuError where there is none.
+    """
     try:
         nvml = importlib.import_module("pynvml")
-    except ImportError:
-        return Reading(None, f"the GPU's clocks are not noted: pynvml is missing; type {_INSTALL}")
+    except ImportError as error:
+        raise UnreadableGpuError(f"pynvml is missing; type {_INSTALL}") from error
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:
-        return Reading(None, f"the GPU's clocks are not noted: NVML does not start: {error}")
+        raise UnreadableGpuError(f"NVML does not start: {error}") from error
     try:
-        handle = _handle(nvml, pci_bus_id)
-        return Reading(_read(nvml, handle), "")
-    except (nvml.NVMLError, LookupError) as error:
-        return Reading(None, f"the GPU's clocks are not noted: {error}")
+        try:
+            handle = _handle(nvml, pci_bus_id)
+        except nvml.NVMLError as error:
+            raise UnreadableGpuError(str(error)) from error
+        yield NvmlGpu(nvml, handle)
     finally:
         nvml.nvmlShutdown()
 
 
-def state_warnings(before: GpuState | None, after: GpuState | None) -> list[str]:
-    """What makes a measurement between the two readings doubtful, in words."""
-    found = []
-    first = before.sm_clock_mhz if before is not None else None
-    last = after.sm_clock_mhz if after is not None else None
-    if first and last and last < (1 - _FALL) * first:
-        found.append(f"the GPU's SM clock fell from {first} to {last} MHz while measuring")
-    limits = {
-        limit: None for state in (before, after) if state is not None for limit in state.clock_limits or ()
-    }
-    if serious := [limit for limit in limits if limit not in _HARMLESS]:
-        heat = (
-            f" at {after.temperature_c} °C" if after is not None and after.temperature_c is not None else ""
-        )
-        found.append(f"the GPU's clocks are held down{heat} by: {', '.join(serious)}")
-    return found
+def gpu_state(pci_bus_id: str | None) -> Reading:
+    """The state of the GPU at ``pci_bus_id``, as for ``open_nvml``."""
+    try:
+        with open_nvml(pci_bus_id) as gpu:
+            return Reading(gpu.state(), "")
+    except UnreadableGpuError as error:
+        return Reading(None, not_noted(error))
+
+
+def not_noted(error: UnreadableGpuError) -> str:
+    """What to say where the GPU can't be read."""
+    return f"the GPU's clocks are not noted: {error}"
 
 
 def _handle(nvml: Any, pci_bus_id: str | None) -> Any:
@@ -103,40 +119,61 @@ def _handle(nvml: Any, pci_bus_id: str | None) -> Any:
         return nvml.nvmlDeviceGetHandleByPciBusId(pci_bus_id)
     number = nvml.nvmlDeviceGetCount()
     if number != 1:
-        raise LookupError(f"which of the {number} GPUs is meant is unknown; --buffers pycuda tells")
+        raise UnreadableGpuError(f"which of the {number} GPUs is meant is unknown; --buffers pycuda tells")
     return nvml.nvmlDeviceGetHandleByIndex(0)
 
 
-def _read(nvml: Any, handle: Any) -> GpuState:
-    def told(call: Callable[..., Any], *arguments: Any) -> Any:
-        """What ``call`` gives; None where the GPU or its driver does not know it."""
+class NvmlGpu:
+    """One GPU, while NVML is open."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        self._nvml, self._handle = nvml, handle
+
+    def state(self) -> GpuState:
+        """All that is told of the GPU at this moment."""
+        nvml, handle, told = self._nvml, self._handle, self._told
+        sample = self.sample()
+        power = told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1000)
+        level = told(lambda: int(nvml.nvmlDeviceGetPerformanceState(handle)))
+        return GpuState(
+            gpu=told(lambda: text(nvml.nvmlDeviceGetName(handle))),
+            driver=told(lambda: text(nvml.nvmlSystemGetDriverVersion())),
+            sm_clock_mhz=sample.sm_clock_mhz,
+            sm_clock_max_mhz=told(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_SM)),
+            memory_clock_mhz=told(lambda: nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            memory_clock_max_mhz=told(lambda: nvml.nvmlDeviceGetMaxClockInfo(handle, nvml.NVML_CLOCK_MEM)),
+            power_w=power,
+            power_limit_w=told(lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000),
+            performance_state=None if level is None else f"P{level}",
+            temperature_c=sample.temperature_c,
+            clock_limits=sample.clock_limits,
+            ecc=told(lambda: bool(nvml.nvmlDeviceGetEccMode(handle)[0])),
+            persistence_mode=told(lambda: bool(nvml.nvmlDeviceGetPersistenceMode(handle))),
+        )
+
+    def sample(self) -> Sample:
+        """What changes while the GPU works."""
+        nvml, handle, told = self._nvml, self._handle, self._told
+        reasons = told(lambda: int(nvml.nvmlDeviceGetCurrentClocksEventReasons(handle)))
+        if reasons is None:
+            reasons = told(lambda: int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle)))
+        return Sample(
+            sm_clock_mhz=told(lambda: int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
+            clock_limits=None if reasons is None else _limits(reasons),
+            temperature_c=told(lambda: int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
+        )
+
+    def _told(self, call: Callable[[], _T]) -> _T | None:
+        """What ``call`` gives; None where the GPU or its driver doesn't know it, or the package lacks the name."""
         try:
-            return call(*arguments)
-        except nvml.NVMLError:
+            return call()
+        except (self._nvml.NVMLError, AttributeError):
             return None
 
-    def scaled(milliwatts: int | None) -> float | None:
-        return None if milliwatts is None else milliwatts / 1000
 
-    level = told(nvml.nvmlDeviceGetPerformanceState, handle)
-    reasons = told(nvml.nvmlDeviceGetCurrentClocksThrottleReasons, handle)
-    ecc = told(nvml.nvmlDeviceGetEccMode, handle)
-    persistence = told(nvml.nvmlDeviceGetPersistenceMode, handle)
-    return GpuState(
-        gpu=told(nvml.nvmlDeviceGetName, handle),
-        driver=told(nvml.nvmlSystemGetDriverVersion),
-        sm_clock_mhz=told(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_SM),
-        sm_clock_max_mhz=told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_SM),
-        memory_clock_mhz=told(nvml.nvmlDeviceGetClockInfo, handle, nvml.NVML_CLOCK_MEM),
-        memory_clock_max_mhz=told(nvml.nvmlDeviceGetMaxClockInfo, handle, nvml.NVML_CLOCK_MEM),
-        power_w=scaled(told(nvml.nvmlDeviceGetPowerUsage, handle)),
-        power_limit_w=scaled(told(nvml.nvmlDeviceGetEnforcedPowerLimit, handle)),
-        performance_state=None if level is None else f"P{level}",
-        temperature_c=told(nvml.nvmlDeviceGetTemperature, handle, nvml.NVML_TEMPERATURE_GPU),
-        clock_limits=None if reasons is None else _limits(int(reasons)),
-        ecc=None if ecc is None else bool(ecc[0]),
-        persistence_mode=None if persistence is None else bool(persistence),
-    )
+def text(value: str | bytes) -> str:
+    """Older versions of NVML's Python package give bytes."""
+    return value.decode() if isinstance(value, bytes) else value
 
 
 def _limits(bits: int) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from jaxtyping import Float
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from engines.errors import BuildError
+from engines.onnx_file import graphs, nodes
 from engines.onnx_graph import Array, attributes
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
@@ -37,7 +38,7 @@ def half_from_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
     prepared = onnx.ModelProto()
     prepared.CopyFrom(source)
     _spell_out_constants(prepared.graph)
-    pairs = [node for node in _nodes(prepared.graph) if node.op_type in _QDQ]
+    pairs = [node for node in nodes(prepared.graph) if node.op_type in _QDQ]
     tensors = _constants(prepared.graph)
     if tensors and all(tensor.data_type != TensorProto.FLOAT for tensor in tensors.values()):
         return prepared
@@ -46,7 +47,7 @@ def half_from_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
         _fit_scales(prepared, pairs, tensors)
     _check_range(tensors)
     half = _converted(prepared)
-    for node in _nodes(half.graph):
+    for node in nodes(half.graph):
         _set_output_type(node)
     _sort(half.graph)
     return half
@@ -69,23 +70,9 @@ def requantized(codes: Array, old: Array, new: Array, zero_point: Array) -> Arra
     return np.clip(np.rint(steps) + zero, limits.min, limits.max).astype(codes.dtype)
 
 
-def _graphs(graph: GraphProto) -> Iterator[GraphProto]:
-    """``graph`` and the bodies of its conditions and loops; names are unique among all of them."""
-    yield graph
-    for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-                yield from _graphs(body)
-
-
-def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
-    for part in _graphs(graph):
-        yield from part.node
-
-
 def _spell_out_constants(graph: GraphProto) -> None:
     """Writes ``Constant`` nodes with a bare number as tensors, the only form that the conversion knows."""
-    for node in _nodes(graph):
+    for node in nodes(graph):
         if node.op_type == "Constant" and node.attribute[0].name in {"value_float", "value_floats"}:
             value = np.array(helper.get_attribute_value(node.attribute[0]), np.float32)
             node.attribute[0].CopyFrom(helper.make_attribute("value", numpy_helper.from_array(value)))
@@ -93,8 +80,8 @@ def _spell_out_constants(graph: GraphProto) -> None:
 
 def _constants(graph: GraphProto) -> dict[str, TensorProto]:
     """Name → the tensor in the model itself, of initializers and of ``Constant`` nodes."""
-    tensors = {tensor.name: tensor for part in _graphs(graph) for tensor in part.initializer}
-    for node in _nodes(graph):
+    tensors = {tensor.name: tensor for part in graphs(graph) for tensor in part.initializer}
+    for node in nodes(graph):
         if node.op_type == "Constant" and node.attribute and node.attribute[0].name == "value":
             tensors[node.output[0]] = node.attribute[0].t
     return tensors
@@ -125,7 +112,7 @@ def _check_range(tensors: dict[str, TensorProto]) -> None:
 
 def _fit_scales(model: onnx.ModelProto, pairs: list[NodeProto], tensors: dict[str, TensorProto]) -> None:
     """Rounds the scales of ``pairs`` to float16's numbers, and the integers that are read with raised ones."""
-    readers = Counter(name for node in _nodes(model.graph) for name in node.input)
+    readers = Counter(name for node in nodes(model.graph) for name in node.input)
     scales: dict[str, tuple[Array, Array]] = {}
     for node in pairs:
         name = node.input[1]
@@ -224,13 +211,13 @@ def _sort(graph: GraphProto) -> None:
             name for attribute in node.attribute if attribute.HasField("g") for name in _inputs(attribute.g)
         )
         needs[index] = {producers[name] for name in [*node.input, *inner] if name in producers}
-    nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
-    ordered = [NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    ordered_nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
+    ordered = [NodeProto.FromString(node.SerializeToString()) for node in ordered_nodes]
     del graph.node[:]
     graph.node.extend(ordered)
 
 
 def _inputs(graph: GraphProto) -> Iterator[str]:
-    for node in _nodes(graph):
+    for node in nodes(graph):
         yield from node.input
     yield from (value.name for value in graph.output)

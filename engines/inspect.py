@@ -232,7 +232,7 @@ def layers_from_json(text: str) -> EngineLayers:
     try:
         # Not strict: some versions write the separators of Metadata as they are.
         document = json.loads(text, strict=False)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BuildError(f"expected the engine inspector's JSON, got {_beginning(text)}: {error}") from error
     entries = document.get("Layers") if isinstance(document, dict) else None
     if not isinstance(entries, list):

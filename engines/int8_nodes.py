@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from engines.onnx_graph import Array, OnnxGraph, attributes
+from engines.onnx_graph import Array, OnnxGraph, attributes, is_scale
 
 CONTRIB = "com.microsoft"
 # Begins the names of the MatMulIntegerToFloat nodes that were convolutions.
@@ -50,7 +50,7 @@ def _operands(
     if zero is None or zero.dtype != np.uint8 or weight is None or weight.dtype != np.int8 or scale is None:
         return None
     weight_zero = graph.constants.get(kernel.input[2]) if len(kernel.input) > 2 else np.zeros(1, np.int8)
-    if weight_zero is None or np.any(weight_zero) or scale.dtype != np.float32:
+    if weight_zero is None or np.any(weight_zero) or not is_scale(scale):
         return None
     per_channel = attributes(kernel).get("axis", 1) % weight.ndim == axis and scale.ndim == 1
     if scale.size != 1 and not per_channel:
@@ -73,7 +73,7 @@ def quantized_convolution(
     if operands is None:
         return False
     scale, bias = _integer_bias(operands, graph.constants[operands.scale].item())
-    if bias is not None and np.any(np.abs(bias) > _MAX_BIAS):
+    if bias is not None and not np.all(np.abs(bias) <= _MAX_BIAS):  # nor NaN
         return False
     name, weight = operands.weight_name, operands.kernel_weight(operands.weight)
     inputs = [

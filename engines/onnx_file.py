@@ -1,20 +1,60 @@
 """Reading ONNX files, with an error that says what is wrong."""
 
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import onnx
-from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from engines.errors import BuildError
+from engines.errors import BuildError, first_line
 from engines.files import existing_file
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The model of ``path``, with the weights that are stored beside it. Raises BuildError."""
+    """The model of ``path``, with the weights that are stored beside it, checked. Raises BuildError."""
+    existing_file(path)
     try:
-        return onnx.load(existing_file(path))
-    except (DecodeError, onnx.checker.ValidationError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise BuildError(f"expected an ONNX network, but {path} is none: {reason}") from error
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of ONNX, about a place of weights that it can't read
+            model = onnx.load(path)
+        onnx.checker.check_model(model)
+        # What the checker doesn't look at: the bytes of weights, and names, which are bytes where they are no UTF-8.
+        for tensor in _tensors(model.graph):
+            numpy_helper.to_array(tensor)
+        if not all(isinstance(name, str) for name in _names(model.graph)):
+            raise ValueError("a name in it is no UTF-8 text")
     except OSError as error:
-        raise BuildError(f"expected to read {path}: {error.strerror}") from error
+        raise BuildError(f"expected to read {path}: {error.strerror or error}") from error
+    except Exception as error:  # of protobuf and ONNX, which have no common base
+        raise BuildError(f"expected an ONNX network, but {path} is none: {first_line(error)}") from error
+    return model
+
+
+def graphs(graph: GraphProto) -> Iterator[GraphProto]:
+    """``graph`` and the bodies of its conditions and loops; names are unique among all of them."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
+                yield from graphs(body)
+
+
+def nodes(graph: GraphProto) -> Iterator[NodeProto]:
+    """The nodes of ``graph`` and of those bodies."""
+    for part in graphs(graph):
+        yield from part.node
+
+
+def _tensors(graph: GraphProto) -> Iterator[TensorProto]:
+    for part in graphs(graph):
+        yield from part.initializer
+        yield from (item.t for node in part.node for item in node.attribute if item.HasField("t"))
+
+
+def _names(graph: GraphProto) -> Iterator[str | bytes]:
+    for part in graphs(graph):
+        yield from (value.name for value in [*part.input, *part.output, *part.value_info, *part.initializer])
+        for node in part.node:
+            yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+            yield from (item.name for item in node.attribute)

@@ -122,3 +122,8 @@ def _static_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
 def attributes(node: NodeProto) -> dict[str, Any]:
     """The node's attributes as Python values."""
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def is_scale(value: Array) -> bool:
+    """Whether a constant can be a quantizer's scale: float32, positive and finite."""
+    return bool(value.dtype == np.float32 and np.all((value > 0) & (value < np.inf)))

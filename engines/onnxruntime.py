@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits
-from engines.errors import BuildError
-from engines.files import existing_file, replaced_file
+from engines.errors import BuildError, first_line
+from engines.files import replaced_file
 from engines.int8_nodes import INT8_CONVOLUTION
 from engines.lowering import lowered_from_qdq
 from engines.onnx_file import load_onnx
@@ -29,6 +29,9 @@ _REFUSALS = (
     ort_errors.NoSuchFile,
     ort_errors.NotImplemented,
     ort_errors.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    UnicodeDecodeError,  # of its own message, which quotes the file
 )
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
 
@@ -60,7 +63,8 @@ class OnnxRuntimeEngine:
     name = "onnxruntime"
 
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
-        self.path = existing_file(Path(path))
+        self.path = Path(path)
+        self.precision = _precision(load_onnx(self.path))
         options = _session_options(threads)
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
@@ -68,12 +72,14 @@ class OnnxRuntimeEngine:
             )
         except _REFUSALS as error:
             raise BuildError(
-                f"expected an ONNX network that ONNX Runtime can load, got {path}: {_first_line(error)}"
+                f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
-        self.precision = _precision(load_onnx(self.path))
         self._input = self._session.get_inputs()[0].name
-        self._output = self._session.get_outputs()[0].name
+        outputs = self._session.get_outputs()
+        if not outputs:
+            raise BuildError(f"expected a network with an output, the logits, but {path} has none")
+        self._output = outputs[0].name
 
     def run(self, x: NDArray[Any]) -> Logits:
         """Logits (batch, classes) of float32 images (batch, channels, height, width)."""
@@ -88,7 +94,7 @@ class OnnxRuntimeEngine:
         try:
             (logits,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x)})
         except _REFUSALS as error:
-            raise BuildError(f"ONNX Runtime failed to run {self.path}: {_first_line(error)}") from error
+            raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
         return np.asarray(logits, dtype=np.float32)
 
     def close(self) -> None:
@@ -109,14 +115,15 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
 
     Counted in the network that ONNX Runtime executes after all its optimizations, not in the file.
     """
+    load_onnx(Path(path))
     options = _session_options(1)
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = str(executed)
         try:
-            ort.InferenceSession(str(existing_file(Path(path))), options, providers=["CPUExecutionProvider"])
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except _REFUSALS as error:
-            raise BuildError(f"ONNX Runtime can't load {path}: {_first_line(error)}") from error
+            raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
         nodes = onnx.load(executed, load_external_data=False).graph.node
     integer = sum(
         node.op_type in {"QLinearConv", "ConvInteger"} or node.name.startswith(INT8_CONVOLUTION)
@@ -151,7 +158,3 @@ def _precision(model: onnx.ModelProto) -> str:
         return "int8"
     half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
     return "fp16" if half else "fp32"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -21,7 +21,10 @@ def load_tensorrt() -> TensorRT:
         module = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:
         missing = "is not installed here" if error.name == "tensorrt" else f"can't be loaded: {error}"
-        raise EngineUnavailableError(f"TensorRT {missing}; type {TENSORRT_EXTRA}") from error
+        raise EngineUnavailableError(
+            f"TensorRT {missing}; type {TENSORRT_EXTRA}, or, where the system has it (JetPack, Debian packages), "
+            "make the environment with python3 -m venv --system-site-packages"
+        ) from error
     except (ImportError, OSError, RuntimeError) as error:
         # The bindings without their libraries (libnvinfer), or libraries of another CUDA version.
         raise EngineUnavailableError(

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 from calibrators.errors import GeneratorError
+from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import VERSION, load_torch, save_torch
+from calibrators.zscgan.sampling import VERSION, bytes_of_torch, load_torch
 
 SAVE_EVERY_S = 20.0
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 @runtime_checkable
@@ -29,9 +31,10 @@ def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
     return hashlib.sha256(repr((VERSION, fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
 
 
-def save_checkpoint(state: Resumable, path: Path, key: str) -> None:
-    """Write the state, whole or not at all."""
-    save_torch({"key": key, **state.dump()}, path)
+def save_checkpoint(state: Resumable, path: Path, key: str) -> Path:
+    """Write the state, whole or not at all, behind its digest."""
+    content = bytes_of_torch({"key": key, **state.dump()})
+    return write_atomic(path, _digest(content) + content)
 
 
 def restore_checkpoint(state: Resumable, path: Path, key: str) -> bool:
@@ -40,16 +43,23 @@ def restore_checkpoint(state: Resumable, path: Path, key: str) -> bool:
     A file of another run (other weights, options or seed) or a broken one is left aside: training then
     starts anew.
     """
-    if not path.exists():
-        return False
     try:
-        document = load_torch(path)
-    except GeneratorError:
+        content = path.read_bytes()
+        digest, content = content[:_DIGEST_BYTES], content[_DIGEST_BYTES:]
+        # Whatever is damaged: a state that is wrong somewhere would only fail in the middle of the training.
+        if digest != _digest(content):
+            return False
+        document = load_torch(path, content)
+    except (OSError, GeneratorError):
         return False
     if document.get("key") != key:
         return False
     state.restore(document)
     return True
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def checkpointing(path: Path, key: str, every_s: float = SAVE_EVERY_S) -> Callable[[Resumable], None]:

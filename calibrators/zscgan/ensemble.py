@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from calibrators.batches import sent
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.training import draw
 
@@ -35,9 +36,13 @@ class Ensemble(nn.Module):
     def draw(
         self, count: int, seed: int, place: int
     ) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch 2"]]:
-        """Latent vectors and conditions, evenly over all conditions, for one ``place`` in a seed's random numbers."""
-        device = next(self.parameters()).device
-        return draw(self.conditions(), self.config.latent, count, seed, place, device)
+        """Latent vectors and conditions, evenly over all conditions, for one ``place`` in a seed's random numbers.
+
+        The conditions are on the CPU, so that dealing them out to the members waits for no GPU.
+        """
+        cpu = torch.device("cpu")
+        z, conditions = draw(self.conditions(), self.config.latent, count, seed, place, cpu)
+        return sent(z, next(self.parameters()).device), conditions
 
     def forward(
         self, z: Float[Tensor, "batch latent"], conditions: Int[Tensor, "batch 2"]
@@ -46,7 +51,8 @@ class Ensemble(nn.Module):
         turns, labels = conditions.unbind(1)
         x = z.new_empty(len(z), *self.config.spec.shape).to(memory_format=torch.channels_last)
         for number, member in enumerate(self.members):
-            own = turns == number
-            if own.any():
-                x[own] = member(z[own], labels[own])
+            own = (turns == number).nonzero().squeeze(1)
+            if len(own) > 0:
+                rows = sent(own, z.device)
+                x[rows] = member(z[rows], sent(labels[own], z.device))
         return x

@@ -1,11 +1,13 @@
 """The losses of ZS-CGAN: the samples' labels, their batch-norm statistics, their variety, and an image prior."""
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from calibrators.zscgan.statistics import Moments, Target
+from calibrators.zscgan.statistics import Moments, Target, joined, joined_target
 
 
 def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
@@ -21,9 +23,11 @@ def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
     return ((mean - target.mean) ** 2 / target_variance + ratio - torch.log(ratio) - 1) / 2
 
 
-def batch_norm_loss(moments: dict[str, Moments], targets: dict[str, Target]) -> Float[Tensor, ""]:
+def batch_norm_loss(moments: Mapping[str, Moments], targets: Mapping[str, Target]) -> Float[Tensor, ""]:
     """Mean over the layers of the mean over the channels of ``gaussian_kl``; at least one layer."""
-    return torch.stack([gaussian_kl(moments[name], targets[name]).mean() for name in moments]).mean()
+    target = joined_target([targets[name] for name in moments])
+    kl = gaussian_kl(joined(moments), target)
+    return torch.stack([part.mean() for part in kl.split([len(mean) for mean, _ in moments.values()])]).mean()
 
 
 def label_loss(

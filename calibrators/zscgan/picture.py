@@ -40,7 +40,7 @@ def save_picture(
     turns = torch.arange(ROWS) % len(generator.members)
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     with torch.no_grad():
-        samples = generator.eval()(z, conditions.to(z.device)).cpu()
+        samples = generator.eval()(z, conditions).cpu()
     tiles = [tile_from_sample(sample, spec) for sample in samples]
     width, height = tiles[0].size
     picture = Image.new(

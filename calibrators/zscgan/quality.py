@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from calibrators.batches import Batches
+from calibrators.batches import Batches, first_inputs
+from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss
 from calibrators.zscgan.statistics import BatchStatistics, Moments, targets_from_model
 
@@ -21,13 +22,17 @@ class SampleQuality:
 
 def sample_quality(teacher: nn.Module, batches: Batches) -> SampleQuality:
     """Quality of all the batches together; a smaller last one is left out, as moments count by batch."""
+    teacher, layout = fastest_form(teacher, tuple(first_inputs(batches, 2).shape[1:]))
     sums: dict[str, Moments] = {}
     count = right = total = 0
     with torch.no_grad(), BatchStatistics(teacher) as statistics:
         for x, labels in batches:
             if count and len(x) < batches.batch_size:
                 break
-            right += int((teacher(x).argmax(1) == labels).sum())
+            chosen = teacher(x.contiguous(memory_format=layout)).argmax(
+                -1
+            )  # of one image, a squeeze leaves a vector
+            right += int((chosen == labels).sum())
             total += len(x)
             count += 1
             for name, (mean, variance) in statistics.moments().items():

@@ -1,18 +1,20 @@
 """Samples of a trained generator, its file, and its picture."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from calibrators.batches import Batch
-from calibrators.errors import GeneratorError
+from calibrators.errors import GeneratorError, first_line
 from calibrators.files import write_atomic
 from calibrators.inputs import InputSpec
+from calibrators.kernels import exact_kernels
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 
@@ -42,7 +44,9 @@ class SyntheticBatches:
             z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
             inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
             for some_z, some in islice(inputs, first, None, step):
-                yield self.generator(some_z, some), some[:, 1]
+                with exact_kernels():
+                    x = self.generator(some_z, some)
+                yield x, some[:, 1].to(x.device)
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ def load_generator(
     document = load_torch(path)
     try:
         return generator_from_document(document, path, fingerprint, spec, device)
-    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise GeneratorError(
-            f"expected {path} to be a whole generator of this version, but it is not ({error}); "
+            f"expected {path} to be a whole generator of this version, but it is not ({first_line(error)}); "
             "leave --generator out to train one"
         ) from error
 
@@ -114,24 +118,50 @@ def generator_from_document(
             f"expected {path} to give inputs {spec}, but it gives {config.spec}; "
             "leave --generator out, or give the same --input-shape, --mean and --std"
         )
+    weights = document["weights"]
+    _check_weights(weights, config, document["generators"])
     ensemble = Ensemble(Generator(config) for _ in range(document["generators"]))
-    ensemble.load_state_dict(document["weights"])
+    ensemble.load_state_dict(weights)
     ensemble = ensemble.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    history = tuple((step, kl, label) for step, kl, label in document["history"])
-    return TrainedGenerator(ensemble.eval(), fingerprint, history, document["seconds"])
+    history = tuple((int(step), float(kl), float(label)) for step, kl, label in document["history"])
+    return TrainedGenerator(ensemble.eval(), fingerprint, history, float(document["seconds"]))
+
+
+def _check_weights(weights: Mapping[str, Tensor], config: GeneratorConfig, generators: int) -> None:
+    """Raise ValueError where ``weights`` are not those of such generators, before memory is taken for them."""
+    if not 1 <= config.conditions <= config.classes or not 1 <= generators <= len(weights):
+        raise ValueError(f"{generators} generators of {config.conditions} of {config.classes} classes")
+    with torch.device("meta"):
+        expected = Ensemble(Generator(config) for _ in range(generators)).state_dict()
+    for name in expected.keys() | weights.keys():
+        value = weights.get(name)
+        if name not in expected or not isinstance(value, Tensor) or value.shape != expected[name].shape:
+            raise ValueError(f"tensor {name} is missing, unknown or of another shape")
+        if value.is_complex() or not torch.isfinite(value).all():
+            raise ValueError(f"tensor {name} holds values that are not finite")
 
 
 def save_torch(document: dict[str, Any], path: Path) -> Path:
     """Write ``document`` by ``torch.save``, whole or not at all."""
+    return write_atomic(path, bytes_of_torch(document))
+
+
+def bytes_of_torch(document: dict[str, Any]) -> bytes:
+    """What ``torch.save`` writes."""
     buffer = io.BytesIO()
     torch.save(document, buffer)
-    return write_atomic(path, buffer.getvalue())
+    return buffer.getvalue()
 
 
-def load_torch(path: Path) -> dict[str, Any]:
-    """A document of ``save_torch``; no code in it is ever run. Raises GeneratorError."""
+def load_torch(path: Path, content: bytes | None = None) -> dict[str, Any]:
+    """A document of ``save_torch`` in ``path``, or in this part of it; no code in it is ever run.
+
+    Raises GeneratorError.
+    """
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        document = torch.load(
+            path if content is None else io.BytesIO(content), map_location="cpu", weights_only=True
+        )
     except FileNotFoundError as error:
         raise GeneratorError(
             f"expected a generator at {path}, but there is no such file; check --generator"

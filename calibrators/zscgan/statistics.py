@@ -1,12 +1,12 @@
 """Batch-norm statistics: what the classifier remembers of its data, and what a batch gives in its place."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.hooks import RemovableHandle
@@ -15,6 +15,9 @@ from calibrators.distributed import Ranks, parts_with_gradient
 
 Moments = tuple[Float[Tensor, "channels"], Float[Tensor, "channels"]]
 """Mean and biased variance of each channel."""
+
+Joined = tuple[Float[Tensor, "every_channel"], Float[Tensor, "every_channel"]]
+"""The same of all layers, one behind the other."""
 
 
 class _BatchMoments(torch.autograd.Function):
@@ -54,11 +57,11 @@ def batch_norm_layers(module: nn.Module) -> dict[str, _BatchNorm]:
 
 @dataclass(frozen=True)
 class Target:
-    """What one layer remembers: mean, variance and the eps that floors both variances."""
+    """What a layer remembers: mean, variance and the eps that floors both variances, one for each channel or all."""
 
     mean: Float[Tensor, "channels"]
     variance: Float[Tensor, "channels"]
-    eps: float
+    eps: float | Float[Tensor, "channels"]
 
 
 def targets_from_model(module: nn.Module) -> dict[str, Target]:
@@ -118,14 +121,34 @@ def merged_moments(parts: Iterable[Moments]) -> Moments:
     return mean, variance
 
 
+def joined_target(targets: Iterable[Target]) -> Target:
+    """What all layers remember in one, layer after layer."""
+    targets = list(targets)
+    mean, variance = torch.cat([t.mean for t in targets]), torch.cat([t.variance for t in targets])
+    if len({target.eps for target in targets}) == 1:
+        return Target(mean, variance, targets[0].eps)
+    return Target(mean, variance, torch.cat([torch.zeros_like(t.mean) + t.eps for t in targets]))
+
+
+def joined(moments: Mapping[str, Moments]) -> Joined:
+    """The moments of all layers in two tensors, layer after layer: one GPU kernel then does what many would."""
+    mean, variance = (torch.cat(kind) for kind in zip(*moments.values(), strict=True))
+    return mean, variance
+
+
+def parted(moments: Joined, layers: Mapping[str, Moments]) -> dict[str, Moments]:
+    """``joined`` undone: the moments of each of ``layers``, which have as many channels."""
+    channels = [len(mean) for mean, _ in layers.values()]
+    return dict(zip(layers, zip(*(kind.split(channels) for kind in moments), strict=True), strict=True))
+
+
 def moments_over_ranks(moments: dict[str, Moments], ranks: Ranks) -> dict[str, Moments]:
     """Moments of the batch that the ranks hold in equal parts, of all layers in one message; differentiable."""
     if ranks.world == 1 or not moments:
         return moments
-    channels = [len(mean) for mean, _ in moments.values()]
-    ours = torch.stack([torch.cat(kind) for kind in zip(*moments.values(), strict=True)])
-    mean, variance = merged_moments((part[0], part[1]) for part in parts_with_gradient(ours, ranks))
-    return dict(zip(moments, zip(mean.split(channels), variance.split(channels), strict=True), strict=True))
+    ours = torch.stack(joined(moments))
+    merged = merged_moments((part[0], part[1]) for part in parts_with_gradient(ours, ranks))
+    return parted(merged, moments)
 
 
 def value_of(average: Tensor, newest: Tensor) -> Tensor:
@@ -146,24 +169,36 @@ class MovingMoments:
         self.decay = max(0.0, 1.0 - batch / window)
         self._sums: dict[str, tuple[Tensor, Tensor]] = {}
         self._weight = 0.0
+        self._newest = self._sums, self._weight
 
-    def update(self, moments: dict[str, Moments]) -> dict[str, Moments]:
-        """The averages including this batch; a batch that is not finite does not stay in them."""
+    def update(self, moments: dict[str, Moments]) -> tuple[dict[str, Moments], Bool[Tensor, ""]]:
+        """The averages including this batch, and whether all are finite; see ``keep``."""
         weight = self.decay * self._weight + (1 - self.decay)
-        averaged, sums = {}, {}
-        for name, (mean, variance) in moments.items():
-            zero = torch.zeros_like(mean)
-            # A restored state lies on the CPU.
-            old_mean, old_square = (part.to(mean.device) for part in self._sums.get(name, (zero, zero)))
+        mean, variance = joined(moments)
+        old_mean, old_square = joined({name: self._sum(name, like) for name, (like, _) in moments.items()})
+        with torch.no_grad():
             sum_mean = self.decay * old_mean + (1 - self.decay) * mean
             sum_square = self.decay * old_square + (1 - self.decay) * (variance + mean * mean)
-            sums[name] = (sum_mean.detach(), sum_square.detach())
-            new_mean, new_square = sum_mean.detach() / weight, sum_square.detach() / weight
+            new_mean, new_square = sum_mean / weight, sum_square / weight
             new_variance = (new_square - new_mean * new_mean).clamp_min(0)
-            averaged[name] = (value_of(new_mean, mean), value_of(new_variance, variance))
-        if all(bool(part.isfinite().all()) for pair in sums.values() for part in pair):
-            self._sums, self._weight = sums, weight
-        return averaged
+            finite = torch.stack([sum_mean, sum_square]).isfinite().all()
+        self._newest = parted((sum_mean, sum_square), moments), weight
+        averages = value_of(new_mean, mean), value_of(new_variance, variance)
+        return parted(averages, moments), finite
+
+    def keep(self) -> None:
+        """Let the newest batch stay in the averages; one that is not finite must not.
+
+        A function of its own, as the caller reads ``finite`` together with other numbers: each read waits for the GPU.
+        """
+        self._sums, self._weight = self._newest
+
+    def _sum(self, name: str, like: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums of a layer so far, on the device of ``like``: a restored state lies on the CPU."""
+        if name not in self._sums:
+            return torch.zeros_like(like), torch.zeros_like(like)
+        mean, square = self._sums[name]
+        return mean.to(like.device), square.to(like.device)
 
     def state(self) -> dict[str, Any]:
         """What ``restore`` needs to go on."""

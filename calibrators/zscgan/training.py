@@ -1,18 +1,22 @@
 """Training the generator against the frozen classifier."""
 
+import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
+from calibrators.batches import sent
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.inputs import InputSpec
+from calibrators.kernels import fast_kernels
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
+from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
@@ -20,6 +24,7 @@ from calibrators.zscgan.statistics import (
     BatchStatistics,
     Moments,
     MovingMoments,
+    Target,
     moments_over_ranks,
     targets_from_model,
 )
@@ -89,7 +94,7 @@ def draw(
     random = torch.Generator().manual_seed((seed * SEED_STRIDE + step) % 2**32)
     z = torch.randn(count, latent, generator=random)
     chosen = conditions[(torch.arange(count) + step * count) % len(conditions)]
-    return z.to(device), chosen.to(device)
+    return sent(z, device), sent(chosen, device)
 
 
 def draw_pairs(
@@ -99,7 +104,7 @@ def draw_pairs(
     trained = config.labels()
     z, _ = draw(trained, config.latent, count - count % 2, seed, step, device)
     _, labels = draw(trained, config.latent, count // 2, seed, step, device)
-    return z, labels.repeat_interleave(2)
+    return z, labels.repeat_interleave(2)  # by a number, which waits for no GPU
 
 
 def pairs_of(
@@ -138,8 +143,9 @@ def train_generator(
 ) -> TrainingState:
     """One generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
 
-    ``teacher`` is frozen and in eval mode; the generator is trained on its device. ``state`` goes on from
-    an earlier run; ``on_step`` is called after each step, and may save the state or raise to stop.
+    ``teacher`` is frozen and in eval mode; the generator is trained on its device, on a GPU with ``fast_kernels``.
+    ``state`` goes on from an earlier run; ``on_step`` is called after each step, and may save the state or raise to
+    stop.
 
     Each of several ``ranks`` takes its part of every batch, and all get the state that one process alone would
     have, up to rounding; the first rank's ``state`` counts. ``on_step`` has to stop all of them or none.
@@ -148,39 +154,58 @@ def train_generator(
     """
     device = next(teacher.parameters()).device
     state = state or new_state(new_config(spec, classes, options), options, device)
+    teacher, layout = fastest_form(teacher, spec.shape)
     targets = targets_from_model(teacher)
     batch, skipped = options.batch_for(*spec.shape[1:]), 0
     require_even_shares(batch, ranks)
     spread(state, ranks)
     normalise_over(state.generator, ranks)
     state.generator.train()
-    with BatchStatistics(teacher) as statistics:
+    with BatchStatistics(teacher) as statistics, fast_kernels():
         while not is_over(state.step, start := falling_start(state, options), options.steps):
             started = time.perf_counter()
             set_learning_rate(state, options, start)
-            z, labels = map(
-                ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device)
-            )
-            x = state.generator(z, labels)
-            logits = teacher(x)
-            moments = moments_over_ranks(moments_of(statistics), ranks)
-            bn_kl = batch_norm_loss(state.moving.update(moments), targets)
-            label = label_loss(logits, labels, options.label_smoothing)
-            loss = options.bn_weight * bn_kl + label + pixel_loss(x, state.generator, options)
-            finite = descend(state, loss, ranks)
+            step, finite = train_step(state, teacher, layout, statistics, targets, options, batch, ranks)
             skipped = 0 if finite else skipped + 1
             if skipped > MAX_SKIPPED:
                 raise GeneratorError(
                     f"the generator's loss stayed NaN or infinite for {skipped} steps (at step {state.step}); "
                     "the batch-norm statistics may be broken. Give real images instead: --calib-data DIR"
                 )
-            state.history.append(Step(state.step, bn_kl.item(), ranks.mean(label).item()))
+            state.history.append(step)
             state.seconds += time.perf_counter() - started
             on_step(state)
     spread(state, ranks)  # machines of several kinds may round differently
     normalise_over(state.generator, ALONE)
     state.generator.eval()
     return state
+
+
+def train_step(
+    state: TrainingState,
+    teacher: nn.Module,
+    layout: torch.memory_format,
+    statistics: BatchStatistics,
+    targets: Mapping[str, Target],
+    options: ZSCGANOptions,
+    batch: int,
+    ranks: Ranks,
+) -> tuple[Step, bool]:
+    """The losses of one step, and whether it was taken, its gradients being finite; ``teacher`` takes ``layout``."""
+    device = state.generator.low.device
+    z, labels = map(ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device))
+    x = state.generator(z, labels)
+    logits = teacher(x.contiguous(memory_format=layout))
+    averages, sound = state.moving.update(moments_over_ranks(moments_of(statistics), ranks))
+    bn_kl = batch_norm_loss(averages, targets)
+    label = label_loss(logits, labels, options.label_smoothing)
+    loss = options.bn_weight * bn_kl + label + pixel_loss(x, state.generator, options)
+    weights = list(state.generator.parameters())
+    read = (bn_kl, ranks.mean(label), sound)
+    finite, (kl, nats, kept) = descend(state.optimizer, weights, loss, MAX_GRADIENT_NORM, ranks, read)
+    if kept:
+        state.moving.keep()
+    return Step(state.step, kl, nats), finite
 
 
 def pixel_loss(
@@ -238,22 +263,31 @@ def set_learning_rate(state: TrainingState, options: ZSCGANOptions, start: int |
         group["lr"] = rate
 
 
-def descend(state: TrainingState, loss: Float[Tensor, ""], ranks: Ranks = ALONE) -> bool:
-    """One optimizer step down the mean of the ranks' losses, with clipped gradients.
+def descend(
+    optimizer: torch.optim.Optimizer,
+    weights: Sequence[nn.Parameter],
+    loss: Float[Tensor, ""],
+    largest_norm: float,
+    ranks: Ranks = ALONE,
+    read: Sequence[Shaped[Tensor, ""]] = (),
+) -> tuple[bool, list[float]]:
+    """Whether one optimizer step down the mean of the ranks' losses was taken, and the values of ``read``.
 
-    Skips it and says False, on every rank, where a gradient is not finite.
+    Gradients are clipped to ``largest_norm``; where one is not finite, no rank takes the step. The values are read
+    together with that: reading is what makes the host wait for a GPU, and it does so once a step, here.
     """
-    state.optimizer.zero_grad()
+    optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
-    average_gradients(state.generator, ranks)
-    norm = nn.utils.clip_grad_norm_(state.generator.parameters(), MAX_GRADIENT_NORM)
-    finite = bool(torch.isfinite(norm))
+    average_gradients(weights, ranks)
+    norm = nn.utils.clip_grad_norm_(weights, largest_norm)
+    found, *values = torch.stack([value.detach().to(norm) for value in (norm, *read)]).tolist()
+    finite = math.isfinite(found)
     if finite:
-        state.optimizer.step()
-    return finite
+        optimizer.step()
+    return finite, values
 
 
-def average_gradients(module: nn.Module, ranks: Ranks) -> None:
+def average_gradients(weights: Iterable[nn.Parameter], ranks: Ranks) -> None:
     """Put the mean over the ranks in place of each gradient, all in one message.
 
     In place of DistributedDataParallel: the generator is small, so there is no work to hide messages behind, and
@@ -262,7 +296,7 @@ def average_gradients(module: nn.Module, ranks: Ranks) -> None:
     """
     if ranks.world == 1:
         return
-    gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
+    gradients = [weight.grad for weight in weights if weight.grad is not None]
     means = ranks.mean(torch.cat([gradient.flatten() for gradient in gradients]))
     for gradient, mean in zip(gradients, means.split([g.numel() for g in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient))

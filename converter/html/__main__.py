@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from calibrators.errors import first_line
 from converter.html.page import save_page
 from converter.report import PAGE, SCHEMA, Report
 from converter.workspace import SAMPLES
@@ -19,13 +20,22 @@ def command(report: Path, output: Path | None) -> None:
         document = json.loads(report.read_bytes())
         schema = document.pop("schema", None)
         content = Report(**document)
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise click.ClickException(
-            f"expected a report.json of zscgan-convert, but {report}: {error}"
+            f"expected a report.json of zscgan-convert, but {report}: {first_line(error)}"
         ) from error
     if schema != SCHEMA:
-        raise click.ClickException(f"expected a report with schema {SCHEMA}, got {schema}; convert again")
-    click.echo(save_page(content, report.with_name(SAMPLES), output or report.with_name(PAGE)))
+        raise click.ClickException(f"expected a report with schema {SCHEMA}, got {schema!r}; convert again")
+    try:
+        page = save_page(content, report.with_name(SAMPLES), output or report.with_name(PAGE))
+    except (
+        Exception
+    ) as error:  # a template fails in any way on a field that was changed, and Pillow on a picture
+        raise click.ClickException(
+            f"{report} or {SAMPLES} beside it is damaged, or the page can't be written: {first_line(error)}; convert "
+            "again"
+        ) from error
+    click.echo(page)
 
 
 if __name__ == "__main__":

@@ -72,11 +72,11 @@ ADVICE = (
         "measures what you will see.",
     ),
     (
-        "clock fell from",
-        "The later measurements ran on a slower GPU. Let it cool, lock its clocks, and measure with zscgan-bench.",
+        "SM clock was between",
+        "Some of the measurements ran on a slower GPU. Let it cool, lock its clocks, and measure with zscgan-bench.",
     ),
     (
-        "clocks are held down",
+        "clocks were held down",
         "The GPU is slower than it could be, all precisions alike. Mend the cause, and measure with zscgan-bench.",
     ),
 )

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.batches import Batch
+from calibrators.batches import Batch, sent
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import DataError
 from calibrators.images import ImageBatches
@@ -82,7 +82,7 @@ class Samples:
         z, conditions = map(ranks.share, self.generator.draw(self.batch, self.seed, place))
         random = torch.Generator().manual_seed((self.seed * SEED_STRIDE + place + RATIOS) % 2**32)
         ratios = torch.rand(self.batch, generator=random)
-        return mixed(self.generator(z, conditions), ranks.share(ratios).to(z.device)), conditions[:, 1]
+        return mixed(self.generator(z, conditions), sent(ranks.share(ratios), z.device)), conditions[:, 1]
 
 
 def mixed(
@@ -145,4 +145,4 @@ class Images:
 
     def _read(self, chosen: list[int]) -> Batch:
         (x, labels), *_ = replace(self.images, order=chosen, batch_size=len(chosen))
-        return x.to(self.device), labels.to(self.device)
+        return sent(x, self.device), labels

@@ -3,10 +3,26 @@
 import warnings
 
 import numpy as np
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from converter.errors import QATError
 from converter.qat.quantizers import Backend, QuantizerSpec
+
+_DEAD = 2.0**-24
+"""The package gives zeros for an amax up to this one."""
+
+
+def with_lowest_code(x: Tensor, y: Tensor, amax: Tensor, levels: int) -> Tensor:
+    """``y``, the package's fake quantization of ``x``, with the code ``-levels - 1`` where ``x`` rounds to it.
+
+    On a GPU the package drops ``narrow_range`` on the way to its kernels, whose default stops at ``-levels``: 8 bits
+    end at -127 there, and at -128 on a CPU, in ModelOpt and in the Q/DQ model. ``|x| > amax`` there, so that the
+    gradient is zero with either code.
+    """
+    scale = levels / amax
+    lowest = ((x * scale).round() < -levels) & (amax > _DEAD)
+    return torch.where(lowest, (-levels - 1) / scale, y)
 
 
 def load_backend() -> Backend:
@@ -24,8 +40,17 @@ def load_backend() -> Backend:
             "--qat-backend modelopt"
         ) from error
 
+    class FullRange(TensorQuantizer):  # type: ignore[misc]
+        """The package's quantizer with the whole range of signed codes on every device."""
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return with_lowest_code(
+                inputs, super().forward(inputs), self.amax, int(2 ** (self.num_bits - 1) - 1)
+            )
+
     def quantizer(spec: QuantizerSpec) -> nn.Module:
-        made: nn.Module = TensorQuantizer(
+        kind = TensorQuantizer if spec.narrow or spec.unsigned else FullRange
+        made: nn.Module = kind(
             QuantDescriptor(
                 num_bits=spec.num_bits,
                 axis=spec.axis,

@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from calibrators.distributed import ALONE, Ranks
-from calibrators.zscgan.training import average_gradients
+from calibrators.kernels import exact_kernels, fast_kernels
+from calibrators.zscgan.training import descend
 from converter.errors import QATError
 from converter.qat.data import Source
 from converter.qat.losses import distillation_loss, log_probabilities, mean_squares, noise_to_signal
@@ -160,14 +161,16 @@ def train_student(
     while state.step < options.steps and not given_up(state):
         started = time.perf_counter()
         set_rate(state, options)
-        loss = step_loss(state.student, teacher, source, state.step, options, ranks)
-        skipped = 0 if descend(state, loss, options, ranks) else skipped + 1
+        with fast_kernels():
+            loss = step_loss(state.student, teacher, source, state.step, options, ranks)
+            finite, value = descend_student(state, loss, options, ranks)
+        skipped = 0 if finite else skipped + 1
         if skipped > MAX_SKIPPED:
             raise QATError(
                 f"the loss of the fine-tuning stayed NaN or infinite for {skipped} steps (at step {state.step}); "
                 "give a smaller --qat-lr, or leave --qat out"
             )
-        state.losses.append(ranks.mean(loss).item())
+        state.losses.append(value)
         update_average(state, options)
         if state.step % max(1, options.steps // EVALUATIONS) == 0 or state.step == options.steps:
             evaluate(state, expected, source, options, ranks)
@@ -211,19 +214,13 @@ def step_loss(
     return loss
 
 
-def descend(state: TuningState, loss: Float[Tensor, ""], options: QATOptions, ranks: Ranks) -> bool:
-    """One optimizer step down the mean of the ranks' losses, with clipped gradients.
-
-    Skips it and says False, on every rank, where a gradient is not finite.
-    """
-    state.optimizer.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
-    average_gradients(state.student, ranks)
-    norm = nn.utils.clip_grad_norm_(state.student.learned().values(), options.clip_norm)
-    finite = bool(torch.isfinite(norm))
-    if finite:
-        state.optimizer.step()
-    return finite
+def descend_student(
+    state: TuningState, loss: Float[Tensor, ""], options: QATOptions, ranks: Ranks
+) -> tuple[bool, float]:
+    """Whether the step was taken, and the mean of the ranks' losses; see ``descend``."""
+    weights = list(state.student.learned().values())
+    finite, (value,) = descend(state.optimizer, weights, loss, options.clip_norm, ranks, [ranks.mean(loss)])
+    return finite, value
 
 
 @torch.no_grad()
@@ -247,12 +244,14 @@ def evaluate(
 
 
 @torch.no_grad()
+@exact_kernels()
 def expected_of(teacher: fx.GraphModule, source: Source, ranks: Ranks) -> Expected:
     """What the teacher says to this rank's held-out inputs, batch by batch."""
     return [teacher(x)[0] for x, _ in source.held_out(ranks)]
 
 
 @torch.no_grad()
+@exact_kernels()
 def score(student: nn.Module, expected: Expected, source: Source, options: QATOptions, ranks: Ranks) -> Score:
     """The student beside the teacher on all held-out inputs, the same on every rank."""
     sums = (0, 0.0, 0.0, 0)

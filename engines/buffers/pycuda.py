@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from engines.buffers.base import DeviceBuffer, check_copy
 from engines.buffers.cuda_graphs import CudaGraph, captured
-from engines.errors import TENSORRT_EXTRA, BuildError, EngineUnavailableError
+from engines.errors import PYCUDA_EXTRA, BuildError, EngineUnavailableError
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for the default stream; PyCUDA has no name for it
 
@@ -31,8 +31,8 @@ def open_pycuda() -> "PycudaDevice":
         driver = importlib.import_module("pycuda.driver")
     except (ImportError, OSError) as error:
         raise EngineUnavailableError(
-            f"PyCUDA can't be imported ({error}); it needs an NVIDIA driver and is built on the machine: "
-            f"{TENSORRT_EXTRA}"
+            f"PyCUDA can't be imported ({error}); it is compiled on the machine, with an NVIDIA driver, a compiler "
+            f"and the CUDA toolkit: {PYCUDA_EXTRA}; --buffers torch does without"
         ) from error
     try:
         driver.init()

@@ -1,6 +1,7 @@
 """Real images: the four layouts, their preprocessing against torchvision's, and what is refused."""
 
 import io
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,8 @@ def test_labels_csv(tmp_path: Path) -> None:
         ("", "no column file and label"),
         ("file,label\nb.png,cat\n", "line 2: expected a class index from 0 up, got 'cat'"),
         ("file,label\nb.png,-1\n", "line 2: expected a class index from 0 up, got '-1'"),
+        (f"file,label\nb.png,{10**9}\n", "line 2: expected a class index from 0 up, got '1000000000'"),
+        (f"file,label\nb.png,{'9' * 5000}\n", "line 2: expected a class index from 0 up, got '9{300}…'"),
         ("file,label\nb.png\n", "line 2: expected a class index from 0 up, got ''"),
         ("file,label\ngone.png,1\n", "line 2: there is no file .*gone.png"),
         ("file,label\n", "holds no images"),
@@ -156,6 +159,24 @@ def test_npz_refusals(tmp_path: Path, arrays: dict[str, np.ndarray], message: st
         images_from_path(tmp_path / "d.npz", UNIT, classes=4)
 
 
+def test_a_member_that_is_no_array_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("images", b"not an array")
+    with pytest.raises(DataError, match="'images' or 'labels' is no array"):
+        images_from_path(tmp_path / "d.npz", UNIT)
+
+
+def test_an_array_that_asks_for_memory_is_refused(tmp_path: Path) -> None:
+    header = io.BytesIO()
+    np.lib.format.write_array_header_1_0(
+        header, {"descr": "|u1", "fortran_order": False, "shape": (1 << 50, 8, 8)}
+    )
+    with zipfile.ZipFile(tmp_path / "d.npz", "w") as archive:
+        archive.writestr("images.npy", header.getvalue())
+    with pytest.raises(DataError, match=r"d.npz is truncated or damaged: Unable to allocate"):
+        images_from_path(tmp_path / "d.npz", UNIT)
+
+
 def test_single_array_is_refused(tmp_path: Path) -> None:
     with (tmp_path / "d.npz").open("wb") as file:
         np.save(file, np.zeros((2, 8, 8), np.uint8))
@@ -206,7 +227,7 @@ def test_damaged_image_is_named_when_it_is_reached(tmp_path: Path) -> None:
     png(tmp_path / "a.png", 1)
     batches = iter(images_from_path(tmp_path, UNIT, batch_size=1))
     next(batches)
-    with pytest.raises(DataError, match=r"b.jpg can't be read as an image .*; mend or remove it"):
+    with pytest.raises(DataError, match=r"b.jpg can't be read as an image .*; repair or remove it"):
         next(batches)
 
 

@@ -90,6 +90,8 @@ DOCUMENT = {
         ('{"kind": ', "broken"),
         ("\xff", "some other file|broken"),
         ("[]", "some other file"),
+        ("[" * 100_000, "broken"),
+        (json.dumps(DOCUMENT | {"amax": {"x": 10**400}}), "valid 'amax', got {'x': 1000"),
         ('{"a": 1}', "some other file"),
         (json.dumps(DOCUMENT | {"schema": 2}), "schema 1, got 2"),
         (json.dumps(DOCUMENT | {"amax": [1.0]}), "valid 'amax'"),

@@ -20,6 +20,7 @@ from torch import nn
 
 from calibrators.cache import cache_from_text
 from converter import measure, pipeline
+from converter.cache_version import cache_version
 from converter.cli import command
 from converter.html.page import save_page
 from converter.report import Report
@@ -84,6 +85,7 @@ def test_the_report_says_what_was_done(converted: Path) -> None:
     assert (report["synthesis"]["steps"], report["synthesis"]["generators"]) == (12, 1)
     assert report["calibration"]["algorithm"] == "entropy"
     assert report["calibration"]["samples"] == 64
+    assert report["calibration"]["cache_version"] == cache_version(None).version
     ranges = report["calibration"]["ranges"]
     assert all(value > 0 for value in ranges.values())
     divergence = report["calibration"]["divergence"]
@@ -162,7 +164,9 @@ def test_a_generator_is_used_again(converted: Path, here: Path) -> None:
 
 def test_a_calibration_cache_is_written_then_read(here: Path) -> None:
     flags = [*MODEL, *INPUT, *SHORT, "--calibration-cache", "mine.cache", "-o", "out"]
-    assert run(*flags).exit_code == 0
+    result = run(*flags)
+    assert result.exit_code == 0
+    assert ("note: calibration.cache is for TensorRT" in result.output) is cache_version(None).assumed
     assert {"mine.cache", "mine.json"} <= {path.name for path in here.iterdir()}
     first = (here / "out" / "model.int8.onnx").read_bytes()
     result = run(*flags)

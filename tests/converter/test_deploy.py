@@ -13,6 +13,7 @@ from calibrators.ranges import load_ranges
 from converter import measure
 from converter.cli import command
 from engines.options import BenchOptions
+from engines.tensorrt import engine_from_onnx
 from tests.converter.digits import DIGITS, INPUT, MODEL
 from tests.tensorrt_double.builder import plan_header, plan_model
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
@@ -53,8 +54,27 @@ def report() -> dict:
     return content
 
 
-def test_auto_builds_the_pairs_with_tensorrt(convert: Convert, machine: DoubleMachine) -> None:
-    result = convert("--max-shapes", "16", "--workspace", "512", "--builder-level", "2")
+@pytest.fixture
+def events(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """``emptied`` and ``built`` in the order in which PyTorch's cache was emptied and TensorRT built."""
+    happened: list[str] = []
+
+    def build(*given: object, **named: object) -> Path:
+        happened.append("built")
+        return engine_from_onnx(*given, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("torch.cuda.is_initialized", lambda: True)
+    monkeypatch.setattr("torch.cuda.empty_cache", lambda: happened.append("emptied"))
+    monkeypatch.setattr("engines.tensorrt.engine_from_onnx", build)
+    return happened
+
+
+def test_auto_builds_the_pairs_with_tensorrt(
+    convert: Convert, machine: DoubleMachine, events: list[str]
+) -> None:
+    result = convert(
+        "--max-shapes", "16", "--workspace", "512", "--builder-level", "2", "--trt-version", "10.3.0"
+    )
     assert result.exit_code == 0, result.output
     assert "engine: tensorrt (auto: TensorRT 10.16.1, 1 GPU)" in result.output
 
@@ -78,8 +98,13 @@ def test_auto_builds_the_pairs_with_tensorrt(convert: Convert, machine: DoubleMa
     assert found["device"]["measured_on"]["name"] == "Double GPU"
     assert found["throughput"][0]["parts_ms"].keys() == {"enqueue", "h2d", "gpu_compute", "d2h"}
     assert Path(found["artifacts"]["tensorrt.log"]).read_text()
+    assert Path("out/calibration.cache").read_text().startswith("TRT-100300-")
+    assert found["calibration"]["cache_version"] == "10.3.0"
+    assert "note: calibration.cache" not in result.output
     assert "TensorRT, batch 8: FP32" in result.output
     assert all(device.is_closed and device.leaks == 0 for device in machine.devices)
+    # The engine, then FP32 and FP16 to compare with.
+    assert events == ["emptied", "built", "emptied", "built", "built"]
 
 
 def test_fp16_is_written_into_the_network(convert: Convert, machine: DoubleMachine) -> None:

@@ -15,8 +15,9 @@ from click.testing import CliRunner, Result
 from converter import doctor, selftest
 from converter.checkup import Checkup, Component, checkup_from_findings
 from converter.doctor import command, table, verdict
-from converter.probes import PROBES, Finding
+from converter.probes import PROBES, Finding, answer
 from converter.selftest import Results
+from tests.converter.system_files import jetson
 from tests.test_structure import HEAVY, OPTIONAL, import_without
 
 MISSING = Finding(None, False)
@@ -33,6 +34,7 @@ BARE: dict[str, Finding] = {
     "nvml": MISSING,
     "modelopt": MISSING,
     "pytorch-quantization": MISSING,
+    "system": MISSING,
 }
 
 
@@ -48,6 +50,7 @@ def on_gpu(*gpus: Mapping[str, str]) -> dict[str, Finding]:
         "nvml": Finding("13.615.71", True, "", {"driver": "580.65.06", "gpus": []}),
         "modelopt": Finding("0.47.0", True),
         "pytorch-quantization": Finding("2.2.1", True),
+        "system": MISSING,
     }
 
 
@@ -98,7 +101,8 @@ def test_a_data_centre_gpu_does_not_run_plans_of_tensorrt_for_rtx() -> None:
         ("tensorrt", MISSING, "not installed", 'pip install "zscgan-convert[tensorrt]"'),
         ("tensorrt", Finding("10.13.0", False, "ImportError: libcudart.so.13"), "ImportError: libcudart.so.13",
          'pip install "zscgan-convert[tensorrt]"'),
-        ("pycuda", MISSING, "not installed", 'pip install "zscgan-convert[tensorrt]"'),
+        ("pycuda", MISSING, "not installed",
+         'pip install "zscgan-convert[pycuda]", which compiles it with the CUDA toolkit; torch does without'),
         ("onnxruntime", Finding("1.32.0", False, "ImportError: GLIBC"), "ImportError: GLIBC",
          "pip install --force-reinstall onnxruntime"),
         ("nvidia-ml-py", MISSING, "not installed", "pip install nvidia-ml-py"),
@@ -180,6 +184,58 @@ def test_the_table_names_gpus_and_driver() -> None:
     assert "GPU      none: no NVIDIA driver is installed here (libcuda.so.1)" in table(
         checkup_from_findings(BARE)
     )
+
+
+ORIN = {"name": "Orin", "compute_capability": "8.7"}
+
+
+@pytest.fixture
+def on_jetson(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Finding]:
+    """JetPack's files under a root of their own, and an environment that is closed to its TensorRT."""
+    monkeypatch.setattr("converter.system.ROOT", jetson(tmp_path))
+    without_cuda = Finding("2.14.1+cpu", False, "this PyTorch is built without CUDA", {"cuda": None})
+    system = Finding(**answer("system"))
+    return {**on_gpu(ORIN), "tensorrt": MISSING, "torch": without_cuda, "system": system}
+
+
+def test_a_jetson_is_named_with_its_tensorrt(on_jetson: dict[str, Finding]) -> None:
+    checkup = checkup_from_findings(on_jetson)
+    lines = table(checkup).splitlines()
+    assert "Jetson   JetPack 6.2.1, Jetson Linux 36.4.4" in lines
+    assert "system   TensorRT 10.3.0.30 from Debian packages" in lines
+    assert max(map(len, lines)) <= 80
+    machine = checkup.to_json()["machine"]
+    assert (machine["jetpack"], machine["l4t"], machine["system_tensorrt"]) == (
+        "6.2.1",
+        "36.4.4",
+        "10.3.0.30",
+    )
+
+
+def test_a_tensorrt_that_the_environment_does_not_see_is_shown_the_way(on_jetson: dict[str, Finding]) -> None:
+    found = component(on_jetson, "tensorrt")
+    assert found.reason == "this Python doesn't see TensorRT 10.3.0.30 in /usr/lib/python3.10/dist-packages"
+    assert found.mend == "make the environment anew: python3 -m venv --system-site-packages .venv"
+    without_bindings = {**on_jetson, "system": Finding("10.3.0", True, "", {"tensorrt": "10.3.0"})}
+    assert component(without_bindings, "tensorrt").mend.startswith(
+        "sudo apt-get install python3-libnvinfer; "
+    )
+    seen = {**on_jetson, "tensorrt": Finding("10.3.0", True)}
+    assert (component(seen, "tensorrt").reason, component(seen, "tensorrt").mend) == ("", "")
+
+
+def test_the_pytorch_of_a_jetson_is_not_that_of_its_web_page(on_jetson: dict[str, Finding]) -> None:
+    found = component(on_jetson, "torch")
+    assert found.reason == "this PyTorch is built without CUDA"
+    assert "pytorch.org" not in found.mend
+    assert "docs/jetson.md" in found.mend
+
+
+def test_a_jetson_without_the_package_jetpack() -> None:
+    system = Finding(None, False, "", {"l4t": "36.4.4"})
+    text = " ".join(table(checkup_from_findings({**BARE, "system": system})).split())
+    assert "Jetson JetPack unknown (the package nvidia-jetpack is not installed), Jetson Linux 36.4.4" in text
+    assert "Jetson " not in table(checkup_from_findings(BARE))
 
 
 def test_exit_codes(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Architectures of torchvision through graph, plan and Q/DQ model, up to a plan of TensorRT for RTX."""
 
 import platform
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torchvision
 from torch import nn
 
 from calibrators.inputs import InputSpec
-from converter.graph import graph_from_model
+from converter.graph import FoldedGraph, graph_from_model
 from converter.qdq import qdq_from_onnx
 from engines.half import half_from_onnx
 from engines.options import BuildOptions
@@ -54,6 +55,13 @@ def family_model(name: str) -> nn.Module:
     return randomised(model)
 
 
+@cache
+def family_graph(name: str) -> tuple[nn.Module, FoldedGraph]:
+    """The network and what is captured of it, which no test may change."""
+    model = family_model(name)
+    return model, graph_from_model(model, InputSpec((3, 64, 64)))
+
+
 # GPUs of three generations; none is needed to build for them.
 CAPABILITIES = ("8.6", "8.9", "12.0")
 IN_HALF = ("resnet18", "mobilenet_v3_small")
@@ -79,8 +87,7 @@ def assert_tensorrt_builds(name: str, int8: onnx.ModelProto, x: torch.Tensor, fo
 @pytest.mark.parametrize("name", FAMILIES)
 @torch.no_grad()
 def test_family(name: str, tmp_path: Path) -> None:
-    model = family_model(name)
-    graph = graph_from_model(model, InputSpec((3, 64, 64)))
+    model, graph = family_graph(name)
     x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
     expected = model(x)
     spread = float(expected.std())

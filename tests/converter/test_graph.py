@@ -158,9 +158,15 @@ class LeavesTorch(Head):
         return self.fc(torch.from_numpy(x.numpy() * 2).flatten(1))
 
 
+class NoOnnx(Head):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.special.bessel_j0(self.fc(x.flatten(1)))
+
+
 @pytest.mark.parametrize(
     ("network", "message"),
     [
+        (NoOnnx, r"it has no ONNX for the operator prims.bessel_j0.default; replace that operator"),
         (FixedBatch, "its forward fixes the batch; write x.flatten"),
         (Branching, "branches on the values of a tensor.*test_graph.py.*torch.where"),
         (TwoOutputs, "one tensor of logits, got tuple; wrap it"),
@@ -174,6 +180,7 @@ def test_refusals_are_one_line(
     with pytest.raises(CaptureError, match=message) as caught:
         graph_from_model(network(), InputSpec((3, 4, 4)))
     assert "\n" not in str(caught.value)
+    assert "\x1b" not in str(caught.value)
     assert capfd.readouterr() == ("", "")
 
 

@@ -54,7 +54,7 @@ def test_depthwise_layers_go_with_the_pointwise_that_reads_them() -> None:
     graph = bottleneck()
     assert layer_groups(graph) == [("conv2d",), ("conv2d_1", "conv2d_2"), ("logits",)]
     groups = groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))
-    assert {(part.kind, part.layer) for part in groups[1].parts} == {
+    assert {(part.kind, part.consumer) for part in groups[1].parts} == {
         ("activation", "conv2d_1"), ("weight", "conv2d_1"), ("activation", "conv2d_2"), ("weight", "conv2d_2"),
         ("activation", "add_25"),
     }  # fmt: skip
@@ -68,8 +68,8 @@ def test_a_depthwise_layer_whose_result_is_also_pooled_stays_alone() -> None:
 def test_a_residual_add_and_a_pool_leave_with_their_convolution() -> None:
     graph = graph_of(networks.Residual)
     groups = {group.layers: group for group in groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))}
-    assert ("conv2d_5", "add_91") in {(p.tensor, p.layer) for p in groups["conv2d_4",].parts}
-    assert ("relu_4", "mean") in {(p.tensor, p.layer) for p in groups["logits",].parts}
+    assert ("conv2d_5", "add_91") in {(p.tensor, p.consumer) for p in groups["conv2d_4",].parts}
+    assert ("relu_4", "mean") in {(p.tensor, p.consumer) for p in groups["logits",].parts}
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -78,8 +78,8 @@ def test_every_layer_is_in_one_group_and_all_groups_take_everything(network: typ
     plan = plan_from_onnx(graph.onnx)
     groups = groups_from_onnx(graph.onnx, plan)
     layers = [layer for group in groups for layer in group.layers]
-    parts = parts_of(plan, graph.onnx)
-    assert layers == [part.layer for part in parts if part.kind == "weight"]
+    parts = parts_of(plan)
+    assert layers == [part.consumer for part in parts if part.kind == "weight"]
     assert frozenset().union(*(group.parts for group in groups)) == set(parts)
     assert plan_from_onnx(graph.onnx, excluded=layers) == QuantizationPlan((), ())
 
@@ -89,13 +89,13 @@ def half_quantized(graph: FoldedGraph, plan: QuantizationPlan) -> list[str]:
     Concats whose result is read as float."""
     nodes = {node.output[0]: node for node in graph.onnx.graph.node}
     initializers = {value.name for value in graph.onnx.graph.initializer}
-    parts = parts_of(plan, graph.onnx)
-    quantized = {(part.tensor, part.layer) for part in parts if part.kind == "activation"}
-    weights = {part.layer for part in parts if part.kind == "weight"}
+    parts = parts_of(plan)
+    quantized = {(part.tensor, part.consumer) for part in parts if part.kind == "activation"}
+    weights = {part.consumer for part in parts if part.kind == "weight"}
     wrong = [
-        part.layer
+        part.consumer
         for part in parts
-        if part.kind == "weight" and not any(reader == part.layer for _, reader in quantized)
+        if part.kind == "weight" and not any(reader == part.consumer for _, reader in quantized)
     ]
     for tensor, layer in quantized:
         node = nodes[layer]
@@ -121,7 +121,7 @@ def test_no_choice_of_groups_leaves_a_fusion_half_quantized(network: type[nn.Mod
             excluded = [layer for group in chosen for layer in group.layers]
             plan = plan_from_onnx(graph.onnx, excluded=excluded)
             assert half_quantized(graph, plan) == []
-            assert not {part.layer for part in parts_of(plan, graph.onnx)} & set(excluded)
+            assert not {part.consumer for part in parts_of(plan)} & set(excluded)
 
 
 def test_excluded_names_must_be_nodes() -> None:

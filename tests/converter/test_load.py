@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import re
 import struct
 import sys
 from pathlib import Path
@@ -179,6 +180,39 @@ def test_safetensors(network: Tiny, code: Path) -> None:
         load(path, f"{code}:Tiny")
 
 
+def test_safetensors_of_other_types(network: Tiny, code: Path) -> None:
+    from safetensors.torch import save_file
+
+    narrow = {"conv.weight": torch.float8_e4m3fn, "fc.weight": torch.bfloat16, "fc.bias": torch.float16}
+    state = {name: value.to(narrow.get(name, value.dtype)) for name, value in network.state_dict().items()}
+    save_file(state, code.parent / "net.safetensors")
+    teacher = load(code.parent / "net.safetensors", f"{code}:Tiny")
+    for name, value in teacher.module.state_dict().items():
+        assert torch.equal(value, state[name].to(value.dtype))
+
+
+def test_safetensors_of_an_unknown_type(network: Tiny, code: Path) -> None:
+    path = write_safetensors(network.state_dict(), code.parent / "net.safetensors")
+    path.write_bytes(path.read_bytes().replace(b'"F32"', b'"F99"'))
+    with pytest.raises(LoadError, match=r"or of a type that PyTorch .* lacks .*F99"):
+        load(path, f"{code}:Tiny")
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (torch.ones(4, 3, 3, 3, dtype=torch.complex64), "conv.weight is complex64; expected dense tensors"),
+        (torch.ones(4, 3, 3, 3).to_sparse(), "conv.weight is sparse_coo"),
+        (torch.empty(4, 3, 3, 3, device="meta"), "conv.weight is a tensor without data"),
+        (torch.empty(4, 3, 3, 3, dtype=torch.bits8), "conv.weight is bits8"),
+    ],
+)
+def test_tensors_that_are_no_real_numbers(value: Tensor, message: str, network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict() | {"conv.weight": value}, code.parent / "net.pth")
+    with pytest.raises(LoadError, match=message):
+        load(path, f"{code}:Tiny")
+
+
 def test_importable_module_from_the_current_folder(
     network: Tiny, code: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -213,6 +247,53 @@ def test_arch_refusals(arch: str, message: str, network: Tiny, code: Path) -> No
     path = saved(network.state_dict(), code.parent / "net.pth")
     with pytest.raises(ArchitectureError, match=message):
         load(path, arch.format(code=code, folder=code.parent))
+
+
+@pytest.mark.parametrize(("file", "climb"), [("net.py", ""), ("sub/net.py", ".")])
+def test_relative_import_names_the_package(
+    file: str, climb: str, network: Tiny, code: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the message suggests works, from the folder that it names."""
+    package = code.parent / f"package_{len(climb)}_of_this_test"
+    (package / file).parent.mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "blocks.py").write_text(CODE)
+    (package / file).write_text(f"from .{climb}blocks import Tiny\n")
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(
+        ArchitectureError, match=r"imports from its own package: type --arch \S+ in "
+    ) as refusal:
+        load(path, f"{package / file}:Tiny")
+    arch, folder = str(refusal.value).partition("type --arch ")[2].split(" in ")
+    monkeypatch.chdir(folder)
+    assert_same_network(load(path, arch), network)
+    with pytest.raises(ArchitectureError, match=rf"type --arch {arch}$"):
+        load(path, f"{(package / file).relative_to(folder)}:Tiny")
+
+
+def test_only_relative_imports_of_the_file_itself(network: Tiny, code: Path) -> None:
+    (code.parent / "relative_of_this_test.py").write_text("from .nowhere import x")
+    code.write_text("import relative_of_this_test")
+    with pytest.raises(ArchitectureError, match=r"attempted relative import with no known parent package$"):
+        load(saved(network.state_dict(), code.parent / "net.pth"), f"{code}:Tiny")
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [("x.pth.tar", "x"), ("x.ckpt", "x"), ("x.v1.5.pt", "x.v1.5"), ("x.best.tar", "x.best"), ("x", "x")],
+)
+def test_name_is_the_file_without_its_extension(file: str, name: str, network: Tiny, code: Path) -> None:
+    assert load(saved(network.state_dict(), code.parent / file), f"{code}:Tiny").name == name
+
+
+@pytest.mark.parametrize(("count", "ending"), [(8, "'7')"), (9, "'7', …)")])
+def test_lists_that_are_cut_say_so(count: int, ending: str, code: Path) -> None:
+    with pytest.raises(LoadError, match=re.escape(f"(keys: '0', '1', '2', '3', '4', '5', '6', {ending}")):
+        load(saved({str(number): 1.0 for number in range(count)}, code.parent / "net.pth"))
+    code.write_text("\n".join(f"def f{number}(): ..." for number in range(count - 3)))
+    end = "f4" if count == 8 else "f4, …"
+    with pytest.raises(ArchitectureError, match=rf"there is no Tiny in it; it has f0, f1, f2, f3, {end}$"):
+        load(saved({"a": torch.zeros(1)}, code.parent / "net.pth"), f"{code}:Tiny")
 
 
 def test_mismatches_are_told_apart_in_one_message(network: Tiny, code: Path) -> None:

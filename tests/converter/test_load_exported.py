@@ -202,6 +202,16 @@ def test_damaged_exported_program(network: Residual, tmp_path: Path) -> None:
         load(replaced(path, "model.json", lambda _: b"{}"))
 
 
+@pytest.mark.parametrize("content", [b"", b"\0" * 4])
+def test_torchscript_whose_tensors_are_cut_off(content: bytes, network: Residual, tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.jit.trace(network, torch.randn(2, 3, 8, 8)).save(path)
+    with pytest.raises(
+        LoadError, match=rf"record data/\d+ has {len(content)} bytes, and the tensor in it needs"
+    ):
+        load(replaced(path, "data/0", lambda _: content), input_shape=(3, 8, 8))
+
+
 @pytest.mark.parametrize("how", ["trace", "script"])
 def test_torchscript(how: str, network: Residual, tmp_path: Path) -> None:
     script = (

@@ -1,13 +1,17 @@
 """Files that are no checkpoint, or would run code: each refused with its own message."""
 
+import importlib
 import os
+import re
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 import torch
 from torch import nn
 
+from converter.checkpoint import object_from_file
 from converter.errors import LoadError
 from tests.converter.test_load import Tiny, assert_same_network, load, saved, trained
 
@@ -42,6 +46,27 @@ def test_truncated_checkpoint(network: Tiny, new_format: bool, tmp_path: Path) -
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     with pytest.raises(LoadError, match="truncated"):
         load(path)
+
+
+@pytest.mark.parametrize("place", [b"net/data.pkl", b"net/data/0"])
+def test_a_name_in_the_archive_that_is_no_text(place: bytes, network: Tiny, tmp_path: Path) -> None:
+    path = saved(network.state_dict(), tmp_path / "net.pth")
+    content = path.read_bytes()
+    at = content.rindex(place)  # in the directory
+    flags = content.rindex(b"PK\x01\x02", 0, at) + 8
+    path.write_bytes(content[: flags + 1] + b"\x08" + content[flags + 2 : at] + b"\xff" + content[at + 1 :])
+    with pytest.raises(LoadError, match=r"is truncated or damaged .*; copy or download it again"):
+        load(path)
+
+
+def test_the_old_format_cut_off_anywhere(network: Tiny, tmp_path: Path) -> None:
+    path = tmp_path / "net.th"
+    torch.save(network.state_dict(), path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    for size in range(1, len(content), 5):
+        path.write_bytes(content[:size])
+        with pytest.raises(LoadError, match=r"net.th (is truncated, damaged|holds the Python object \w)"):
+            object_from_file(path, trust_pickle=False)
 
 
 @pytest.mark.parametrize(
@@ -126,3 +151,44 @@ def test_pickle_of_code_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.delitem(sys.modules, "gone_for_this_test")
     with pytest.raises(LoadError, match=r"needs code that can't be imported here: .*gone_for_this_test"):
         load(path, trust_pickle=True)
+
+
+SCRIPT = """
+from tests.converter.test_load import Tiny
+
+class Net(Tiny):
+    pass
+"""
+
+
+def test_class_of_the_script_that_saved_it(
+    network: Tiny, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command of the message makes a file that can be read."""
+    (tmp_path / "train.py").write_text(SCRIPT)
+    monkeypatch.syspath_prepend(tmp_path)
+    saver = importlib.import_module("train").Net()
+    saver.load_state_dict(network.state_dict())
+    path = tmp_path / "net.pth"
+    torch.save({"epoch": 1, "best": saver.eval()}, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes().replace(b"ctrain\nNet\n", b"c__main__\nNet\n"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(LoadError, match=r"needs Net of the script that saved it \(its __main__\)") as refusal:
+        load(path, trust_pickle=True)
+    found = re.search(r'python -c "(.*?)", and convert importable.pth', str(refusal.value))
+    assert found is not None
+    main = ModuleType("__main__")
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "__main__", main)
+        exec(found[1], vars(main))
+    assert_same_network(load("importable.pth", trust_pickle=True), network)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("key", ["model", "arch"])
+def test_whole_module_beside_weights_is_the_network(key: str, network: Tiny, tmp_path: Path) -> None:
+    content = {"state_dict": Tiny().state_dict(), "criterion": nn.CrossEntropyLoss(), key: network}
+    teacher = load(saved(content, tmp_path / "net.pth"), trust_pickle=True)
+    assert_same_network(teacher, network)
+    expected = f"network from the file, its entry {key!r} and not the weights beside it ('state_dict')"
+    assert any(expected in note for note in teacher.notes)

@@ -71,7 +71,7 @@ def test_unknown_weights_name_the_nearest_quickly() -> None:
     with pytest.raises(ArchitectureError, match=r"nearest: resnet34 \(99 % of the names agree, 9\d % with"):
         architectures.recognise(state)
     assert time.perf_counter() - start < 15  # 2 s alone; the margin is for a busy machine
-    with pytest.raises(ArchitectureError, match=r"these 1 tensors \(w, …\); nearest: none. Name the network"):
+    with pytest.raises(ArchitectureError, match=r"these 1 tensors \(w\); nearest: none. Name the network"):
         architectures.recognise({"w": torch.zeros(3)})
 
 
@@ -97,13 +97,18 @@ def test_our_build_matches_theirs_and_notes_the_assumption(tmp_path: Path) -> No
     assert teacher.class_names is None
     assert teacher.bn_layers == 52
     assert "recognised torchvision's mnasnet0_5 with 6 classes" in teacher.notes
-    assert any("assumed the input of torchvision's MNASNet0_5_Weights" in note for note in teacher.notes)
+    (assumed,) = (note for note in teacher.notes if "assumed the input of torchvision's MNASNet0_5_W" in note)
+    assert assumed.endswith(
+        ".IMAGENET1K_V1: mean 0.485,0.456,0.406, std 0.229,0.224,0.225; if training differed, say so with --mean and "
+        "--std"
+    )
 
 
 def test_named_architecture_takes_the_crop_of_its_weights(tmp_path: Path) -> None:
     torch.save(state_of("squeezenet1_1", 4), tmp_path / "net.pth")
     teacher = load_model(ModelOptions(str(tmp_path / "net.pth"), arch="squeezenet1_1"))
     assert (teacher.spec.shape, teacher.classes) == ((3, 224, 224), 4)
+    assert any(": 3x224x224, mean 0.485" in note and "--input-shape" in note for note in teacher.notes)
     with pytest.raises(ArchitectureError, match=r"don't fit resnet18; tensors \d+ missing from the file"):
         load_model(ModelOptions(str(tmp_path / "net.pth"), arch="resnet18"))
 

@@ -269,4 +269,5 @@ def test_names() -> None:
     assert installed_version("torch")
     assert module_of("torch") == "torch"
     assert installed_version("gpu") is None
-    assert set(probes._NAMES) | {"gpu"} == set(probes.PROBES)
+    assert installed_version("system") is None
+    assert set(probes._NAMES) | {"gpu", "system"} == set(probes.PROBES)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -15,6 +16,7 @@ import torch
 from click.testing import CliRunner
 from torch import distributed
 
+from calibrators import distributed as calibrators_distributed
 from calibrators.distributed import ALONE, RankLostError, Ranks
 from calibrators.errors import CalibrationError
 from converter import pipeline
@@ -43,7 +45,7 @@ SCRIPT = """
 import functools, os
 from converter.ranks import muted_unless_first
 with muted_unless_first():
-    from calibrators.errors import CalibrationError
+    import torch
     from calibrators.zscgan import checkpoint
     from converter import measure, pipeline, synthesis
     from converter.cli import main
@@ -113,15 +115,19 @@ def test_an_interrupted_run_of_two_goes_on_to_the_result_of_one(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["command.py", "out"]
 
 
-def test_an_error_on_one_rank_ends_both_with_one_message(tmp_path: Path) -> None:
+def test_memory_that_runs_out_on_one_rank_ends_both_with_one_message(tmp_path: Path) -> None:
     sabotage = """if os.environ["RANK"] == "1":
-    def broken(*_, **__):
-        raise CalibrationError("what rank 1 alone ran into")
-    pipeline.measured = broken"""
+    def full(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
+    pipeline.measured = full"""
     with torchrun(tmp_path, "--gan-steps", "2", "-o", "out", sabotage=sabotage) as process:
         _, said = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 1
-    assert said.count("error: what rank 1 alone ran into\n") == 1, said
+    message = (
+        "error: out of memory in the stage calibration, with a batch of 64 on the CPU (asked for 1.00 GiB); type "
+        "--gan-batch 32 (the generator is then trained anew), or torchrun --nproc-per-node with less than 2\n"
+    )
+    assert said.count(message) == said.count("error: ") == 1, said
     assert "interrupted" not in said
     assert not (tmp_path / "out").exists()
     assert sorted(path.name for path in (tmp_path / "out.partial").iterdir()) == [MARKER, CHECKPOINT]
@@ -186,7 +192,6 @@ def test_the_first_rank_speaks(
         (OptionsError("flag"), OptionsError, "flag"),
         (CalibrationError("data"), ConversionError, "data"),
         (BuildError("engine"), ConversionError, "engine"),
-        (MemoryError(), ConversionError, "out of memory; lower --gan-batch or --calib-samples"),
     ],
 )
 def test_errors_travel_as_what_the_user_would_have_seen(
@@ -279,3 +284,41 @@ def test_more_processes_than_gpus_are_refused(other_rank: None, monkeypatch: pyt
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(OptionsError, match="--nproc-per-node 1, or --device cpu"):
         take_gpu("auto")
+
+
+def test_a_rank_reports_before_it_closes_its_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second = channels()
+    first.say_told()
+    seen: list[bool] = []
+    monkeypatch.setattr(Ranks, "abandon", lambda _: seen.append(first.others_failed()))
+    assert not first.others_failed()
+    second.report(CalibrationError("theirs"))
+    assert seen == [True]
+    assert not second.others_failed()
+
+
+def test_an_interrupt_of_another_rank_leaves_the_first_the_time_to_save() -> None:
+    first, second = channels()
+    first.say_told()
+    second.report(KeyboardInterrupt())
+    assert not first.others_failed()
+
+
+@pytest.mark.parametrize(("closed", "ended"), [(True, []), (False, [1])])
+def test_a_process_whose_connections_hang_is_ended(
+    closed: bool, ended: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    codes: list[int] = []
+    monkeypatch.setattr(Ranks, "abandon", lambda _: closed)
+    monkeypatch.setattr(module, "leave_process", codes.append)
+    module.end_process(Ranks(1, 2))
+    assert codes == ended
+
+
+def test_closing_connections_gives_up_after_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    monkeypatch.setattr(calibrators_distributed, "ABANDONED_WITHIN_S", 0.05)
+    monkeypatch.setattr(calibrators_distributed, "_abort", lambda: release.wait(60))
+    assert not Ranks(0, 2).abandon()
+    release.set()
+    assert ALONE.abandon()

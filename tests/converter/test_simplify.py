@@ -84,7 +84,10 @@ CASES: dict[str, tuple[nn.Module, list[str]]] = {
         ),
         ["ConvTranspose", "ConvTranspose"],
     ),
-    "frozen": (nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm2d(4), nn.ReLU()), ["Conv", "Relu"]),
+    "frozen": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm2d(4), nn.ReLU()),
+        ["Conv", "Relu"],
+    ),
     "weight norm": (
         nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
         ["Conv"],
@@ -125,8 +128,8 @@ def test_folded_weights_are_rounded_once() -> None:
     module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
     folded = {t.name: numpy_helper.to_array(t) for t in simplify(exported(module)).graph.initializer}
     conv, norm = module
-    assert isinstance(conv, nn.Conv2d) and conv.bias is not None
-    assert isinstance(norm, nn.BatchNorm2d) and norm.running_var is not None and norm.running_mean is not None
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
     factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
     weight = conv.weight.double() * factor.view(-1, 1, 1, 1)
     bias = (conv.bias.double() - norm.running_mean.double()) * factor + norm.bias.double()
@@ -140,7 +143,9 @@ def test_a_prepared_model_keeps_its_batch_norms() -> None:
     assert operators(prepare(exported(module))) == ["Conv", "BatchNormalization"]
 
 
-def small_model(nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], opset: int = 13) -> onnx.ModelProto:
+def small_model(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], opset: int = 13
+) -> onnx.ModelProto:
     """A model from ``x`` to ``y``, whose initializers are listed as inputs too, as in files of IR version 3."""
     info = helper.make_tensor_value_info
     inputs = [info("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
@@ -197,7 +202,9 @@ def test_gemm_with_alpha_and_beta() -> None:
 
 
 def test_a_batch_norm_in_training_mode_stays() -> None:
-    weights = {"w": np.ones((4, 3, 3, 3))} | {name: np.ones(4) for name in ("gamma", "beta", "mean", "variance")}
+    weights = {"w": np.ones((4, 3, 3, 3))} | {
+        name: np.ones(4) for name in ("gamma", "beta", "mean", "variance")
+    }
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["z"]),
         helper.make_node(

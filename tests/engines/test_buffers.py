@@ -377,6 +377,12 @@ def test_auto_takes_torch_where_pycuda_finds_no_gpu(modules: Any, driver_double:
         open_device("pycuda")
 
 
+def test_a_missing_pycuda_is_named_with_its_own_extra_and_what_does_without(modules: Any) -> None:
+    modules(None, torch_double())
+    with pytest.raises(EngineUnavailableError, match=r"\[pycuda\].*--buffers torch does without"):
+        open_device("pycuda")
+
+
 def test_neither(modules: Any) -> None:
     modules(None, None)
     with pytest.raises(

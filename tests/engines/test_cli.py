@@ -1,8 +1,10 @@
 """zscgan-bench from the outside."""
 
 import json
+import re
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from engines.cli import bench
 from tests.engines.commands import run
 from tests.engines.networks import small_network
 from tests.tensorrt_double.memory import HostDevice
+from tests.tensorrt_double.nvml import Nvml
 from tests.tensorrt_double.runtime import plan_of, runtime_double
 
 QUICK_ON_GPU = ["--warmup-ms", "0", "--duration-s", "0.01"]
@@ -85,6 +88,28 @@ def test_bench_of_a_plan(gpu: HostDevice, tmp_path: Path) -> None:
     assert rows[5].split()[3:] == ["1.000", "4.000", "2.000"]  # after the host's enqueue time
     assert gpu.leaks == 0
     assert gpu.is_closed
+
+
+def test_bench_warns_of_clocks_that_are_held_down_while_it_measures(
+    gpu: HostDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What NVML says to the thread that measures, before and after, is that the GPU is idle."""
+    nvml, measuring = Nvml(), threading.current_thread()
+    nvml.answers["nvmlDeviceGetCurrentClocksEventReasons"] = lambda: (
+        0x1 if threading.current_thread() is measuring else 0x40
+    )
+    monkeypatch.setitem(sys.modules, "pynvml", nvml)
+    (tmp_path / "net.plan").write_bytes(plan_of(small_network()))
+    result = run(bench, tmp_path / "net.plan", "--json", *QUICK_ON_GPU)
+    assert re.search(
+        r"warning: the GPU's clocks were held down in 100 % of .* hw_thermal_slowdown", result.stderr
+    )
+    entry = json.loads(result.stdout)["gpu"]
+    assert [entry[when]["clock_limits"] for when in ("before", "after")] == [["gpu_idle"], ["gpu_idle"]]
+    assert entry["during"]["clock_limits_percent"] == {"hw_thermal_slowdown": 100.0}
+    assert entry["during"]["sm_clock_mhz"] == {"min": 1400, "median": 1400, "max": 1400}
+    assert entry["during"]["samples"] >= 1
+    assert nvml.open == 0
 
 
 def test_bench_json_of_a_plan(gpu: HostDevice, tmp_path: Path) -> None:

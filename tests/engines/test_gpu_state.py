@@ -2,73 +2,11 @@
 
 import sys
 from dataclasses import replace
-from types import ModuleType
-from typing import Any
 
 import pytest
 
-from engines.gpu_state import GpuState, gpu_state, state_warnings
-
-
-class Nvml(ModuleType):
-    """The module ``pynvml`` with one GPU; ``missing`` calls are not supported by it."""
-
-    NVML_CLOCK_SM, NVML_CLOCK_MEM, NVML_TEMPERATURE_GPU = 1, 2, 0
-
-    class NVMLError(Exception):
-        pass
-
-    def __init__(self, *missing: str, gpus: int = 1) -> None:
-        super().__init__("pynvml")
-        self.missing, self.gpus, self.open = missing, gpus, 0
-        self.answers: dict[str, Any] = {
-            "nvmlDeviceGetName": "Double GPU",
-            "nvmlSystemGetDriverVersion": "580.65.06",
-            "nvmlDeviceGetPerformanceState": 0,
-            "nvmlDeviceGetCurrentClocksThrottleReasons": 0x24,
-            "nvmlDeviceGetEccMode": [1, 0],
-            "nvmlDeviceGetPersistenceMode": 0,
-            "nvmlDeviceGetPowerUsage": 71_500,
-            "nvmlDeviceGetEnforcedPowerLimit": 72_000,
-            "nvmlDeviceGetTemperature": 84,
-            "nvmlDeviceGetCount": gpus,
-        }
-
-    def nvmlInit(self) -> None:
-        if "nvmlInit" in self.missing:
-            raise self.NVMLError("NVML Shared Library Not Found")
-        self.open += 1
-
-    def nvmlShutdown(self) -> None:
-        self.open -= 1
-
-    def nvmlDeviceGetHandleByPciBusId(self, bus: str) -> str:
-        if bus != "0000:65:00.0":
-            raise self.NVMLError("Not Found")
-        return "handle"
-
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> str:
-        assert index == 0
-        return "handle"
-
-    def nvmlDeviceGetClockInfo(self, handle: str, kind: int) -> int:
-        return {self.NVML_CLOCK_SM: 1400, self.NVML_CLOCK_MEM: 6250}[kind]
-
-    def nvmlDeviceGetMaxClockInfo(self, handle: str, kind: int) -> int:
-        return {self.NVML_CLOCK_SM: 2040, self.NVML_CLOCK_MEM: 6251}[kind]
-
-    def __getattr__(self, name: str) -> Any:
-        if not name.startswith("nvml"):
-            raise AttributeError(name)
-
-        def call(*arguments: Any) -> Any:
-            assert arguments[:1] in {(), ("handle",)}
-            if name in self.missing:
-                raise self.NVMLError("Not Supported")
-            return self.answers[name]
-
-        return call
-
+from engines.gpu_state import GpuState, gpu_state
+from tests.tensorrt_double.nvml import Nvml
 
 STATE = GpuState(
     gpu="Double GPU",
@@ -85,7 +23,6 @@ STATE = GpuState(
     ecc=True,
     persistence_mode=False,
 )
-CALM = replace(STATE, clock_limits=())
 
 
 def use(monkeypatch: pytest.MonkeyPatch, nvml: Nvml | None) -> None:
@@ -106,15 +43,37 @@ def test_what_a_gpu_does_not_tell_is_none(monkeypatch: pytest.MonkeyPatch) -> No
     assert gpu_state("0000:65:00.0").state == replace(STATE, ecc=None, power_w=None, performance_state=None)
 
 
+def test_a_function_that_the_package_lacks_is_not_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Nvml(absent=["nvmlDeviceGetTemperature", "nvmlDeviceGetEnforcedPowerLimit"]))
+    assert gpu_state(None) == (replace(STATE, temperature_c=None, power_limit_w=None), "")
+
+
+@pytest.mark.parametrize("nvml", [Nvml("nvmlDeviceGetCurrentClocksEventReasons"),
+                                  Nvml(absent=["nvmlDeviceGetCurrentClocksEventReasons"])])  # fmt: skip
+def test_the_clock_limits_have_an_older_name(monkeypatch: pytest.MonkeyPatch, nvml: Nvml) -> None:
+    use(monkeypatch, nvml)
+    assert gpu_state(None) == (STATE, "")
+
+
+def test_an_older_package_gives_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    nvml = Nvml()
+    nvml.answers |= {"nvmlDeviceGetName": b"Double GPU", "nvmlSystemGetDriverVersion": b"580.65.06"}
+    use(monkeypatch, nvml)
+    assert gpu_state(None) == (STATE, "")
+
+
 def test_the_double_has_names_of_nvml() -> None:
     pynvml = pytest.importorskip("pynvml")
-    names = {*Nvml().answers, *(name for name in vars(Nvml) if name.upper().startswith("NVML"))}
+    names = {
+        *(name for name in Nvml().answers if name.startswith("nvml")),
+        *(name for name in vars(Nvml) if name.upper().startswith("NVML")),
+    }
     assert {name for name in names if not hasattr(pynvml, name)} == set()
 
 
 def test_unknown_limits_keep_their_number(monkeypatch: pytest.MonkeyPatch) -> None:
     nvml = Nvml()
-    nvml.answers["nvmlDeviceGetCurrentClocksThrottleReasons"] = 0x1001
+    nvml.answers["nvmlDeviceGetCurrentClocksEventReasons"] = 0x1001
     use(monkeypatch, nvml)
     state = gpu_state(None).state
     assert state is not None
@@ -138,25 +97,3 @@ def test_reason_where_it_can_not_be_read(
     assert state is None
     assert reason in why
     assert nvml is None or nvml.open == 0
-
-
-@pytest.mark.parametrize(
-    ("before", "after", "words"),
-    [
-        (CALM, CALM, []),
-        (replace(CALM, sm_clock_mhz=300, clock_limits=("gpu_idle",)), CALM, []),  # it woke up
-        (CALM, replace(CALM, sm_clock_mhz=1331), []),  # one step of 15 MHz and a little
-        (CALM, replace(CALM, sm_clock_mhz=1300), ["SM clock fell from 1400 to 1300 MHz"]),
-        (CALM, replace(CALM, clock_limits=("applications_clocks_setting",)), []),
-        (CALM, STATE, ["held down at 84 °C by: sw_power_cap, sw_thermal_slowdown"]),
-        (STATE, CALM, ["held down at 84 °C by: sw_power_cap, sw_thermal_slowdown"]),
-        (None, replace(STATE, temperature_c=None), ["held down by: sw_power_cap"]),
-        (None, None, []),
-        (replace(CALM, sm_clock_mhz=None, clock_limits=None), CALM, []),
-    ],
-)
-def test_warnings(before: GpuState | None, after: GpuState | None, words: list[str]) -> None:
-    found = state_warnings(before, after)
-    assert len(found) == len(words)
-    for warning, wanted in zip(found, words, strict=True):
-        assert wanted in warning

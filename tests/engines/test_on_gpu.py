@@ -14,6 +14,7 @@ from engines.buffers import open_device
 from engines.buffers.base import Device
 from engines.errors import EngineUnavailableError
 from engines.gpu_state import gpu_state
+from engines.gpu_watch import GpuWatch
 from engines.onnxruntime import OnnxRuntimeEngine
 from engines.options import BenchOptions, BuildOptions
 from engines.plan_engine import PlanEngine
@@ -178,8 +179,9 @@ def test_plan_is_measured(plan: Path, device: Device, cuda_graph: bool, transfer
     options = BenchOptions(
         batches=(1, 8), warmup_ms=20, duration_s=0.1, cuda_graph=cuda_graph, transfers=transfers, streams=2
     )
-    with PlanEngine(plan, device=device) as engine:
-        results = compare([engine], options)
+    with PlanEngine(plan, device=device) as engine, GpuWatch(device.pci_bus_id) as watch:
+        results = compare([engine], options, measuring=watch.running)
+    assert watch.after.state is not None or watch.after.reason
     for result in results:
         assert result.parts_ms is not None
         assert result.iterations >= 20

@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from engines import onnxruntime
 from engines.errors import BuildError
+from engines.onnx_file import load_onnx
 from engines.onnxruntime import OnnxRuntimeEngine
 from tests.engines.networks import Net, literal, small_network
 
@@ -71,6 +72,54 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(BuildError, match="expected an ONNX network"):
             take(text)
     assert not (tmp_path / "engine.onnx").exists()
+
+
+def test_weights_that_are_cut_off_are_refused(tmp_path: Path) -> None:
+    model = small_network()
+    model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-1]
+    path = tmp_path / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, location="net.bin", size_threshold=0)
+    for read in (load_onnx, OnnxRuntimeEngine):
+        with pytest.raises(BuildError, match=r"expected an ONNX network, but .*net.onnx is none"):
+            read(path)
+
+
+def test_a_graph_that_onnx_has_no_meaning_for_is_refused(tmp_path: Path) -> None:
+    model = small_network()
+    del model.opset_import[:]
+    (tmp_path / "net.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(BuildError, match=r"expected an ONNX network, but .*opset"):
+        onnxruntime.build(tmp_path / "net.onnx", tmp_path / "engine.onnx")
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    content = small_network().SerializeToString()
+    (tmp_path / "net.onnx").write_bytes(content.replace(b"identity0", b"identit\xff0"))
+    for read in (load_onnx, onnxruntime.int8_kernels):
+        with pytest.raises(BuildError, match="no UTF-8"):
+            read(tmp_path / "net.onnx")
+
+
+def test_a_network_without_an_output_is_refused(tmp_path: Path) -> None:
+    model = small_network()
+    del model.graph.output[:]
+    onnx.save(model, tmp_path / "net.onnx")
+    with pytest.raises(BuildError, match="expected a network with an output, the logits"):
+        OnnxRuntimeEngine(tmp_path / "net.onnx")
+
+
+@pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])
+def test_a_scale_that_is_none_stays_as_it_is(scale: float, tmp_path: Path) -> None:
+    model = small_network()
+    readers = [node for node in model.graph.node if node.op_type == "QuantizeLinear"]
+    for tensor in model.graph.initializer:
+        if tensor.name in {node.input[1] for node in readers}:
+            tensor.CopyFrom(numpy_helper.from_array(np.float32(scale), tensor.name))
+    onnx.save(model, tmp_path / "net.onnx")
+    onnxruntime.build(tmp_path / "net.onnx", tmp_path / "engine.onnx")  # without a warning of NumPy
+    kinds = {node.op_type for node in load_onnx(tmp_path / "engine.onnx").graph.node}
+    assert "Conv" in kinds
+    assert "QLinearConv" not in kinds
 
 
 def test_other_inputs_are_refused(tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ class IBuilderConfig:
         content = bytes(serialized_timing_cache)
         match = re.fullmatch(TIMING_MAGIC + rb"(.*): (\d+)", content)
         if match is not None:
-            return ITimingCache(match[1].decode(), int(match[2]))
+            return ITimingCache(match[1].decode(errors="replace"), int(match[2]))
         if content:
             self.log.log(Severity.ERROR, "Serialization assertion magicTagRead == kMAGIC_TAG failed")
         return ITimingCache(self.trt.place)

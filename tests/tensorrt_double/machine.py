@@ -55,7 +55,14 @@ def machine_with_tensorrt(monkeypatch: pytest.MonkeyPatch, version: str = "10.16
     machine.trt.calibrate = machine.calibrate
     monkeypatch.setattr("engines.tensorrt.load_tensorrt", lambda: machine.trt)
     monkeypatch.setattr("engines.gpu.gpus", lambda: Gpus(1, ""))
-    for user in ("engines.plan_engine", "engines.measured", "converter.deploy", "converter.measure"):
+    users = (
+        "engines.plan_engine",
+        "engines.measured",
+        "converter.inputs",
+        "converter.deploy",
+        "converter.measure",
+    )
+    for user in users:
         monkeypatch.setattr(f"{user}.open_device", machine.open_device)
     # The calibrators derive from TensorRT's classes, so their module is imported anew.
     calibrators_imported_with(monkeypatch, fake_module(version))

@@ -47,6 +47,13 @@ def test_the_loss_is_the_mean_of_layer_means() -> None:
     assert batch_norm_loss(moments, targets).item() == pytest.approx((0.25 + 2.0) / 2)
 
 
+def test_each_layer_has_its_own_floor() -> None:
+    moments = {"a": (one(1.0), one(0.0)), "b": (one(1.0), one(3.0))}
+    targets = {"a": Target(one(0.0), one(0.0), 0.5), "b": Target(one(0.0), one(3.0), 1.0)}
+    # a: 1 / 0.5 / 2; b: 1 / 4 / 2
+    assert batch_norm_loss(moments, targets).item() == pytest.approx((1.0 + 0.125) / 2)
+
+
 def test_label_loss_is_zero_at_the_soft_labels() -> None:
     soft = torch.full((1, 4), 0.1 / 4)
     soft[0, 2] += 0.9

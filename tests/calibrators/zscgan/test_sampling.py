@@ -112,6 +112,51 @@ def test_a_generator_of_another_version_is_refused(
         load_generator(path, fingerprint="abc", spec=spec, device=CPU)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"generators": 2**40},
+        {"generators": 0},
+        {"generators": 1},
+        {"seconds": "soon"},
+        {"history": [(0, 1.0)]},
+        {"history": None},
+        {"weights": None},
+        {"weights": {"members.0.linear.weight": torch.ones(3)}},
+    ],
+)
+def test_a_damaged_generator_is_refused(
+    change: dict[str, object], generator: Ensemble, spec: InputSpec, tmp_path: Path
+) -> None:
+    path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
+    torch.save(load_torch(path) | change, path)
+    with pytest.raises(GeneratorError, match="a whole generator of this version, but it is not"):
+        load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_generator_whose_weights_are_not_finite_is_refused(
+    value: float, generator: Ensemble, spec: InputSpec, tmp_path: Path
+) -> None:
+    next(generator.parameters()).data.view(-1)[0] = value
+    path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
+    with pytest.raises(GeneratorError, match="values that are not finite"):
+        load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+
+
+@pytest.mark.parametrize(
+    "change", [{"classes": 2**40}, {"latent": 2**40}, {"width": 2**40}, {"conditions": 0}]
+)
+def test_a_generator_that_asks_for_memory_is_refused(
+    change: dict[str, int], generator: Ensemble, spec: InputSpec, tmp_path: Path
+) -> None:
+    path = save_generator(TrainedGenerator(generator, "abc", (), 0.0), tmp_path / "generator.pt")
+    document = load_torch(path)
+    torch.save(document | {"config": document["config"] | change}, path)
+    with pytest.raises(GeneratorError, match="leave --generator out to train one"):
+        load_generator(path, fingerprint="abc", spec=spec, device=CPU)
+
+
 @pytest.mark.parametrize("document", [{"weights": {}}, [1, 2]])
 def test_other_checkpoints_are_refused(document: object, spec: InputSpec, tmp_path: Path) -> None:
     torch.save(document, tmp_path / "generator.pt")

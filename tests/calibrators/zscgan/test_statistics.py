@@ -95,24 +95,53 @@ def test_merged_moments_by_hand() -> None:
 def test_moving_moments_of_one_batch_are_its_own() -> None:
     moving = MovingMoments(batch=16, window=256)
     moments = {"a": (torch.tensor([1.0]), torch.tensor([2.0]))}
-    mean, variance = moving.update(moments)["a"]
-    torch.testing.assert_close((mean, variance), moments["a"])
+    averages, finite = moving.update(moments)
+    torch.testing.assert_close(averages["a"], moments["a"])
+    assert finite
 
 
 def test_moving_moments_of_two_batches_by_hand() -> None:
     # decay 1/2: weights 1/4 and 1/2, normalised to 1/3 and 2/3
     moving = MovingMoments(batch=1, window=2)
     moving.update({"a": (torch.tensor([0.0]), torch.tensor([0.0]))})
-    mean, variance = moving.update({"a": (torch.tensor([3.0]), torch.tensor([0.0]))})["a"]
+    moving.keep()
+    averages, _ = moving.update({"a": (torch.tensor([3.0]), torch.tensor([0.0]))})
+    mean, variance = averages["a"]
     torch.testing.assert_close(mean, torch.tensor([2.0]))
     torch.testing.assert_close(variance, torch.tensor([2.0]))
 
 
-def test_a_batch_that_is_not_finite_is_forgotten() -> None:
+def test_moving_moments_of_layers_together_are_those_of_each_alone() -> None:
+    together, alone = (
+        MovingMoments(batch=1, window=3),
+        {name: MovingMoments(batch=1, window=3) for name in "ab"},
+    )
+    for _ in range(3):
+        moments = {"a": (torch.randn(2), torch.rand(2)), "b": (torch.randn(5), torch.rand(5))}
+        averages, _ = together.update(moments)
+        together.keep()
+        for name, moving in alone.items():
+            torch.testing.assert_close(
+                moving.update({name: moments[name]})[0][name], averages[name], rtol=0, atol=0
+            )
+            moving.keep()
+    again = MovingMoments(batch=1, window=3)
+    again.restore(together.state())
+    torch.testing.assert_close(
+        again.update(moments)[0]["b"], together.update(moments)[0]["b"], rtol=0, atol=0
+    )
+
+
+def test_a_batch_that_is_not_kept_is_forgotten() -> None:
     moving = MovingMoments(batch=1, window=2)
     good = {"a": (torch.tensor([1.0]), torch.tensor([2.0]))}
     moving.update(good)
-    bad = moving.update({"a": (torch.tensor([torch.nan]), torch.tensor([1.0]))})
-    assert bad["a"][0].isnan().all()
-    mean, _ = moving.update(good)["a"]
-    assert mean.item() == pytest.approx(1.0)
+    moving.keep()
+    for broken in ((torch.nan, 1.0), (1.0, torch.inf)):
+        mean, variance = map(torch.tensor, broken)
+        averages, finite = moving.update({"a": (mean[None], variance[None])})
+        assert not finite
+        assert not all(bool(part.isfinite().all()) for part in averages["a"])
+    averages, finite = moving.update(good)
+    assert finite
+    assert averages["a"][0].item() == pytest.approx(1.0)

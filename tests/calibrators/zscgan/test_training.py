@@ -91,6 +91,15 @@ def test_a_stopped_run_goes_on_to_the_same_bits(teacher: nn.Module, spec: InputS
     assert all(torch.equal(value, theirs[name]) for name, value in resumed.generator.state_dict().items())
 
 
+@pytest.mark.parametrize("place", [0, 40, 700, -1000, -1])
+def test_a_damaged_checkpoint_is_left_aside(place: int, spec: InputSpec, tmp_path: Path) -> None:
+    state = fresh(spec, OPTIONS)
+    content = bytearray(save_checkpoint(state, tmp_path / "ckpt", "key").read_bytes())
+    content[place] ^= 1
+    (tmp_path / "ckpt").write_bytes(content)
+    assert not restore_checkpoint(state, tmp_path / "ckpt", "key")
+
+
 def test_a_checkpoint_of_another_run_is_left_aside(spec: InputSpec, tmp_path: Path) -> None:
     state = fresh(spec, OPTIONS)
     save_checkpoint(state, tmp_path / "ckpt", run_key("weights", spec, OPTIONS))

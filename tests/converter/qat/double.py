@@ -1,6 +1,9 @@
 """pytorch-quantization 2.2.1 as far as the adapter uses it, written from its documentation and source.
 
-The package can't be installed without CUDA. Like the real one this refuses what it doesn't know.
+The package can't be installed without CUDA. Like the real one this refuses what it doesn't know. ``install`` with
+``cuda=True`` has it compute as on a GPU: in ``tools/pytorch-quantization/src/tensor_quant_gpu.cu`` of NVIDIA/TensorRT
+both functions that ``tensor_quant.py`` calls there take ``narrow_range``, but start their kernels without it, and the
+kernels' default is true. On a CPU ``tensor_quant.py`` computes by itself and honours it.
 """
 
 import sys
@@ -34,11 +37,17 @@ class QuantDescriptor:
 class TensorQuantizer(nn.Module):
     """A fake quantizer. With an amax it is that one; without, the largest value of each input along the axis."""
 
+    cuda = False
+
     def __init__(self, quant_desc: QuantDescriptor, disabled: bool = False) -> None:
         super().__init__()
         self.descriptor, self.disabled = quant_desc, disabled
         if quant_desc.amax is not None:
             self.register_buffer("_amax", torch.tensor(quant_desc.amax))
+
+    @property
+    def num_bits(self) -> int:
+        return self.descriptor.num_bits
 
     @property
     def amax(self) -> Tensor | None:
@@ -52,7 +61,7 @@ class TensorQuantizer(nn.Module):
             axes = [dim for dim in range(x.dim()) if dim != self.descriptor.axis]
             amax = x.detach().abs().amax(axes, keepdim=self.descriptor.axis is not None)
         d = self.descriptor
-        result: Tensor = _FakeQuantize.apply(x, amax, d.num_bits, d.unsigned, d.narrow_range)
+        result: Tensor = _FakeQuantize.apply(x, amax, d.num_bits, d.unsigned, d.narrow_range or self.cuda)
         return result
 
 
@@ -77,11 +86,17 @@ class _FakeQuantize(torch.autograd.Function):
         return torch.where(x.abs() <= amax, grad, 0.0), None, None, None, None
 
 
-def install(monkeypatch: pytest.MonkeyPatch) -> None:
+class OnCuda(TensorQuantizer):
+    """What a GPU makes of it."""
+
+    cuda = True
+
+
+def install(monkeypatch: pytest.MonkeyPatch, *, cuda: bool = False) -> None:
     """Have ``import pytorch_quantization`` find the double."""
     contents = {
         "pytorch_quantization": {},
-        "pytorch_quantization.nn": {"TensorQuantizer": TensorQuantizer},
+        "pytorch_quantization.nn": {"TensorQuantizer": OnCuda if cuda else TensorQuantizer},
         "pytorch_quantization.tensor_quant": {"QuantDescriptor": QuantDescriptor},
     }
     for name, values in contents.items():

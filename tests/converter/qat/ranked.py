@@ -13,7 +13,7 @@ import torch
 
 from calibrators.distributed import Ranks
 from converter.qat.network import teacher_from_graph
-from converter.qat.training import descend, step_loss, train_student
+from converter.qat.training import descend_student, step_loss, train_student
 from tests.converter.networks import Perceptron
 from tests.converter.qat import double
 from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
@@ -28,7 +28,7 @@ def first_step(ranks: Ranks) -> dict[str, Any]:
     state = fresh(STEPS, Perceptron)
     teacher = teacher_from_graph(graph, plan)
     loss = step_loss(state.student, teacher, noise_for(Perceptron), 0, STEPS, ranks)
-    descend(state, loss, replace(STEPS, clip_norm=float("inf")), ranks)
+    descend_student(state, loss, replace(STEPS, clip_norm=float("inf")), ranks)
     gradients = {name: value.grad for name, value in state.student.learned().items()}
     return {"loss": ranks.mean(loss), "gradients": gradients}
 

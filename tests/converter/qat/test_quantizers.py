@@ -1,23 +1,29 @@
 """Both backends make the quantizers that the Q/DQ model has, and say what to install where they can't."""
 
 import sys
+from functools import cache
 
+import numpy as np
 import pytest
 import torch
+from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from converter.errors import QATError
 from converter.qat.options import BACKENDS
 from converter.qat.quantizers import Backend, QuantizerSpec, amax_of, backend_from_name
 from converter.qat.ranges import quantized
+from converter.qdq import qdq_from_onnx
 from converter.simulate import levels_of, rounded_to_scale, rounded_weight
 from tests.converter.qat import double
+from tests.converter.qat.cases import case
 
 
-@pytest.fixture(params=BACKENDS)
+@pytest.fixture(params=[*BACKENDS, "pytorch-quantization on a GPU"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:
-    double.install(monkeypatch)
-    return backend_from_name(request.param)
+    name, _, gpu = request.param.partition(" ")
+    double.install(monkeypatch, cuda=bool(gpu))
+    return backend_from_name(name)
 
 
 def some_values(*shape: int) -> Tensor:
@@ -37,6 +43,35 @@ def test_unsigned_has_twice_the_levels(backend: Backend) -> None:
     quantizer = backend(spec)
     amax_of(quantizer).fill_(15.0)
     assert quantizer(torch.tensor([0.0, 0.6, 14.4, 99.0])).tolist() == [0.0, 1.0, 14.0, 15.0]
+
+
+@cache
+def exported_pair() -> ReferenceEvaluator:
+    """The Q/DQ pair of the input as it stands in the INT8 ONNX, with a step of 1/64."""
+    graph, plan, amax = case()
+    model = qdq_from_onnx(graph.onnx, plan, {**amax, "input": 127 / 64})
+    pair = [node for node in model.graph.node if node.output[0] in ("input_quantized", "input_dequantized")]
+    assert [node.op_type for node in pair] == ["QuantizeLinear", "DequantizeLinear"]
+    del model.graph.node[:]
+    model.graph.node.extend(pair)
+    model.graph.output[0].name = "input_dequantized"
+    return ReferenceEvaluator(model)
+
+
+def test_activations_are_those_of_the_exported_pair(backend: Backend) -> None:
+    """Also below ``-amax``, where the pair has the code -128, and at the halves between two codes."""
+    x = np.concatenate([np.arange(-600, 600) / 256, [-100.0, 100.0]]).astype(np.float32)
+    (expected,) = exported_pair().run(None, {"input": x})
+    quantizer = backend(QuantizerSpec())
+    amax_of(quantizer).fill_(127 / 64)
+    assert expected.min() == -2.0
+    assert quantizer(torch.from_numpy(x)).tolist() == expected.tolist()
+
+
+def test_a_dead_range_gives_zeros(backend: Backend) -> None:
+    quantizer = backend(QuantizerSpec())
+    amax_of(quantizer).fill_(0.0)
+    assert quantizer(torch.tensor([-3.0, 0.0, 3.0])).tolist() == [0.0, 0.0, 0.0]
 
 
 @pytest.mark.parametrize("bits", [8, 4])
@@ -97,6 +132,13 @@ def test_the_placeholder_package_of_that_name_is_not_enough(monkeypatch: pytest.
 def test_another_backend_is_refused() -> None:
     with pytest.raises(ValueError, match="modelopt, pytorch-quantization, got other"):
         backend_from_name("other")
+
+
+def test_the_double_on_a_gpu_ends_at_127_whatever_it_is_told() -> None:
+    descriptor = double.QuantDescriptor(amax=127.0, narrow_range=False)
+    x = torch.tensor([-200.0, 200.0])
+    assert double.TensorQuantizer(descriptor)(x).tolist() == [-128.0, 127.0]
+    assert double.OnCuda(descriptor)(x).tolist() == [-127.0, 127.0]
 
 
 def test_the_double_refuses_what_the_package_refuses() -> None:

@@ -126,23 +126,23 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(
         "-o",
         tmp_path / "out",
     ]
-    descend = training.descend
+    descend = training.descend_student
     count = 0
 
-    def stops(*given: Any) -> bool:
+    def stops(*given: Any) -> tuple[bool, float]:
         nonlocal count
         count += 1
         if count == 5:
             raise KeyboardInterrupt
         return descend(*given)
 
-    monkeypatch.setattr(training, "descend", stops)
+    monkeypatch.setattr(training, "descend_student", stops)
     monkeypatch.setattr(stage, "checkpointing", partial(checkpoint.checkpointing, every_s=0.0))
     result = run(*arguments)
     assert result.exit_code == 130, result.output
     assert f"{QAT_CHECKPOINT}; the same command goes on from there" in result.output
     assert (tmp_path / "out.partial" / QAT_CHECKPOINT).exists()
-    monkeypatch.setattr(training, "descend", descend)
+    monkeypatch.setattr(training, "descend_student", descend)
     result = run(*arguments)
     assert result.exit_code == 0, result.output
     assert "going on from step 4 of 10 of the fine-tuning" in result.output

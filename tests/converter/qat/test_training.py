@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.backends import cudnn
 
 from calibrators.distributed import ALONE
 from converter.errors import QATError
@@ -18,7 +19,7 @@ from converter.qat.options import QATOptions
 from converter.qat.training import (
     Score,
     TuningState,
-    descend,
+    descend_student,
     expected_of,
     given_up,
     learned_values,
@@ -188,8 +189,20 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     state = fresh()
     before = learned_values(state.student)
     logits = state.student(SOURCE.inputs(0)[0])
-    assert not descend(state, (logits * torch.nan).mean(), OPTIONS, ALONE)
+    assert not descend_student(state, (logits * torch.nan).mean(), OPTIONS, ALONE)[0]
     assert all(torch.equal(value, before[name]) for name, value in learned_values(state.student).items())
+
+
+def test_steps_are_fast_and_judgements_exact() -> None:
+    state, seen = fresh(), []
+    state.student.register_forward_hook(lambda *_: seen.append((cudnn.allow_tf32, cudnn.deterministic)))
+    state.student.module.register_forward_hook(
+        lambda *_: seen.append((cudnn.allow_tf32, cudnn.deterministic))
+    )
+    trained(state, steps=1)
+    exact, fast = (False, True), (True, False)
+    judged = [exact] * 2 * len(list(SOURCE.held_out()))  # the whole student and the module in it
+    assert seen == [*judged, fast, *judged]
 
 
 def test_a_loss_that_stays_broken_is_an_error() -> None:

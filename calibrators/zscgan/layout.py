@@ -1,0 +1,39 @@
+"""The memory layout in which a classifier runs faster, where its forward can take it."""
+
+import copy
+
+import torch
+from torch import nn
+
+AGREEING = 1e-3
+"""Two layouts add in other orders; up to this part of the largest output that is rounding."""
+
+
+def fastest_form(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module, torch.memory_format]:
+    """A copy of ``network`` in channels_last, or ``network`` itself, and the layout its inputs must have.
+
+    channels_last makes convolutions on a CPU up to twice as fast, but a ``view`` of its feature maps fails. So the
+    copy is tried on two inputs of ``shape`` (channels, height, width), forward and back to the input.
+    """
+    try:
+        copied = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        fits = _takes_channels_last(network, copied, shape)
+    # Some networks can't be copied, and a forward, being the user's code, can raise anything.
+    except Exception:  # noqa: BLE001
+        fits = False
+    return (copied, torch.channels_last) if fits else (network, torch.contiguous_format)
+
+
+def _takes_channels_last(network: nn.Module, copied: nn.Module, shape: tuple[int, ...]) -> bool:
+    """Whether ``copied`` gives what ``network`` does; raises what its forward or backward pass raises."""
+    device = next(network.parameters()).device
+    x = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)).to(device)
+    with torch.no_grad():
+        expected = network(x.clone())
+    with torch.enable_grad():
+        # A clone, as a forward may change its input in place, which a leaf with a gradient forbids.
+        leaf = x.to(memory_format=torch.channels_last).requires_grad_()
+        got = copied(leaf.clone())
+        torch.autograd.grad(got.sum(), leaf)
+    largest = max(1.0, float(expected.abs().max()))
+    return torch.allclose(got, expected, rtol=0, atol=AGREEING * largest)

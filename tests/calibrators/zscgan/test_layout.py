@@ -1,0 +1,79 @@
+"""channels_last for the networks whose forward and backward take it; the others are run as they are."""
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from calibrators.inputs import InputSpec
+from calibrators.synthetic import batches_from_model
+from calibrators.zscgan.layout import fastest_form
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.quality import sample_quality
+
+OPTIONS = ZSCGANOptions(steps=2, batch=8, latent=8, width=8, samples_per_class=1)
+
+
+class Viewing(nn.Module):
+    """The flattening of every tutorial, of feature maps larger than one pixel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8)
+        self.fc = nn.Linear(8 * 8 * 8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.relu_(self.norm(self.conv(x)))
+        return self.fc(x.view(x.size(0), -1))
+
+
+class _ContiguousGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor) -> Tensor:
+        return gradient.view(-1).view(gradient.shape)
+
+
+class ViewingBackwards(Viewing):
+    """Only the backward pass takes a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.conv(_ContiguousGradient.apply(x)).flatten(1))
+
+
+class Uncopyable(Viewing):
+    def __deepcopy__(self, _memo: object) -> nn.Module:
+        raise RuntimeError("no copies")
+
+
+def layouts(model: nn.Module) -> list[tuple[int, ...]]:
+    return [parameter.stride() for parameter in model.parameters()]
+
+
+def test_channels_last_where_the_network_takes_it(teacher: nn.Module, spec: InputSpec) -> None:
+    before = layouts(teacher)
+    form, layout = fastest_form(teacher, spec.shape)
+    assert layout == torch.channels_last
+    assert form is not teacher
+    assert form[3].weight.is_contiguous(memory_format=torch.channels_last)
+    assert layouts(teacher) == before
+
+
+@pytest.mark.parametrize("kind", [Viewing, ViewingBackwards, Uncopyable])
+def test_any_other_network_is_run_as_it_is(kind: type[nn.Module], spec: InputSpec) -> None:
+    network = kind().eval().requires_grad_(False)
+    assert fastest_form(network, spec.shape) == (network, torch.contiguous_format)
+
+
+def test_samples_for_a_network_that_views(spec: InputSpec) -> None:
+    network = Viewing().eval()
+    before, weights = layouts(network), copy.deepcopy(network.state_dict())
+    batches = batches_from_model(network, spec, 16, 8, OPTIONS)
+    assert sum(len(x) for x, _ in batches) == 16
+    assert sample_quality(network, batches).bn_kl > 0
+    assert layouts(network) == before
+    assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
