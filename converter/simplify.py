@@ -32,22 +32,27 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     ConvTranspose or Gemm whose output they alone read, one after the other. The values that are left keep their names.
     """
     simplified = ir.serde.deserialize_model(prepare(model))
-    while sum(map(_fold, list(simplified.graph))):
+    folder = _Folder(simplified.graph)
+    while sum(map(folder.fold, list(simplified.graph))):
         pass
     common.RemoveUnusedNodesPass()(simplified)
+    folder.name_weights()
     return ir.serde.serialize_model(simplified)
 
 
 def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` with its constants folded, without nodes that change nothing; its batch norms stay."""
     from onnxscript.optimizer import fold_constants
+    from onnxscript.rewriter import rewrite
+    from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
 
     prepared = ir.serde.deserialize_model(model)
     common.InlinePass()(prepared)
     common.RemoveInitializersFromInputsPass()(prepared)
     fold_constants(
-        prepared, onnx_shape_inference=False, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
+        prepared, onnx_shape_inference=True, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
     )
+    rewrite(prepared, pattern_rewrite_rules=[materialize_reshape_shape_rule])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
     for node in list(prepared.graph):
         if _is_idle(node):
@@ -91,36 +96,71 @@ class _Affine:
     shift: Array
 
 
-def _fold(node: ir.Node) -> bool:
-    """Fold ``node`` into the layer before it, in float64 and rounded once, if it is a scale or a shift that can be."""
-    layer = _layer_before(node)
-    if layer is None:
-        return False
-    weight = _constant(layer.inputs[1])
-    bias = _constant(layer.inputs[2]) if len(layer.inputs) > 2 and layer.inputs[2] is not None else None
-    assert weight is not None
-    channels = _output_channels(layer, weight)
-    affine = _affine_of(node, layer, channels)
-    if affine is None:
-        return False
-    beta = layer.attributes.get_float("beta", 1.0)
-    old = np.zeros(1) if bias is None else beta * bias.astype(np.float64)
-    new_bias = np.broadcast_to(affine.factor * old + affine.shift, channels)
-    new_weight = _scaled(layer, weight.astype(np.float64), affine.factor)
-    assert layer.inputs[1] is not None
-    name = str(layer.inputs[1].name)
-    stored = [
-        _store(layer, 1, name, new_weight, weight.dtype),
-        _store(layer, 2, name.removesuffix("weight") + "bias", new_bias, weight.dtype),
-    ]
-    attributes = {key: value for key, value in layer.attributes.items() if key != "beta"}
-    folded = ir.node(layer.op_type, [layer.inputs[0], *stored], attributes, name=layer.name)
-    kept = node.outputs[0].name if node.outputs[0].is_graph_output() else layer.outputs[0].name
-    _replace(node, folded)
-    assert layer.graph is not None
-    layer.graph.remove(layer, safe=True)
-    folded.outputs[0].name = kept
-    return True
+class _Folder:
+    """Folds scales and shifts into layers, in float64 and rounded once.
+
+    Layers that shared a weight and have the same behind them share the new one.
+    """
+
+    def __init__(self, graph: ir.Graph) -> None:
+        self.graph = graph
+        self.made: dict[tuple[object, ...], tuple[ir.Value, ir.Value]] = {}
+        self.names: dict[ir.Value, str] = {}
+
+    def fold(self, node: ir.Node) -> bool:
+        """Fold ``node`` into the layer before it; False where it is no scale or shift that can be."""
+        layer = _layer_before(node)
+        affine = None if layer is None else _affine_of(node, layer)
+        if layer is None or affine is None:
+            return False
+        meaning = tuple(str(layer.attributes.get(name)) for name in ("transB", "group", "beta"))
+        key = (*layer.inputs[1:], *meaning, affine.factor.tobytes(), affine.shift.tobytes())
+        if key not in self.made:
+            self.made[key] = self._weights(layer, affine)
+        attributes = {name: value for name, value in layer.attributes.items() if name != "beta"}
+        folded = ir.node(layer.op_type, [layer.inputs[0], *self.made[key]], attributes, name=layer.name)
+        kept = node.outputs[0].name if node.outputs[0].is_graph_output() else layer.outputs[0].name
+        _replace(node, folded)
+        self.graph.remove(layer, safe=True)
+        folded.outputs[0].name = kept
+        return True
+
+    def name_weights(self) -> None:
+        """Call each new weight what it came from, as far as nothing else that is left has this name."""
+        for value, name in self.names.items():
+            if value.is_initializer() and value.uses():
+                del self.graph.initializers[str(value.name)]
+                value.name = _free_name(self.graph, name)
+                self.graph.register_initializer(value)
+
+    def _weights(self, layer: ir.Node, affine: "_Affine") -> tuple[ir.Value, ir.Value]:
+        """Weight and bias of ``layer`` with ``affine`` behind it."""
+        weight, bias = (
+            _constant(layer.inputs[1]),
+            _constant(layer.inputs[2] if len(layer.inputs) > 2 else None),
+        )
+        assert weight is not None
+        assert layer.inputs[1] is not None
+        beta = layer.attributes.get_float("beta", 1.0)
+        old = np.zeros(1) if bias is None else beta * bias.astype(np.float64)
+        shift = np.broadcast_to(affine.factor * old + affine.shift, affine.factor.shape)
+        scaled = _scaled(layer, weight.astype(np.float64), affine.factor)
+        name = self._name(layer.inputs[1])
+        bias_name = f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
+        if len(layer.inputs) > 2 and layer.inputs[2] is not None:
+            bias_name = self._name(layer.inputs[2])
+        return self._store(scaled.astype(weight.dtype), name), self._store(
+            shift.astype(weight.dtype), bias_name
+        )
+
+    def _name(self, value: ir.Value) -> str:
+        return self.names.get(value, str(value.name))
+
+    def _store(self, numbers: NDArray[np.generic], name: str) -> ir.Value:
+        value = ir.Value(name=_free_name(self.graph, f"{name}_folded"), const_value=ir.tensor(numbers))
+        self.graph.register_initializer(value)
+        self.names[value] = name
+        return value
 
 
 def _layer_before(node: ir.Node) -> ir.Node | None:
@@ -162,15 +202,15 @@ def _scaled(layer: ir.Node, weight: Array, factor: Array) -> Array:
     return weight * factor.reshape([-1 if dim == axis else 1 for dim in range(weight.ndim)])
 
 
-def _affine_of(node: ir.Node, layer: ir.Node, channels: int) -> _Affine | None:
+def _affine_of(node: ir.Node, layer: ir.Node) -> _Affine | None:
     """What ``node`` does to each output channel of ``layer``; None where that is not one scale and one shift."""
     if node.op_type == "BatchNormalization":
         return _affine_of_batch_norm(node, layer)
     first = node.inputs[0] is layer.outputs[0]
-    numbers = _by_channel(_constant(node.inputs[1 if first else 0]), layer, channels)
+    numbers = _by_channel(_constant(node.inputs[1 if first else 0]), layer)
     if numbers is None or (node.op_type == "Div" and not (first and numbers.all())):
         return None
-    one, zero = np.ones(channels), np.zeros(channels)
+    one, zero = np.ones_like(numbers), np.zeros_like(numbers)
     if node.op_type in ("Mul", "Div"):
         return _Affine(numbers if node.op_type == "Mul" else 1 / numbers, zero)
     if node.op_type == "Sub" and not first:
@@ -178,7 +218,7 @@ def _affine_of(node: ir.Node, layer: ir.Node, channels: int) -> _Affine | None:
     return _Affine(one, -numbers if node.op_type == "Sub" else numbers)
 
 
-def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node, channels: int) -> Array | None:
+def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node) -> Array | None:
     """``constant`` as one number for each output channel of ``layer``; None where it is something else."""
     weight = _constant(layer.inputs[1])
     if constant is None or weight is None or not np.issubdtype(constant.dtype, np.floating):
@@ -186,6 +226,7 @@ def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node, channels: 
     shape = (*[1] * (weight.ndim - constant.ndim), *constant.shape)
     if len(shape) > weight.ndim or any(size != 1 for dim, size in enumerate(shape) if dim != 1):
         return None
+    channels = _output_channels(layer, weight)
     if shape[1] not in (1, channels):
         return None
     return np.broadcast_to(constant.astype(np.float64).reshape(-1), channels)
@@ -199,22 +240,6 @@ def _affine_of_batch_norm(node: ir.Node, layer: ir.Node) -> _Affine | None:
     gamma, beta, mean, variance = (np.asarray(c).astype(np.float64) for c in constants)
     factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", _EPSILON))
     return _Affine(factor, beta - mean * factor)
-
-
-def _store(layer: ir.Node, position: int, name: str, numbers: Array, dtype: np.dtype[np.generic]) -> ir.Value:
-    """An initializer with ``numbers``, under the name of what it replaces where ``layer`` alone read that."""
-    graph = layer.graph
-    assert graph is not None
-    old = layer.inputs[position] if len(layer.inputs) > position else None
-    if old is not None:
-        assert old.name is not None
-        name = old.name
-        if len(old.uses()) == 1 and not old.is_graph_output():
-            old.const_value = ir.tensor(numbers.astype(dtype), name=name)
-            return old
-    value = ir.Value(name=_free_name(graph, name), const_value=ir.tensor(numbers.astype(dtype)))
-    graph.register_initializer(value)
-    return value
 
 
 def _free_name(graph: ir.Graph, name: str) -> str:

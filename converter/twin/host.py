@@ -128,8 +128,9 @@ def host_slice(
 
 
 @host_operator("Reshape")
-def host_reshape(x: Host, shape: Ints) -> Host:
-    return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(as_list(shape))])
+def host_reshape(x: Host, shape: Ints, *, allowzero: Flag = 0) -> Host:
+    sizes = as_list(shape)
+    return x.reshape(sizes if allowzero else [size or x.shape[axis] for axis, size in enumerate(sizes)])
 
 
 @host_operator("Squeeze")

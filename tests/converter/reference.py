@@ -1,5 +1,6 @@
 """What the tests of the graph, its plan and the Q/DQ model share: cached graphs and a reference."""
 
+import copy
 from functools import cache
 
 import numpy as np
@@ -75,8 +76,7 @@ class FakeQuantized(fx.Interpreter):
     """The FX graph in float64 with the quantizers of a plan simulated on its edges."""
 
     def __init__(self, graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float]) -> None:
-        module = fx.GraphModule(graph.module, graph.module.graph)
-        super().__init__(module)
+        super().__init__(copy.deepcopy(graph.module).double())
         self.scales = {
             (pair.tensor, consumer): torch.tensor(amax[pair.range_of], dtype=torch.float32) / 127
             for pair in plan.activations
@@ -87,11 +87,11 @@ class FakeQuantized(fx.Interpreter):
     def run_node(self, n: fx.Node) -> object:
         def load(argument: fx.Node) -> object:
             value = self.env[argument]
-            if not isinstance(value, Tensor):
+            if not isinstance(value, Tensor) or not value.is_floating_point():
                 return value
             value = value.double()
             if argument.op == "get_attr":
-                axis = self.axes.get((str(argument.target), value_name(n)))
+                axis = self.axes.get((value_name(argument), value_name(n)))
                 return value if axis is None else _fake_quantized_weight(value, axis)
             scale = self.scales.get((value_name(argument), value_name(n)))
             return value if scale is None else (value / scale).round().clamp(-128, 127) * scale

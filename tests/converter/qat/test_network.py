@@ -1,20 +1,16 @@
-"""The student: at first the PTQ network, with the plan's quantizers and only what can be written back trained."""
+"""The student: at first the PTQ network, with the plan's quantizers; its weights and ranges are trained."""
 
 import pytest
 import torch
 from torch import nn
 
-from converter.qat.network import (
-    student_from_graph,
-    teacher_from_graph,
-    trainable_parameters,
-    unsigned_ranges,
-)
+from converter.qat.network import student_from_graph, teacher_from_graph, unsigned_ranges
 from converter.qat.options import BACKENDS, QATOptions
 from converter.qat.quantizers import amax_of, backend_from_name
 from converter.qat.ranges import ActivationRange
 from converter.qdq import qdq_from_onnx
 from converter.simulate import simulated
+from converter.twin import parameter_of
 from tests.converter.networks import Perceptron, Residual, Shared
 from tests.converter.qat import double
 from tests.converter.qat.cases import case, fresh
@@ -45,8 +41,10 @@ def test_untrained_it_is_the_network_of_post_training_quantization(
 
 @pytest.mark.parametrize("network", NETWORKS)
 def test_all_weights_of_the_plan_are_trained(network: type[nn.Module]) -> None:
-    graph, plan, _ = case(network)
-    assert {weight.tensor for weight in plan.weights} <= trainable_parameters(graph)
+    graph, plan, amax = case(network)
+    student = student_from_graph(graph, plan, amax, QATOptions(), backend_from_name("modelopt"))
+    learned = {id(value) for value in student.learned().values()}
+    assert all(id(parameter_of(student.module, weight.tensor)) in learned for weight in plan.weights)
 
 
 def test_one_range_for_all_edges_that_have_it() -> None:
@@ -56,16 +54,7 @@ def test_one_range_for_all_edges_that_have_it() -> None:
     assert shared == ["relu", "max_pool2d"]
     ranges = [module for module in student.modules() if isinstance(module, ActivationRange)]
     assert len(ranges) == len(plan.observed) < len(plan.activations)
-    assert len(student.learned()) == len(ranges) + len(trainable_parameters(case()[0]))
-
-
-def test_a_parameter_that_the_two_forms_read_in_different_places_is_not_trained() -> None:
-    graph, _, _ = case()
-    assert "plain.conv1.weight" in trainable_parameters(graph)
-    changed = type(graph)(graph.module, type(graph.onnx)())
-    changed.onnx.CopyFrom(graph.onnx)
-    next(node for node in changed.onnx.graph.node if node.output[0] == "conv2d_1").input[1] = "folded"
-    assert trainable_parameters(graph) - trainable_parameters(changed) == {"plain.conv1.weight"}
+    assert len(student.learned()) == len(ranges) + len(list(case()[0].module.parameters()))
 
 
 def test_changed_weights_and_ranges_are_seen_by_the_quantizers() -> None:
@@ -84,7 +73,7 @@ def test_changed_weights_and_ranges_are_seen_by_the_quantizers() -> None:
 def test_ranges_that_are_not_learned_stay() -> None:
     state = fresh(QATOptions(learn_ranges=False))
     assert not any(name.endswith("log_ratio") for name in state.student.learned())
-    assert len(state.student.learned()) == len(trainable_parameters(case()[0]))
+    assert len(state.student.learned()) == len(list(case()[0].module.parameters()))
 
 
 def test_unsigned_ranges_are_those_behind_a_relu() -> None:
