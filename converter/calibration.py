@@ -15,17 +15,15 @@ from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.alignment import INPUT
-from converter.choice import chosen, divergences
+from converter.choice import choose_calibrator, divergences
 from converter.console import Reporter
 from converter.graph import FoldedGraph, observe
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
+from converter.prediction import BorderBatches, border_inputs, inputs_for
 from converter.report import Report
 from converter.synthesis import CHOOSING, samples
-
-JUDGES = 128
-"""Inputs on which calibrators are compared."""
 
 
 def calibrated(
@@ -64,7 +62,7 @@ def calibrated(
         taken = options.calibration.algorithm
         if len(candidates) > 1:
             judged = divergences(candidates, graph, plan, judges(inputs, options, generator))
-            taken = chosen(judged)
+            taken = choose_calibrator(judged)
             found = {algorithm: float(nats.mean()) for algorithm, nats in judged.items()}
             report.calibration["divergence"] = found
         result, amax = results[taken], candidates[taken]
@@ -97,13 +95,14 @@ def calibration_data(inputs: Inputs, options: ConvertOptions, generator: Trained
 def judges(
     inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None
 ) -> Float[np.ndarray, "batch channels height width"]:
-    """Inputs to compare calibrators on: fresh samples, or the first of the real images."""
-    data: Batches | None = inputs.calib
-    if data is None:
+    """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
+    count, seed = inputs_for(inputs.batch), options.synthesis.seed + CHOOSING
+    if inputs.calib is not None:
+        data: Batches = BorderBatches(inputs.calib, seed)
+    else:
         assert generator is not None
-        fresh = samples(generator, inputs, options, CHOOSING)
-        data = replace(fresh, num_samples=min(JUDGES, fresh.num_samples))
-    return first_inputs(data, JUDGES).cpu().contiguous().numpy()
+        data = border_inputs(generator, count, inputs.batch, seed)
+    return first_inputs(data, count).cpu().contiguous().numpy()
 
 
 @dataclass(frozen=True)
