@@ -67,10 +67,10 @@ def calibrated(
             report.calibration["divergence"] = found
         result, amax = results[taken], candidates[taken]
         stage.detail = f"{taken}, {len(amax)} ranges from {result.samples} {source} inputs"
-    if len(candidates) > 1 and taken != options.calibration.algorithm:
+    if len(candidates) > 1:
+        nats = ", ".join(f"{name} {found[name]:.1e}" for name in sorted(found, key=found.__getitem__))
         reporter.say(
-            f"note: {taken} ranges keep the INT8 network nearer to FP32 than {options.calibration.algorithm} ones: "
-            f"KL {found[taken]:.4f} against {found[options.calibration.algorithm]:.4f} (--calibrator names one)"
+            f"note: {taken} ranges keep INT8 nearest to FP32 (KL: {nats}); --calibrator names another"
         )
     if dead := [name for name in result.dead if name in plan.observed]:
         reporter.warn(f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}")
