@@ -31,7 +31,7 @@ from converter.graph import INPUT, FoldedGraph, graph_from_model
 from converter.load import Teacher, load_model
 from converter.load_options import ModelOptions
 from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.prediction import BATCHES, MOST_INPUTS, border_inputs
+from converter.prediction import border_inputs, inputs_for
 from converter.simulate import simulated
 from converter.synthesis import JUDGING, generator_from_teacher
 
@@ -128,7 +128,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
         real_images(
             val, teacher, LARGE_IMAGES if name in LARGE else IMAGES, batch, mirrored=name in SYMMETRIC
         ),
-        border_inputs(trained, min(MOST_INPUTS, BATCHES * batch), batch, JUDGING),
+        border_inputs(trained, inputs_for(batch), batch, JUDGING),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
 

@@ -14,17 +14,15 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.choice import chosen, divergences
+from converter.choice import choose_calibrator, divergences
 from converter.console import Reporter
 from converter.graph import INPUT, FoldedGraph, observe
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
+from converter.prediction import BorderBatches, border_inputs, inputs_for
 from converter.report import Report
 from converter.synthesis import CHOOSING, samples
-
-JUDGES = 128
-"""Inputs on which calibrators are compared."""
 
 
 def calibrated(
@@ -63,15 +61,15 @@ def calibrated(
         taken = options.calibration.algorithm
         if len(candidates) > 1:
             judged = divergences(candidates, graph, plan, judges(inputs, options, generator))
-            taken = chosen(judged)
+            taken = choose_calibrator(judged)
             found = {algorithm: float(nats.mean()) for algorithm, nats in judged.items()}
             report.calibration["divergence"] = found
         result, amax = results[taken], candidates[taken]
         stage.detail = f"{taken}, {len(amax)} ranges from {result.samples} {source} inputs"
-    if len(candidates) > 1 and taken != options.calibration.algorithm:
+    if len(candidates) > 1:
+        nats = ", ".join(f"{name} {found[name]:.1e}" for name in sorted(found, key=found.__getitem__))
         reporter.say(
-            f"note: {taken} ranges keep the INT8 network nearer to FP32 than {options.calibration.algorithm} ones: "
-            f"KL {found[taken]:.4f} against {found[options.calibration.algorithm]:.4f} (--calibrator names one)"
+            f"note: {taken} ranges keep INT8 nearest to FP32 (KL: {nats}); --calibrator names another"
         )
     if dead := [name for name in result.dead if name in plan.observed]:
         reporter.warn(f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}")
@@ -96,13 +94,14 @@ def calibration_data(inputs: Inputs, options: ConvertOptions, generator: Trained
 def judges(
     inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None
 ) -> Float[np.ndarray, "batch channels height width"]:
-    """Inputs to compare calibrators on: fresh samples, or the first of the real images."""
-    data: Batches | None = inputs.calib
-    if data is None:
+    """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
+    count, seed = inputs_for(inputs.batch), options.synthesis.seed + CHOOSING
+    if inputs.calib is not None:
+        data: Batches = BorderBatches(inputs.calib, seed)
+    else:
         assert generator is not None
-        fresh = samples(generator, inputs, options, CHOOSING)
-        data = replace(fresh, num_samples=min(JUDGES, fresh.num_samples))
-    return first_inputs(data, JUDGES).cpu().contiguous().numpy()
+        data = border_inputs(generator, count, inputs.batch, seed)
+    return first_inputs(data, count).cpu().contiguous().numpy()
 
 
 @dataclass(frozen=True)

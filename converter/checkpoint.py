@@ -1,5 +1,6 @@
 """Weights out of a file, without running anything that the file says."""
 
+import builtins
 import os
 import pickle
 import re
@@ -133,8 +134,9 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
 
 def _refusal(path: Path, reason: str) -> str:
     """The message for a pickle that the restricted unpickler refused."""
-    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)+)(?![\w.])", reason)
-    if found is None:
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)*)(?![\w.])", reason)
+    # Damage makes names too; those of modules have a dot.
+    if found is None or not ("." in found[1] or hasattr(builtins, found[1])):
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
     return (
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "

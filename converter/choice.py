@@ -1,10 +1,10 @@
 """Which calibrator suits this network: the one whose INT8 network says most nearly what the FP32 network says.
 
 Entropy (KL) calibration clips rare large values. Most networks gain by that; some, with depthwise convolutions
-and bounded activations, lose points, with real data as well. It shows on the samples too, without any label.
+and bounded activations, lose points, with real data as well. It shows without any label, on inputs that lie between
+classes: where the network is sure, any ranges will do, and what it says of single inputs is mostly chance.
 """
 
-import math
 from collections.abc import Mapping
 
 import numpy as np
@@ -17,14 +17,7 @@ from converter.graph import FoldedGraph
 from converter.placement import QuantizationPlan
 from converter.verify import two_sided
 
-USUAL: Algorithm = "entropy"
-"""TensorRT's own calibration, and what trtexec's users know."""
-
-SURE = 3.0
-"""Another one is taken only where it is better by this many standard errors of the difference, input by input, ..."""
-
-NEGLIGIBLE = 2e-3
-"""... and entropy's divergence is above this, in nats: below it INT8 and FP32 agree, whoever chose the ranges."""
+TINY = 1e-12
 
 
 def divergences(
@@ -33,35 +26,40 @@ def divergences(
     plan: QuantizationPlan,
     x: Float[np.ndarray, "batch channels height width"],
 ) -> dict[Algorithm, Float[np.ndarray, "batch"]]:
-    """Calibrator -> KL(FP32 || INT8) of the class probabilities of each of ``x`` in nats, with its ranges.
+    """Calibrator -> ``soft_divergence`` of its INT8 network from FP32 for each of ``x``, in nats.
 
     ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
     """
     with running(graph, UNQUANTIZED, {}) as network:
-        fp32 = log_probabilities(network(x))
+        fp32 = network(x)
     found: dict[Algorithm, NDArray[np.float64]] = {}
     for algorithm, amax in candidates.items():
         with running(graph, plan, amax) as network:
-            found[algorithm] = divergence(fp32, log_probabilities(network(x)))
+            found[algorithm] = soft_divergence(fp32, network(x))
     return found
 
 
-def chosen(found: Mapping[Algorithm, Float[np.ndarray, "batch"]]) -> Algorithm:
-    """The calibrator to take: ``USUAL``, unless another one is surely better on the same inputs.
+def choose_calibrator(found: Mapping[Algorithm, Float[np.ndarray, "batch"]]) -> Algorithm:
+    """The calibrator of least mean divergence; of equal ones the first."""
+    return min(found, key=lambda algorithm: float(found[algorithm].mean()))
 
-    The difference is taken input by input, as most of a divergence is common to all calibrators: it comes from
-    the weights and from inputs of which the network itself is unsure.
+
+def soft_divergence(
+    fp32: Float[np.ndarray, "batch classes"], int8: Float[np.ndarray, "batch classes"]
+) -> Float[np.ndarray, "batch"]:
+    """KL(FP32 || INT8) of the class probabilities at the temperature that gives FP32's logits a spread of 1, in nats.
+
+    At a temperature of 1 the few inputs of which the network is unsure decide alone; at this one all count, and
+    networks with large and with small logits alike. The spread is the standard deviation over the classes, averaged
+    over the inputs.
     """
-    best = min(found, key=lambda algorithm: float(found[algorithm].mean()))
-    gain = found[USUAL] - found[best]
-    error = float(gain.std()) / math.sqrt(len(gain))
-    return best if found[USUAL].mean() > NEGLIGIBLE and gain.mean() > SURE * error else USUAL
+    spread = max(float(two_sided(fp32).std(axis=1).mean()), TINY)
+    return divergence(*(log_probabilities(logits / spread) for logits in (two_sided(fp32), two_sided(int8))))
 
 
-def log_probabilities(logits: Float[np.ndarray, "batch classes"]) -> Float[np.ndarray, "batch atleast2"]:
-    """Logarithms of the class probabilities; a single logit stands for two classes."""
-    wide = two_sided(logits)
-    shifted = wide - wide.max(axis=1, keepdims=True)
+def log_probabilities(logits: Float[np.ndarray, "batch classes"]) -> Float[np.ndarray, "batch classes"]:
+    """Logarithms of the class probabilities."""
+    shifted = logits - logits.max(axis=1, keepdims=True)
     normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return normalised
 

@@ -105,8 +105,8 @@ sample_options = option_group(
 
 calibration_options = option_group(
     click.option("--calibrator", "algorithm", type=click.Choice(CALIBRATORS), default=CALIBRATORS[0],
-                 show_default=True, help="How the range of each activation is chosen; auto is entropy, unless the "
-                 "samples show that another suits the network better."),
+                 show_default=True, help="How the range of each activation is chosen; auto compares all on samples "
+                 "and takes the one whose INT8 network is nearest to FP32."),
     click.option("--percentile", type=float, default=CalibrationOptions.percentile, show_default=True,
                  help="For --calibrator percentile."),
     click.option("--calib-samples", "samples", type=int, default=CalibrationOptions.samples, show_default=True,

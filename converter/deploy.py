@@ -14,7 +14,7 @@ from converter.console import Advance, Reporter
 from converter.fp32 import fp32_by, fp32_network
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
-from converter.prediction import BATCHES, MOST_INPUTS, border_inputs, predicted
+from converter.prediction import border_inputs, inputs_for, predicted
 from converter.report import Report
 from converter.synthesis import JUDGING, samples
 from converter.verify import Logits, Predictions, in_parts, predictions
@@ -237,8 +237,9 @@ def verify(
             agreement = predictions(fp32, fresh).agreement(predictions(run, fresh))
             report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
             found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
-            count = min(MOST_INPUTS, BATCHES * inputs.batch)
-            unseen = border_inputs(generator, count, inputs.batch, options.synthesis.seed + JUDGING)
+            unseen = border_inputs(
+                generator, inputs_for(inputs.batch), inputs.batch, options.synthesis.seed + JUDGING
+            )
             prediction = predicted(fp32, run, unseen)
             report.prediction = prediction.to_json()
             found.append(str(prediction))

@@ -42,9 +42,9 @@ class ConvertOptions:
     ``output`` of None is ``NAME_int8`` beside the caller. ``generator`` reuses a trained one;
     ``calibration_cache`` is read where it exists and written where not, ``recalibrate`` writes it anew.
     ``trt_version`` is the TensorRT 10 that will read the cache; None is the installed one.
-    ``choose_calibrator`` compares all calibrators on the samples and takes ``calibration.algorithm`` unless another
-    is clearly better. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is then
-    refused.
+    ``choose_calibrator`` compares all calibrators on the samples and takes the one nearest to FP32, in place of
+    ``calibration.algorithm``. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is
+    then refused.
     ``qat`` fine-tunes the network with fake quantizers before it is exported.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
     the GPU's memory. ``max_drop`` is the largest loss of top-1, in percent points, that counts as passed, on

@@ -56,7 +56,14 @@ KNOWN_ERROR = KnownError(median=0.46, largest=3.43)
 """Of 24 INT8 quantizations of four networks, by ``benchmarks/prediction.py``."""
 
 MOST_INPUTS, BATCHES = 512, 16
-"""A conversion predicts from 512 small inputs, or from 256 large ones: 16 batches of the training, at most 512."""
+
+
+def inputs_for(batch: int) -> int:
+    """How many inputs a conversion compares networks on: 16 batches of the training, at most 512.
+
+    That is 512 small inputs or 256 large ones.
+    """
+    return min(MOST_INPUTS, BATCHES * batch)
 
 
 @dataclass(frozen=True)

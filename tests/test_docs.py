@@ -24,12 +24,11 @@ from calibrators.options import CalibrationOptions
 from calibrators.tensorrt import ZSCGANEntropyCalibrator
 from converter import calibration, measure
 from converter.cache_version import ASSUMED
-from converter.calibration import JUDGES
-from converter.choice import NEGLIGIBLE, SURE
 from converter.cli import MISSED
 from converter.cli import command as convert
 from converter.doctor import command as doctor
 from converter.pipeline import GOOD_LABELS, POOR_STATISTICS
+from converter.prediction import inputs_for
 from converter.report import SCHEMA, Report
 from engines.build_cli import build
 from engines.cli import bench
@@ -194,9 +193,7 @@ def test_flags_exist(page: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "text"),
     [
-        ("calibrators.md", f"{SURE:g} standard errors"),
-        ("calibrators.md", f"divergence is above {NEGLIGIBLE:g}"),
-        ("calibrators.md", f"on {JUDGES} fresh samples"),
+        ("calibrators.md", f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96)"),
         ("calibrators.md", f"({CalibrationOptions.percentile:g} unless you say otherwise)"),
         ("calibrators.md", f"`--calib-samples` ({CalibrationOptions.samples})"),
         ("calibrators.md", f"from bin {entropy.START_BIN} up"),

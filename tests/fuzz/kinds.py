@@ -164,7 +164,7 @@ RANGES = Ranges({"input": 2.64, "layer1: relu": 0.1, "fc": 7.0}, "entropy", 512,
 
 
 def _cache(folder: Path) -> Path:
-    return save_cache(RANGES, folder / "calibration.cache")
+    return save_cache(RANGES, folder / "calibration.cache", version=101601)
 
 
 def _cache_of_pair(folder: Path) -> Path:
