@@ -16,7 +16,7 @@ from calibrators.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.choice import choose_calibrator, divergences
 from converter.console import Reporter
-from converter.graph import INPUT, FoldedGraph, observe
+from converter.graph import FoldedGraph, observe
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
 from converter.placement import QuantizationPlan
@@ -57,7 +57,7 @@ def calibrated(
         reporter.progress("calibration", data.num_samples) as advance,
     ):
         results = measured(inputs, options, graph, data, advance, ranks)
-        candidates = {algorithm: known(result, inputs) for algorithm, result in results.items()}
+        candidates = {algorithm: known(result, inputs, graph) for algorithm, result in results.items()}
         taken = options.calibration.algorithm
         if len(candidates) > 1:
             judged = divergences(candidates, graph, plan, judges(inputs, options, generator))
@@ -135,9 +135,10 @@ def measured(
     }
 
 
-def known(result: CalibrationResult, inputs: Inputs) -> dict[str, float]:
+def known(result: CalibrationResult, inputs: Inputs, graph: FoldedGraph) -> dict[str, float]:
     """The measured ranges; that of the input of a network that gets samples is known without measuring."""
     amax = dict(result.amax)
-    if inputs.calib is None and INPUT in amax:  # the brightest or darkest pixel
-        amax[INPUT] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
+    name = graph.activations[0]
+    if inputs.calib is None and name in amax:  # the brightest or darkest pixel
+        amax[name] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
     return amax

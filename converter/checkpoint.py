@@ -21,7 +21,7 @@ from converter.metadata import safe_globals
 from converter.usercode import on_sys_path
 
 State = dict[str, Tensor]
-Kind = Literal["weights", "safetensors", "torchscript", "exported"]
+Kind = Literal["weights", "safetensors", "torchscript", "exported", "onnx"]
 
 # Averaged weights come first: they are what the authors of such checkpoints evaluate.
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
@@ -41,8 +41,8 @@ _FOREIGN = (
     (b"<html", "a web page: the download did not give the file"),
 )
 EXPECTED = (
-    "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive or an "
-    "ExportedProgram (.pt2)"
+    "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive, an "
+    "ExportedProgram (.pt2) or an ONNX model (.onnx)"
 )
 
 
@@ -58,9 +58,7 @@ def kind_of_file(path: Path) -> Kind:
     if not head:
         raise LoadError(f"{path} is empty (0 bytes); {EXPECTED}")
     if path.suffix == ".onnx":
-        raise LoadError(
-            f"{path} is an ONNX model; {EXPECTED}. To build an engine from ONNX: zscgan-build {path}"
-        )
+        return "onnx"
     for magic, name in _FOREIGN:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")

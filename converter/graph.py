@@ -26,6 +26,9 @@ from converter.twin import twin_from_onnx, value_name
 
 INPUT, LOGITS, BATCH = "input", "logits", "batch"
 
+SAME = 1e-3
+"""FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+
 _OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from onnx import ModelProto
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -36,6 +37,7 @@ from converter.exported import module_from_exported, module_from_torchscript
 from converter.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load_options import ModelOptions
 from converter.lowered import refuse_lowered
+from converter.onnx_source import OnnxSource, require_same, source_from_onnx
 from converter.steady import refuse_random
 from converter.usercode import FORMS, module_from_callable
 
@@ -46,7 +48,7 @@ class Teacher:
 
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``notes`` are choices that the user should
-    see, one line each.
+    see, one line each. ``onnx`` is the user's own graph where MODEL is an ONNX file, whose twin ``module`` then is.
     """
 
     module: nn.Module
@@ -58,15 +60,17 @@ class Teacher:
     parameters: int
     bn_layers: int
     notes: tuple[str, ...] = ()
+    onnx: ModelProto | None = None
 
 
 @dataclass(frozen=True)
 class _Network:
-    """A network as it was read, and what its source says of the input."""
+    """A network as it was read, and what its source says of the input; ``source`` is that of an ONNX file."""
 
     module: nn.Module
     origin: Origin
     notes: tuple[str, ...] = ()
+    source: OnnxSource | None = None
 
 
 def load_model(options: ModelOptions) -> Teacher:
@@ -87,6 +91,8 @@ def load_model(options: ModelOptions) -> Teacher:
     spec, notes = spec_from_options(options, network.origin)
     module = network.module.eval().float().requires_grad_(False)
     _check_weights(module, name)
+    if network.source is not None:
+        require_same(network.source, spec, path)
     classes = _classes_from_forward(module, spec)
     weights = network.origin.weights
     class_names = (
@@ -102,6 +108,7 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norms(module)),
         notes=network.notes + notes,
+        onnx=None if network.source is None else network.source.model,
     )
 
 
@@ -183,9 +190,12 @@ def _no_such_model(name: str) -> str:
 def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Network:
     """The network in a file: exported, scripted, pickled, or built around its weights."""
     kind = kind_of_file(path)
-    if kind in ("exported", "torchscript"):
+    if kind in ("exported", "torchscript", "onnx"):
         if options.arch is not None:
             raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
+        if kind == "onnx":
+            source = source_from_onnx(path)
+            return _Network(source.module, Origin(sizes=source.sizes), source.notes, source)
         if kind == "torchscript":
             refuse_lowered(path)
             return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())

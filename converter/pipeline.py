@@ -30,7 +30,7 @@ from converter.deploy import build, verify
 from converter.edges import edges_from_plan
 from converter.errors import CaptureError, OptionsError
 from converter.fp32 import fp32_by, fp32_network
-from converter.graph import FoldedGraph, graph_from_model
+from converter.graph import SAME, FoldedGraph, graph_from_model, graph_from_onnx
 from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
 from converter.measure import measure
@@ -54,8 +54,6 @@ LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""
 KEPT = "the training so far is in {}; the same command goes on from there"
 CHECKED_BATCHES = 1, 2, 5
-SAME = 1e-3
-"""FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
 ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
@@ -111,7 +109,7 @@ def require_shares(inputs: Inputs, options: ConvertOptions, ranks: Ranks) -> Non
 def help_the_first(inputs: Inputs, options: ConvertOptions, reporter: Reporter, ranks: Ranks) -> NoReturn:
     """Take this process's part in the training and in the calibration, then end it."""
     with reporter.stage("capture"):
-        graph = graph_from_model(inputs.teacher.module, inputs.teacher.spec, inputs.device)
+        graph = graph_of(inputs)
     with reporter.stage("synthesis"):
         generator = generator_for(inputs, options, None, reporter, ranks)
     if inputs.cached is None:
@@ -164,6 +162,15 @@ def lead(
         save_report(report, workspace.path(REPORT))
 
 
+def graph_of(inputs: Inputs) -> FoldedGraph:
+    """The folded graph of the classifier, which moves to the device; that of an ONNX file is the user's own."""
+    teacher = inputs.teacher
+    if teacher.onnx is None:
+        return graph_from_model(teacher.module, teacher.spec, inputs.device)
+    teacher.module.to(inputs.device)
+    return graph_from_onnx(teacher.onnx, teacher.spec, inputs.device)
+
+
 def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Report) -> FoldedGraph:
     """The folded graph, and its FP32 ONNX in the workspace, compared with the teacher on random pixels.
 
@@ -171,7 +178,7 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
     """
     teacher = inputs.teacher
     with reporter.stage("capture") as stage:
-        graph = graph_from_model(teacher.module, teacher.spec, inputs.device)
+        graph = graph_of(inputs)
         if graph.onnx.ByteSize() >= LARGEST_ONNX:
             raise CaptureError(
                 f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "

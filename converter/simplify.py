@@ -54,12 +54,21 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     )
     rewrite(prepared, pattern_rewrite_rules=[materialize_reshape_shape_rule])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
+    _drop_allowzero(prepared.graph)
     for node in list(prepared.graph):
         if _is_idle(node):
             _replace(node, ir.node("Identity", [node.inputs[0]]))
     common.IdentityEliminationPass()(prepared)
     common.RemoveUnusedNodesPass()(prepared)
     return ir.serde.serialize_model(prepared)
+
+
+def _drop_allowzero(graph: ir.Graph) -> None:
+    """Take the attribute, which is new in opset 14, from reshapes to constant shapes without a zero."""
+    for node in graph:
+        shape = _constant(node.inputs[1]) if node.op_type == "Reshape" else None
+        if shape is not None and shape.all():
+            node.attributes.pop("allowzero", None)
 
 
 def _is_idle(node: ir.Node) -> bool:

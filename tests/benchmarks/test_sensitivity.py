@@ -20,7 +20,7 @@ def test_pieces_are_the_quantizers_and_the_layers() -> None:
     found = sensitivity_from_graph(graph, plan, amax, x, batch_size=8, seed=0)
     tensors, layers = (dict(pieces_of(found, kind)) for kind in ("tensors", "layers"))
     assert len(tensors) == len(plan.activations) + len(plan.weights)
-    assert {part.consumer for part in tensors["activation max_pool2d"]} == {"conv2d_1", "add_45"}
+    assert {part.consumer for part in tensors["activation max_pool2d"]} == {"conv2d_1", "add_60"}
     assert sorted(part.kind for part in layers["conv2d_1"]) == ["activation", "weight"]
     measured = one_at_a_time(graph, plan, amax, x, 8, [[], list(found.parts)])
     assert measured[0] == 0

@@ -52,14 +52,16 @@ def planned(graph: FoldedGraph, x: Tensor) -> tuple[QuantizationPlan, dict[str, 
     return plan, {name: float(value.abs().max()) for name, value in values.items()}
 
 
-def run_onnx(model: onnx.ModelProto, x: Tensor, names: list[str] | None = None) -> list[np.ndarray]:
-    """Values that ONNX Runtime computes operator by operator, without fusing any."""
+def run_onnx(
+    model: onnx.ModelProto, x: Tensor, names: list[str] | None = None, source: str = "input"
+) -> list[np.ndarray]:
+    """Values that ONNX Runtime computes operator by operator from the input ``source``, without fusing any."""
     extended = onnx.ModelProto()
     extended.CopyFrom(model)
     present = {value.name for value in extended.graph.output}
     declared = {value.name: value for value in extended.graph.value_info}
     extended.graph.output.extend(
-        declared[name] for name in names or [] if name not in present and name != "input"
+        declared[name] for name in names or [] if name not in present and name != source
     )
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -67,8 +69,8 @@ def run_onnx(model: onnx.ModelProto, x: Tensor, names: list[str] | None = None) 
     session = onnxruntime.InferenceSession(
         extended.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )
-    wanted = [name for name in names or ["logits"] if name != "input"]
-    results = dict(zip(wanted, session.run(wanted, {"input": x.numpy()}), strict=True))
+    wanted = [name for name in names or ["logits"] if name != source]
+    results = dict(zip(wanted, session.run(wanted, {source: x.numpy()}), strict=True))
     return [results.get(name, x.numpy()) for name in names or ["logits"]]
 
 
