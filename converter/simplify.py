@@ -44,7 +44,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of ``model`` with its constants folded, without nodes that change nothing; its batch norms stay."""
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import rewrite
-    from onnxscript.rewriter.rules.common import materialize_reshape_shape_rule
+    from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, materialize_reshape_shape_rule
 
     prepared = ir.serde.deserialize_model(model)
     common.InlinePass()(prepared)
@@ -52,7 +52,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     fold_constants(
         prepared, onnx_shape_inference=True, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
     )
-    rewrite(prepared, pattern_rewrite_rules=[materialize_reshape_shape_rule])
+    rewrite(prepared, pattern_rewrite_rules=[materialize_reshape_shape_rule, fuse_pad_into_conv_rule])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
     _drop_allowzero(prepared.graph)
     for node in list(prepared.graph):
@@ -155,9 +155,11 @@ class _Folder:
         shift = np.broadcast_to(affine.factor * old + affine.shift, affine.factor.shape)
         scaled = _scaled(layer, weight.astype(np.float64), affine.factor)
         name = self._name(layer.inputs[1])
-        bias_name = f"{name.removesuffix('weight')}bias" if name.endswith("weight") else f"{name}_bias"
-        if len(layer.inputs) > 2 and layer.inputs[2] is not None:
-            bias_name = self._name(layer.inputs[2])
+        if name.endswith("weight"):
+            bias_name = f"{name.removesuffix('weight')}bias"
+        else:
+            given = layer.inputs[2] if len(layer.inputs) > 2 else None
+            bias_name = f"{name}_bias" if given is None else self._name(given)
         return self._store(scaled.astype(weight.dtype), name), self._store(
             shift.astype(weight.dtype), bias_name
         )

@@ -35,11 +35,11 @@ EXPECTED: list[tuple[type[nn.Module], list[str]]] = [
         [
             "input -> conv2d",
             "relu -> max_pool2d [max_pool2d]",  # the pool runs on integers
-            "max_pool2d -> conv2d_1 add_45",  # convolution and identity share one pair
+            "max_pool2d -> conv2d_1 add_60",  # convolution and identity share one pair
             "relu_1 -> conv2d_2",
             "relu_2 -> conv2d_3 conv2d_5",
             "relu_3 -> conv2d_4",
-            "conv2d_5 -> add_91",  # the shortcut's convolution; conv2d_4 is on the longer path
+            "conv2d_5 -> add_121",  # the shortcut's convolution; conv2d_4 is on the longer path
             "relu_4 -> mean",
             "view -> logits",
         ],
@@ -62,11 +62,11 @@ EXPECTED: list[tuple[type[nn.Module], list[str]]] = [
         networks.Squeeze,
         [
             "input -> conv2d",
-            "silu -> conv2d_1 add_55",
+            "silu -> conv2d_1 add_70",
             "mean -> conv2d_2",  # not hardswish, which the Mul reads too
             "relu -> conv2d_3",
-            "mul_18 -> conv2d_4",
-            "add_55 -> mean_1",
+            "mul_28 -> conv2d_4",
+            "add_70 -> mean_1",
             "mean_1 -> logits",
         ],
     ),
@@ -81,7 +81,7 @@ EXPECTED: list[tuple[type[nn.Module], list[str]]] = [
         ],
     ),
     (networks.Perceptron, ["view -> linear", "relu -> linear_1", "relu_1 -> logits"]),
-    (networks.Sequence, ["transpose -> linear_matmul", "relu -> linear_1"]),
+    (networks.Sequence, ["transpose -> val_7", "relu -> linear_1"]),
     (
         networks.PreActivation,
         ["relu -> conv2d", "relu_1 -> conv2d_1", "mul_18 -> mean", "mean -> logits"],
@@ -112,7 +112,7 @@ def test_activations_of_small_networks(network: type[nn.Module], expected: list[
                 "fc.weight 0 logits",
             ],
         ),
-        (networks.Sequence, ["embed.weight 0 linear_weight", "head.weight 0 linear_1_weight"]),
+        (networks.Sequence, ["val_6 1 val_7", "val_16 1 linear_1"]),
         (
             networks.Shared,
             [
