@@ -54,8 +54,8 @@ class FoldedGraph:
 
 
 def _is_batch(value: onnx.ValueInfoProto) -> bool:
-    dims = value.type.tensor_type.shape.dim
-    return len(dims) > 0 and dims[0].dim_param == BATCH
+    """Whether an axis holds the inputs, which attention has on the second one or together with its heads."""
+    return any(BATCH in dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
