@@ -33,6 +33,7 @@ from converter.fp32 import fp32_by, fp32_network
 from converter.graph import SAME, FoldedGraph, graph_from_model, graph_from_onnx
 from converter.html.page import save_page
 from converter.inputs import Inputs, inputs_from_options
+from converter.layers import float_macs_percent
 from converter.measure import measure
 from converter.memory import BATCHED, memory_error_in, out_of_memory
 from converter.mixed_precision_stage import mixed_precision, require_means
@@ -57,6 +58,8 @@ CHECKED_BATCHES = 1, 2, 5
 ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
+MUCH_FLOAT = 10.0
+"""Percent of the multiply-adds."""
 POOR_STATISTICS = 0.2
 """Nats of batch-norm KL. Trained generators are at 0.001 to 0.06, Gaussian noise at 0.5."""
 
@@ -138,6 +141,7 @@ def lead(
     with workspace, on_forced_exit(workspace.abandon):
         fp32 = capture(inputs, workspace, reporter, report)
         plan = plan_from_onnx(fp32.onnx)
+        warn_of_float(fp32, plan, reporter)
         require_ranges(inputs, plan)
         baseline = fp32_baseline(inputs, workspace, reporter)
         generator = synthesise(inputs, options, workspace, reporter, report, ranks)
@@ -200,6 +204,16 @@ def capture(inputs: Inputs, workspace: Workspace, reporter: Reporter, report: Re
         stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, logits within {difference:.1e}"
     report.model["onnx_largest_difference"] = difference
     return graph
+
+
+def warn_of_float(graph: FoldedGraph, plan: QuantizationPlan, reporter: Reporter) -> None:
+    """Warn where much of the network stays in float, whatever the ranges are."""
+    percent = float_macs_percent(graph.onnx, plan)
+    if percent >= MUCH_FLOAT:
+        reporter.warn(
+            f"{percent:.0f} % of the multiply-adds stay in float: they multiply two activations, or weights that are "
+            "not constant or not two-dimensional, which get no quantizers"
+        )
 
 
 def require_ranges(inputs: Inputs, plan: QuantizationPlan) -> None:
@@ -365,9 +379,10 @@ def quantize(
         model = qdq_from_onnx(graph.onnx, plan, ranges.amax)
         onnx.checker.check_model(model, full_check=True)
         write_atomic(workspace.path(INT8_ONNX), model.SerializeToString())
-        stage.detail = (
-            f"{len(plan.weights)} weights and {len(plan.activations)} activations in INT8 -> {INT8_ONNX}"
-        )
+        percent = float_macs_percent(graph.onnx, plan)
+        in_float = f", {percent:.1f} % of the multiply-adds in float" if percent else ""
+        counts = f"{len(plan.weights)} weights and {len(plan.activations)} activations"
+        stage.detail = f"{counts} in INT8{in_float} -> {INT8_ONNX}"
     report.calibration |= {
         "algorithm": ranges.algorithm,
         "samples": ranges.samples,
@@ -377,6 +392,7 @@ def quantize(
     report.quantization = {
         "weights": len(plan.weights),
         "activations": len(plan.activations),
+        "float_macs_percent": percent,
         "edges": edges_from_plan(plan, ranges.amax),
     }
 

@@ -44,6 +44,10 @@ ADVICE = (
         "the FP32 model on a CPU like this one.",
     ),
     (
+        "of the multiply-adds stay in float",
+        "INT8 speeds up the rest alone. On a GPU --fp16 speeds up these too.",
+    ),
+    (
         "convolutions and matrix products",
         "TensorRT found no INT8 kernel for them, or a faster one in another precision. The table of TensorRT's layers "
         "below names them; --fp16 speeds up those that are left in FP32.",

@@ -15,7 +15,7 @@ from calibrators.inputs import InputSpec
 from converter.comparison import literal_logits
 from converter.graph import FoldedGraph, graph_from_model
 from converter.groups import groups_from_onnx
-from converter.layers import layers_from_onnx
+from converter.layers import float_macs_percent, layers_from_onnx
 from converter.parts import parts_of
 from converter.placement import QuantizationPlan, plan_from_onnx
 from converter.qdq import qdq_from_onnx
@@ -182,3 +182,17 @@ def test_multiply_adds_and_parameters_by_hand() -> None:
         ("y", "MatMul", 8 * 2, 16),
         ("q", "MatMul", 7 * 3 * 6, 18),
     ]
+
+
+def test_what_stays_in_float_by_hand() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[batch, 4, 6] x) => (float[batch, 4, 4] y)
+        { q = MatMul(x, w)  t = Transpose <perm=[0,2,1]> (q)  y = MatMul(q, t) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((6, 8), np.float32), "w"))
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    plan = plan_from_onnx(model)
+    of_weights, of_scores = 4 * 6 * 8, 4 * 8 * 4
+    assert float_macs_percent(model, plan) == pytest.approx(100 * of_scores / (of_weights + of_scores))
+    assert float_macs_percent(model, plan_from_onnx(model, ["q"])) == 100
