@@ -10,7 +10,7 @@ _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)|op='([\w.]+)', overload='(\
 
 def exporter_refusal(error: BaseException) -> str:
     """Why torch.onnx failed: the operator that it could not write, which only a cause of ``error`` names."""
-    causes = list(_causes(error))
+    causes = list(causes_of(error))
     found = next((match for cause in causes if (match := _OPERATOR.search(str(cause)))), None)
     if found is None:
         return first_line(causes[-1])
@@ -20,7 +20,7 @@ def exporter_refusal(error: BaseException) -> str:
     return f"it failed on the operator {operator}: {first_line(causes[-1])}"
 
 
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
+def causes_of(error: BaseException | None) -> Iterator[BaseException]:
     """``error`` and what it came from, the origin last."""
     while error is not None:
         yield error

@@ -132,7 +132,7 @@ def declare_shapes(model: onnx.ModelProto, module: fx.GraphModule, spec: InputSp
     declared = {
         name: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(map(_dim, shape, larger[name])))
         for name, shape in smaller.items()
-        if len(shape) == len(larger[name])
+        if name in larger and len(shape) == len(larger[name])
     }
     graph = model.graph
     del graph.value_info[:]
@@ -151,29 +151,39 @@ def _dim(smaller: int, larger: int) -> int | str:
     return BATCH if factor == 1 else f"{factor}*{BATCH}"
 
 
-def _shapes(module: fx.GraphModule, x: Tensor) -> dict[str, tuple[int, ...]]:
-    observer = _Observer(module, None)
-    with torch.no_grad():
-        observer.run(x)
-    return {
-        name: tuple(value.shape)
-        for name, value in observer.values.items()
-        if value.dtype == torch.float32 and bool(value.isfinite().all())
-    }
+class _Shapes(fx.Interpreter):
+    """Runs a graph and keeps the shape of each finite float value, by its name; no value outlives its last use."""
 
-
-class _Observer(fx.Interpreter):
-    """Runs a graph, keeping the named values (all for None) and freeing the others after their last use."""
-
-    def __init__(self, module: fx.GraphModule, names: Collection[str] | None) -> None:
+    def __init__(self, module: fx.GraphModule) -> None:
         super().__init__(module)
-        self.names = frozenset(names) if names is not None else None
-        self.values: dict[str, Tensor] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
 
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
         name = value_name(node)
-        if name and isinstance(value, Tensor) and (self.names is None or name in self.names):
+        if name and isinstance(value, Tensor) and value.dtype == torch.float32 and value.isfinite().all():
+            self.shapes[name] = tuple(value.shape)
+        return value
+
+
+@torch.no_grad()
+def _shapes(module: fx.GraphModule, x: Tensor) -> dict[str, tuple[int, ...]]:
+    seen = _Shapes(module)
+    seen.run(x)
+    return seen.shapes
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph, keeping the named values and freeing the others after their last use."""
+
+    def __init__(self, module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(module)
+        self.names = frozenset(names)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if (name := value_name(node)) in self.names:
             self.values[name] = value
         return value
 
@@ -188,7 +198,7 @@ def observe(
     """
     observer = _Observer(module, names)
     logits = observer.run(x)
-    if missing := sorted(frozenset(names) - observer.values.keys()):
+    if missing := sorted(observer.names - observer.values.keys()):
         raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
     return logits, observer.values
 

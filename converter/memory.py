@@ -7,6 +7,7 @@ import torch
 
 from calibrators.distributed import ALONE, Ranks
 from calibrators.zscgan.options import MIN_BATCH
+from converter.causes import causes_of
 from converter.errors import ConversionError
 from converter.inputs import Inputs
 from converter.options import ConvertOptions
@@ -25,8 +26,7 @@ _AMOUNT = re.compile(r"[Tt]ried to allocate ([\d.]+ \w+)|[Uu]nable to allocate (
 
 def memory_error_in(error: BaseException) -> BaseException | None:
     """The error in the chain of causes of ``error`` that says that memory ran out, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
+    for seen in causes_of(error):
         if isinstance(seen, MemoryError | torch.OutOfMemoryError):
             return seen
         if isinstance(seen, OSError) and seen.errno == errno.ENOMEM:
@@ -35,7 +35,6 @@ def memory_error_in(error: BaseException) -> BaseException | None:
         library = isinstance(seen, RuntimeError) or type(seen).__module__.startswith("onnxruntime")
         if library and _ALLOCATION_FAILED.search(str(seen)):
             return seen
-        seen = seen.__cause__
     return None
 
 

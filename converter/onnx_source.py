@@ -28,7 +28,7 @@ _QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Co
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """``model`` for batches of any size, in float32, and its twin.
+    """``model`` for batches of any size, in float32, with its constants folded, and its twin.
 
     ``sizes`` are channels, height and width, -1 where the file leaves one open. ``original`` is the file's network in
     float32, for batches of ``batch`` images. ``notes`` say what was changed.
@@ -66,7 +66,8 @@ def source_from_onnx(path: Path) -> OnnxSource:
     free = with_free_batch(with_newer_opset(model, path))
     if batch > 0:
         notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
-    return OnnxSource(free, twin_from_onnx(prepare(free)), tuple(sizes), model, max(1, batch), tuple(notes))
+    prepared = prepare(free)
+    return OnnxSource(prepared, twin_from_onnx(prepared), tuple(sizes), model, max(1, batch), tuple(notes))
 
 
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:

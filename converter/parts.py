@@ -13,8 +13,7 @@ Kind = Literal["activation", "weight"]
 class Part:
     """The quantized value ``tensor`` as its reader takes it: the node whose first output is ``consumer``.
 
-    An activation has the range of ``range_of``, a weight one scale for each index along
-    ``axis``.
+    An activation has the range of ``range_of``, a weight one scale for each index along ``axis``.
     """
 
     kind: Kind
