@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from quantizations import digits, from_network
 from trial import SAMPLES, batch_of, network_from_data
 
-from calibrators.calibrate import observed_over, ranges_from_observed
+from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
-from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
+from calibrators.ranges.calibrate import observed_over, ranges_from_observed
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import (
     SyntheticBatches,
@@ -33,15 +33,15 @@ from calibrators.zscgan.sampling import (
     load_generator,
     save_generator,
 )
-from converter.candidate import UNQUANTIZED, running
-from converter.choice import choose_calibrator, divergences
-from converter.console import Reporter
-from converter.graph import FoldedGraph, graph_from_model, observe
-from converter.load import Teacher
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.prediction import border_inputs, inputs_for
-from converter.synthesis import CHOOSING, generator_from_teacher
-from converter.verify import chosen_classes
+from converter.cli.console import Reporter
+from converter.graph.capture import FoldedGraph, graph_from_model, observe
+from converter.load.model import Teacher
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.stages.synthesis import CHOOSING, generator_from_teacher
+from converter.trust.calibrator_choice import choose_calibrator, divergences
+from converter.trust.prediction import border_inputs, inputs_for
+from converter.trust.predictions import chosen_classes
+from converter.trust.trial_engine import UNQUANTIZED, running
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
 IMAGES = 2_000

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from calibrators.entropy import entropy_amax
-from calibrators.histogram import Histogram, HistogramCollector
+from calibrators.ranges.entropy import entropy_amax
+from calibrators.ranges.histogram import Histogram, HistogramCollector
 
 REPEATS = 5
 

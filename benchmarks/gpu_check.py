@@ -22,8 +22,8 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from converter import __version__  # noqa: E402 - found on the path of above
-from converter.child import ChildError, called_in_child  # noqa: E402
-from converter.machine import processor, public_text, without_private_names  # noqa: E402
+from converter.doctor.isolated_call import ChildError, called_in_child  # noqa: E402
+from converter.environment.machine import processor, public_text, without_private_names  # noqa: E402
 from engines.gpu import gpus  # noqa: E402
 
 SCHEMA = 1

@@ -20,22 +20,22 @@ import torch
 from torch import nn
 from torch.backends import cuda, cudnn
 
-from calibrators.calibrate import observed_over, ranges_from_observed
+from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
-from calibrators.histogram import HistogramCollector
-from calibrators.inputs import InputSpec
 from calibrators.options import ALGORITHMS, CalibrationOptions
+from calibrators.ranges.calibrate import observed_over, ranges_from_observed
+from calibrators.ranges.histogram import HistogramCollector
 from calibrators.zscgan import training
+from calibrators.zscgan.batch_norm import batch_moments
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
-from calibrators.zscgan.statistics import batch_moments
 from calibrators.zscgan.successive import new_ensemble, train_ensemble
-from engines.buffers import open_device
-from engines.buffers.base import Device
 from engines.errors import EngineUnavailableError
+from engines.memory import open_device
+from engines.memory.base import Device
 
 if TYPE_CHECKING:
-    from converter.load import Teacher
+    from converter.load.model import Teacher
 
 # What loads ONNX and torchvision is imported by the checks that need it: most don't, and have few seconds.
 
@@ -103,7 +103,7 @@ def torchvision_model(name: str) -> nn.Module:
 
 def capture(setting: dict[str, Any]) -> Found:
     """Whether networks are captured on the device as on the CPU: the same ONNX bytes, and logits within rounding."""
-    from converter.graph import graph_from_model
+    from converter.graph.capture import graph_from_model
 
     figures, wrong = {}, []
     spec = InputSpec((3, 32, 32) if is_small(setting) else (3, 224, 224))
@@ -170,8 +170,8 @@ def histograms(setting: dict[str, Any]) -> Found:
 
 def digits() -> "Teacher":
     """The classifier of the example."""
-    from converter.load import load_model
-    from converter.load_options import ModelOptions
+    from converter.load.model import load_model
+    from converter.load.options import ModelOptions
 
     return load_model(
         ModelOptions(
@@ -209,7 +209,7 @@ def ranges(setting: dict[str, Any]) -> Found:
 
 def ranges_on(device: torch.device, generator: Path, weights: str) -> dict[str, dict[str, float]]:
     """The range of each activation of the digits' network, by each calibrator."""
-    from converter.graph import graph_from_model, observe
+    from converter.graph.capture import graph_from_model, observe
 
     teacher = digits()
     graph = graph_from_model(teacher.module, teacher.spec, device)

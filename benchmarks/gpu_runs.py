@@ -22,9 +22,10 @@ MOST_LOST = 2.0
 SCRIPT = """
 import functools, os
 import torch
-from calibrators.zscgan import checkpoint
-from converter import measure, synthesis
-from converter.cli import main
+from calibrators.zscgan import resume as checkpoint
+from converter.stages import benchmark as measure
+from converter.stages import synthesis
+from converter.cli.convert import main
 from engines.options import BenchOptions
 measure.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.05)
 synthesis.checkpointing = functools.partial(checkpoint.checkpointing, every_s=0.0)

@@ -18,18 +18,18 @@ from observed import histograms, range_errors, ranges, summary
 from torch import nn
 from trial import REFERENCE, batch_of, calibration_images, load_network, teacher_from_network
 
-from calibrators.batches import Batches, TensorBatches
-from calibrators.histogram import Histogram
-from calibrators.images import images_from_path
+from calibrators.data.batches import Batches, TensorBatches
+from calibrators.data.images import images_from_path
 from calibrators.kernels import exact_kernels
 from calibrators.options import ALGORITHMS, Algorithm
+from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.quality import sample_quality
-from converter.graph import INPUT, FoldedGraph, graph_from_model
-from converter.inputs import device_from_name
-from converter.load import Teacher
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.simulate import simulated
-from converter.verify import Logits, Predictions, predictions
+from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
+from converter.job import device_from_name
+from converter.load.model import Teacher
+from converter.quantize.fake_quant import simulated
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.trust.predictions import Logits, Predictions, predictions
 
 Evaluation = tuple[int, Algorithm]
 

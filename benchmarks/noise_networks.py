@@ -11,10 +11,10 @@ import numpy as np
 import onnx
 import torch
 
-from calibrators.inputs import InputSpec
-from converter.graph import graph_from_model, observe
-from converter.placement import plan_from_onnx
-from converter.qdq import qdq_from_onnx
+from calibrators.data.input_spec import InputSpec
+from converter.graph.capture import graph_from_model, observe
+from converter.quantize.placement import plan_from_onnx
+from converter.quantize.qdq import qdq_from_onnx
 
 SIZE = 224
 

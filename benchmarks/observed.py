@@ -8,14 +8,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from calibrators.algorithms import amax_from_histogram
-from calibrators.batches import Batches
-from calibrators.histogram import Histogram, HistogramCollector
+from calibrators.data.batches import Batches
 from calibrators.options import Algorithm, CalibrationOptions
-from calibrators.scales import DEAD_AMAX, MIN_AMAX
-from converter.graph import FoldedGraph, observe
-from converter.placement import QuantizationPlan
-from converter.simulate import levels_of
+from calibrators.ranges.histogram import Histogram, HistogramCollector
+from calibrators.ranges.scales import DEAD_AMAX, MIN_AMAX
+from calibrators.ranges.search import amax_from_histogram
+from converter.graph.capture import FoldedGraph, observe
+from converter.quantize.fake_quant import levels_of
+from converter.quantize.placement import QuantizationPlan
 
 CANDIDATES = 512
 

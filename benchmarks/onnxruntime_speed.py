@@ -18,9 +18,9 @@ import onnxruntime as ort
 import torch
 from noise_networks import noise_images, noise_network
 
-from engines import onnxruntime
-from engines.benchmark import compare, ratios
-from engines.onnxruntime import OnnxRuntimeEngine, int8_kernels
+from engines.bench.compare import compare, ratios
+from engines.onnxruntime import engine as onnxruntime
+from engines.onnxruntime.engine import OnnxRuntimeEngine, int8_kernels
 from engines.options import BenchOptions
 
 

@@ -4,7 +4,7 @@ Each network is quantized in many ways (8 to 4 bits, weights or activations or b
 samples and from noise), simulated. The measured disagreement is that on images that didn't calibrate: test images of
 CIFAR-10 and of the digits, since on training images it is far smaller (0 of 1,000 for ResNet-20 in INT8), and for
 EfficientNet-Lite0 those of DATA, some of which it may have been trained on (it is right on about 87 %). The margins
-that ``converter.prediction`` assumes are fitted to FP32 logits of the same images, and the figures of a
+that ``converter.trust.prediction`` assumes are fitted to FP32 logits of the same images, and the figures of a
 network are those with the margins of the *other* networks. The rest of the method was chosen while looking at these
 networks: that the second class alone counts (against the best 2, 4, 9 or all others), that half of the samples are
 mixed (against other shares), and the factors of the interval. DATA is the folder of ``conversion.py``.
@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from quantizations import SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
 
-from converter.prediction import Margins, Prediction, Z, predicted_from_logits
-from converter.verify import chosen_classes, percent_equal
+from converter.trust.prediction import Margins, Prediction, Z, predicted_from_logits
+from converter.trust.predictions import chosen_classes, percent_equal
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
 SLOPES = np.linspace(0.05, 5.0, 100)

@@ -25,16 +25,16 @@ from quantizations import generator_for
 from torch import nn
 from trial import NAMES, SAMPLES, batch_of, calibration_images, network_from_data, teacher_from_network
 
-from calibrators.batches import Batches
-from calibrators.images import images_from_path
+from calibrators.data.batches import Batches
+from calibrators.data.images import images_from_path
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.console import Reporter
-from converter.graph import FoldedGraph, graph_from_model
-from converter.placement import QuantizationPlan, plan_from_onnx
+from converter.cli.console import Reporter
+from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
+from converter.qat.fine_tune import fine_tuned, untuned
 from converter.qat.options import QATOptions
-from converter.qat.tuning import fine_tuned, untuned
-from converter.verify import Predictions, predictions
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.trust.predictions import Predictions, predictions
 
 CPU = torch.device("cpu")
 DEPLOYED_BITS = 8

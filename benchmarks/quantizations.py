@@ -19,21 +19,21 @@ from observed import histograms, ranges
 from torch import Tensor, nn
 from trial import SAMPLES, batch_of, network_from_data, teacher_from_network
 
-from calibrators.batches import Batches, TensorBatches
+from calibrators.data.batches import Batches, TensorBatches
+from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
-from calibrators.histogram import Histogram
-from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, Algorithm
+from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
-from converter.console import Reporter
-from converter.graph import INPUT, FoldedGraph, graph_from_model
-from converter.load import Teacher, load_model
-from converter.load_options import ModelOptions
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.prediction import border_inputs, inputs_for
-from converter.simulate import simulated
-from converter.synthesis import JUDGING, generator_from_teacher
+from converter.cli.console import Reporter
+from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
+from converter.load.model import Teacher, load_model
+from converter.load.options import ModelOptions
+from converter.quantize.fake_quant import simulated
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.stages.synthesis import JUDGING, generator_from_teacher
+from converter.trust.prediction import border_inputs, inputs_for
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0")

@@ -14,7 +14,7 @@ import torch
 from noise_networks import noise_network
 
 from engines.options import BuildOptions, capabilities_from_text
-from engines.tensorrt_rtx import engine_from_onnx
+from engines.tensorrt.rtx import engine_from_onnx
 
 
 def measured(arch: str, options: BuildOptions) -> list[dict[str, Any]]:

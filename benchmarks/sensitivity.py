@@ -1,7 +1,7 @@
 """Whether the one-pass sensitivity ranks quantizers as quantizing them one at a time does, and what both take.
 
 Each quantizer of the INT8 model, and each layer with all its inputs, is simulated alone and its KL(FP32 || that
-network) is measured; ``converter.sensitivity`` estimates the same on the same inputs in one pass. Prints a table
+network) is measured; ``converter.trust.sensitivity`` estimates the same on the same inputs in one pass. Prints a table
 with Spearman's rank correlation, the median ratio of the estimate to the measured value, and the seconds of both.
 DATA is the folder of ``conversion.py``; the inputs are real images, or samples with ``--generator``.
 
@@ -24,17 +24,17 @@ from prediction import spearman
 from torch import Tensor
 from trial import NAMES, REFERENCE, batch_of, calibration_images, network_from_data, teacher_from_network
 
-from calibrators.batches import Batches
+from calibrators.data.batches import Batches
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS
 from calibrators.zscgan.sampling import SyntheticBatches, load_generator
-from converter.graph import FoldedGraph, graph_from_model
-from converter.load import Teacher
-from converter.parts import Part, plan_of_parts
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.sensitivity import BITS, Sensitivity, sensitivity_from_graph
-from converter.sensitivity_stage import BATCHES
-from converter.simulate import simulated
+from converter.graph.capture import FoldedGraph, graph_from_model
+from converter.load.model import Teacher
+from converter.quantize.fake_quant import simulated
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.quantized_inputs import Part, plan_of_parts
+from converter.stages.sensitivity import BATCHES
+from converter.trust.sensitivity import BITS, Sensitivity, sensitivity_from_graph
 
 
 @dataclass(frozen=True)

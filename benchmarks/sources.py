@@ -22,16 +22,16 @@ from torch import Tensor
 from trial import SourceOptions, batch_of, calibration_images, load_network, teacher_from_network
 from zeroq import distilled
 
-from calibrators.batches import Batches
+from calibrators.data.batches import Batches
+from calibrators.data.images import UNKNOWN, images_from_path
 from calibrators.fingerprint import fingerprint
-from calibrators.images import UNKNOWN, images_from_path
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.console import Reporter
-from converter.inputs import device_from_name
-from converter.load import Teacher
-from converter.synthesis import generator_from_teacher
+from converter.cli.console import Reporter
+from converter.job import device_from_name
+from converter.load.model import Teacher
+from converter.stages.synthesis import generator_from_teacher
 
 ZEROQ_BATCH, ZEROQ_LARGE_BATCH = 64, 32
 SMALL_INPUT = 96

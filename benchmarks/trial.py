@@ -75,8 +75,8 @@ def parts_of(network: Network) -> int:
 
 def teacher_from_network(network: Network) -> Any:
     """The converter's Teacher: the classifier in eval mode with the description of its input."""
-    from converter.load import load_model
-    from converter.load_options import ModelOptions
+    from converter.load.model import load_model
+    from converter.load.options import ModelOptions
 
     return load_model(
         ModelOptions(
@@ -101,7 +101,7 @@ def calibration_images(network: Network, spec: Any, part: int, count: int = SAMP
 
     Where the images don't suffice for that, every part is the same: the first ``count`` of all images.
     """
-    from calibrators.images import images_from_path
+    from calibrators.data.images import images_from_path
 
     part = part if part < parts_of(network) else 0
     limit = (part + 1) * SAMPLES

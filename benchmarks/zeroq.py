@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from calibrators.zscgan.statistics import batch_norm_layers
+from calibrators.zscgan.batch_norm import batch_norm_layers
 
 EPS = 1e-6
 LEARNING_RATE, LEAST_RATE, PATIENCE = 0.1, 1e-4, 100

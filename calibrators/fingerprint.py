@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> str:

@@ -6,12 +6,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from calibrators.batches import random_pixels
+from calibrators.data.batches import random_pixels
+from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CalibrationError, GeneratorError
-from calibrators.inputs import InputSpec
+from calibrators.zscgan.batch_norm import batch_norm_layers
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
-from calibrators.zscgan.statistics import batch_norm_layers
 from calibrators.zscgan.successive import EnsembleState, train_ensemble
 
 

@@ -3,11 +3,11 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from calibrators.cache import header_version
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
+from calibrators.tensorrt.cache_file import header_version
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
-from converter.load_options import ModelOptions
+from converter.load.options import ModelOptions
 from converter.qat.options import QATOptions
 from engines.options import BUFFERS, BuildOptions
 

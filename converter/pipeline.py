@@ -12,44 +12,44 @@ from jaxtyping import Float
 from jinja2 import TemplateError
 from numpy.typing import NDArray
 
-from calibrators.batches import random_pixels
-from calibrators.cache import save_cache
+from calibrators.data.batches import random_pixels
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.kernels import exact_kernels
-from calibrators.ranges import Ranges, save_ranges
-from calibrators.zscgan.picture import save_picture, shown_classes
+from calibrators.ranges.ranges import Ranges, save_ranges
+from calibrators.tensorrt.cache_file import save_cache
 from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sample_sheet import save_picture, shown_classes
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
-from converter.cache_version import cache_version
-from converter.calibration import calibrated, calibration_data, measured
-from converter.console import Reporter
-from converter.deploy import build, verify
-from converter.edges import edges_from_plan
+from converter.cli.console import Reporter
+from converter.environment.cache_version import cache_version
 from converter.errors import CaptureError, OptionsError
-from converter.fp32 import fp32_by, fp32_network
-from converter.graph import SAME, FoldedGraph, graph_from_model, graph_from_onnx
-from converter.html.page import save_page
-from converter.inputs import Inputs, inputs_from_options
-from converter.layers import float_macs_percent
-from converter.measure import measure
-from converter.memory import BATCHED, memory_error_in, out_of_memory
-from converter.mixed_precision_stage import mixed_precision, require_means
+from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
+from converter.graph.layer_sizes import float_macs_percent
+from converter.job import Inputs, inputs_from_options
 from converter.options import ConvertOptions
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.qat.stage import fine_tune, tuned_together
-from converter.qdq import qdq_from_onnx
-from converter.ranks import ranks_of_this_run
-from converter.report import PAGE, REPORT, Report, new_report, save_report
-from converter.sensitivity_stage import sensitivity
-from converter.synthesis import generator_from_teacher, samples
-from converter.verify import Predictions, predictions
-from converter.watch import on_forced_exit
+from converter.out_of_memory import BATCHED, memory_error_in, out_of_memory
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.qdq import qdq_from_onnx
+from converter.report.document import PAGE, REPORT, Report, new_report, save_report
+from converter.report.html.page import save_page
+from converter.report.quantizer_rows import edges_from_plan
+from converter.stages.benchmark import measure
+from converter.stages.build import build, verify
+from converter.stages.calibration import calibrated, calibration_data, measured
+from converter.stages.fine_tuning import fine_tune, tuned_together
+from converter.stages.mixed_precision import mixed_precision, require_means
+from converter.stages.sensitivity import sensitivity
+from converter.stages.synthesis import generator_from_teacher, samples
+from converter.torchrun.ranks import ranks_of_this_run
+from converter.torchrun.watchdog import on_forced_exit
+from converter.trust.fp32 import fp32_by, fp32_network
+from converter.trust.predictions import Predictions, predictions
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
 from engines.errors import BuildError, EngineError
-from engines.onnxruntime import OnnxRuntimeEngine
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""

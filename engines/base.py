@@ -55,7 +55,7 @@ def choose_engine(name: str = "auto") -> EngineChoice:
     if name == "tensorrt":
         return EngineChoice(name, f"asked for; {_tensorrt()}")
     if name == "tensorrt-rtx":
-        from engines.tensorrt_rtx import load_tensorrt_rtx
+        from engines.tensorrt.rtx import load_tensorrt_rtx
 
         version = load_tensorrt_rtx().__version__
         return EngineChoice(name, f"asked for; TensorRT for RTX {version}")
@@ -74,7 +74,7 @@ def _best_engine() -> EngineChoice:
 def _tensorrt() -> str:
     """Version and GPUs in words. Raises EngineUnavailableError where TensorRT or a GPU is missing."""
     from engines.gpu import gpus
-    from engines.tensorrt import load_tensorrt
+    from engines.tensorrt.library import load_tensorrt
 
     version = load_tensorrt().__version__
     number, trouble = gpus()

@@ -6,8 +6,8 @@ import tensorrt as trt
 import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
-from calibrators.inputs import InputSpec
-from calibrators.tensorrt import ZSCGANEntropyCalibrator
+from calibrators.data.input_spec import InputSpec
+from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
 
 model = resnet18(weights=ResNet18_Weights.DEFAULT).eval()
 spec = InputSpec((3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

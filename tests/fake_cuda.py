@@ -4,7 +4,7 @@ What can't be faked, and is therefore only known to run on a CPU:
 
 - values: every number that is read from a fake tensor is 1;
 - autograd's engine, which asks the driver for its streams: ``backward`` below runs the same formulas without it, and
-  no tensor hooks, which ``converter.sensitivity`` lives on;
+  no tensor hooks, which ``converter.trust.sensitivity`` lives on;
 - ``batch_norm_update_stats`` and ``bincount``, for which PyTorch has no rule for fake tensors: their shapes are given
   here by hand;
 - NVIDIA's quantizers (``--qat``), which run CUDA code of their own: the tests take the double of pytorch-quantization;

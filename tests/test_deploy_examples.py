@@ -19,11 +19,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 from PIL import Image
 
-from calibrators.images import images_from_path
-from calibrators.inputs import InputSpec
-from converter import measure
-from converter.cli import command
-from engines.onnxruntime import OnnxRuntimeEngine
+from calibrators.data.images import images_from_path
+from calibrators.data.input_spec import InputSpec
+from converter.cli.convert import command
+from converter.stages import benchmark as measure
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL
 from tests.tensorrt_double.memory import HostDevice, HostStream

@@ -17,21 +17,22 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from calibrators import entropy
-from calibrators.cache import ENTROPY_CALIBRATOR, header_version
-from calibrators.histogram import NUM_BINS
 from calibrators.options import CalibrationOptions
-from calibrators.tensorrt import ZSCGANEntropyCalibrator
-from converter import calibration, measure
-from converter.cache_version import ASSUMED
-from converter.cli import MISSED
-from converter.cli import command as convert
-from converter.doctor import command as doctor
+from calibrators.ranges import entropy
+from calibrators.ranges.histogram import NUM_BINS
+from calibrators.tensorrt.cache_file import ENTROPY_CALIBRATOR, header_version
+from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
+from converter.cli.convert import MISSED
+from converter.cli.convert import command as convert
+from converter.doctor.cli import command as doctor
+from converter.environment.cache_version import ASSUMED
 from converter.pipeline import GOOD_LABELS, POOR_STATISTICS
-from converter.prediction import inputs_for
-from converter.report import SCHEMA, Report
-from engines.build_cli import build
-from engines.cli import bench
+from converter.report.document import SCHEMA, Report
+from converter.stages import benchmark as measure
+from converter.stages import calibration
+from converter.trust.prediction import inputs_for
+from engines.cli.bench import bench
+from engines.cli.build import build
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL
 

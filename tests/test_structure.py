@@ -31,13 +31,13 @@ OPTIONAL = (
 # Seconds to import: modules that --help and the options load do without them.
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
 LIGHT_MODULES = (
-    "converter/cli.py",
+    "converter/cli/convert.py",
     "*/options.py",
     "*/errors.py",
-    "calibrators/inputs.py",
-    "engines/cli.py",
-    "engines/build_cli.py",
-    "converter/doctor.py",
+    "calibrators/data/input_spec.py",
+    "engines/cli/bench.py",
+    "engines/cli/build.py",
+    "converter/doctor/cli.py",
 )
 
 MACHINE_PATH = re.compile(r"(?<![\w.~])/(?:work|root|home)/")

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from calibrators.batches import sent
+from calibrators.data.batches import sent
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.training import draw
 

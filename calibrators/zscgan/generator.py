@@ -9,9 +9,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import ALONE
-from calibrators.inputs import InputSpec
-from calibrators.zscgan.statistics import batch_moments, moments_over_ranks
+from calibrators.zscgan.batch_norm import batch_moments, moments_over_ranks
 
 SMALLEST_MAP = 4
 MOST_STAGES = 4

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from calibrators.batches import sent
+from calibrators.data.batches import sent
 
 AGREEING = 1e-3
 """Two layouts add in other orders; up to this part of the largest output that is rounding."""

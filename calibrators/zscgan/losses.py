@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from calibrators.zscgan.statistics import Moments, Target, joined, joined_target
+from calibrators.zscgan.batch_norm import Moments, Target, joined, joined_target
 
 
 def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:

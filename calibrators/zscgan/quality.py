@@ -5,10 +5,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from calibrators.batches import Batches, first_inputs
+from calibrators.data.batches import Batches, first_inputs
+from calibrators.zscgan.batch_norm import BatchStatistics, Moments, targets_from_model
 from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss
-from calibrators.zscgan.statistics import BatchStatistics, Moments, targets_from_model
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from calibrators.batches import Batch
+from calibrators.data.batches import Batch
+from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError, first_line
 from calibrators.files import write_atomic
-from calibrators.inputs import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import ALONE, Ranks
-from calibrators.inputs import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.training import Step, TrainingState, new_config, new_state, train_generator

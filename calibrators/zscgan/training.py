@@ -10,17 +10,12 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from calibrators.batches import sent
+from calibrators.data.batches import sent
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import GeneratorError
-from calibrators.inputs import InputSpec
 from calibrators.kernels import fast_kernels
-from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
-from calibrators.zscgan.layout import fastest_form
-from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
-from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
-from calibrators.zscgan.statistics import (
+from calibrators.zscgan.batch_norm import (
     BatchStatistics,
     Moments,
     MovingMoments,
@@ -28,6 +23,11 @@ from calibrators.zscgan.statistics import (
     moments_over_ranks,
     targets_from_model,
 )
+from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
+from calibrators.zscgan.layout import fastest_form
+from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 
 MAX_GRADIENT_NORM = 1.0
 MAX_SKIPPED = 10

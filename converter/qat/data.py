@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.batches import Batch, sent
+from calibrators.data.batches import Batch, sent
+from calibrators.data.images import ImageBatches
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import DataError
-from calibrators.images import ImageBatches
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.training import SEED_STRIDE
 from converter.qat.options import MOST_STEPS

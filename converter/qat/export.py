@@ -8,9 +8,9 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor
 
-from converter.graph import FoldedGraph
+from converter.graph.capture import FoldedGraph
+from converter.graph.twin import onnx_name_of
 from converter.qat.network import Student
-from converter.twin import onnx_name_of
 
 
 def graph_from_student(graph: FoldedGraph, student: Student) -> FoldedGraph:

@@ -10,15 +10,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from converter.graph import FoldedGraph
-from converter.placement import QuantizationPlan
+from converter.graph.capture import FoldedGraph
+from converter.graph.twin import nodes_by_value, parameter_of
+from converter.qat.learned_ranges import ActivationRange, WeightRange
 from converter.qat.options import QATOptions
 from converter.qat.quantizers import Backend, QuantizerSpec
-from converter.qat.ranges import ActivationRange, WeightRange
-from converter.simulate import with_quantizers
-from converter.twin import nodes_by_value, parameter_of
-from engines.nonnegative import nonnegative_tensors
-from engines.onnx_graph import OnnxGraph
+from converter.quantize.fake_quant import with_quantizers
+from converter.quantize.placement import QuantizationPlan
+from engines.onnx_passes.graph import OnnxGraph
+from engines.onnx_passes.sign_analysis import nonnegative_tensors
 
 WeightKey = tuple[str, int]
 """Name and axis of a quantized weight."""
@@ -36,7 +36,7 @@ class Student(nn.Module):
     """The fake-quantized network: ``module`` gives logits and features.
 
     Before each forward pass every quantizer gets the amax that follows from the weights and ranges of then, as
-    ``converter.qdq`` will compute it. ``ranges`` are those of the activations, by the tensor that they are of.
+    ``converter.quantize.qdq`` will compute it. ``ranges`` are those of the activations, by the tensor that they are of.
     """
 
     def __init__(

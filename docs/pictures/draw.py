@@ -16,15 +16,15 @@ import torch
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from calibrators.algorithms import amax_from_histogram
+from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
-from calibrators.histogram import Histogram, HistogramCollector
-from calibrators.images import images_from_path
 from calibrators.options import ALGORITHMS, CalibrationOptions
-from calibrators.ranges import load_ranges
+from calibrators.ranges.histogram import Histogram, HistogramCollector
+from calibrators.ranges.ranges import load_ranges
+from calibrators.ranges.search import amax_from_histogram
 from calibrators.zscgan.sampling import SyntheticBatches, load_generator
-from converter.load import load_model
-from converter.load_options import ModelOptions
+from converter.load.model import load_model
+from converter.load.options import ModelOptions
 
 HERE = Path(__file__).parent
 DIGITS = HERE.parents[1] / "examples" / "digits"

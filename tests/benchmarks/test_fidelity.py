@@ -18,7 +18,7 @@ from measure import main as measure
 from sources import main as make_samples
 from trial import SourceOptions, calibration_images, load_network, parts_of, save_network
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 from tests.converter.networks import randomised
 
 

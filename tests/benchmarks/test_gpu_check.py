@@ -13,7 +13,7 @@ import pytest
 import torch
 from gpu_check import CHECKS, Check, document_of, outcome_of, outcomes
 
-from converter.child import ChildError
+from converter.doctor.isolated_call import ChildError
 
 SCRIPT = Path(gpu_check.__file__)
 CPU = {"device": "cpu", "timeout_s": 60.0}

@@ -5,9 +5,9 @@ import pytest
 import torch
 from observed import low_bit_mse_amax, range_errors, ranges, squared_errors, summary
 
-from calibrators.algorithms import mse_amax, mse_errors
-from calibrators.histogram import Histogram, HistogramCollector
-from calibrators.scales import DEAD_AMAX
+from calibrators.ranges.histogram import Histogram, HistogramCollector
+from calibrators.ranges.scales import DEAD_AMAX
+from calibrators.ranges.search import mse_amax, mse_errors
 
 
 def histogram_of(x: torch.Tensor) -> Histogram:

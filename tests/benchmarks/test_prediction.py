@@ -12,8 +12,8 @@ from prediction import Logits, Row, figures, groups, margins_of_others, ranks, s
 from quantizations import Case, Measured, cases_of, kept
 from torch import nn
 
-from calibrators.batches import TensorBatches
-from converter.prediction import Margins, Prediction
+from calibrators.data.batches import TensorBatches
+from converter.trust.prediction import Margins, Prediction
 
 
 def test_ranks_by_hand_with_ties() -> None:

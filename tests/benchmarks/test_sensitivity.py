@@ -3,7 +3,7 @@
 import pytest
 from sensitivity import mean_divergence, one_at_a_time, pieces_of, spearman
 
-from converter.sensitivity import sensitivity_from_graph
+from converter.trust.sensitivity import sensitivity_from_graph
 from tests.converter.networks import Residual
 from tests.converter.reference import graph_of, inputs_of, planned
 

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 # As pytest does in its own process: signatures are checked at run time.
 with install_import_hook(["calibrators"], "beartype.beartype"):
-    from calibrators.batches import TensorBatches
-    from calibrators.calibrate import CalibrationResult, calibrate
+    from calibrators.data.batches import TensorBatches
+    from calibrators.data.input_spec import InputSpec
     from calibrators.distributed import RankLostError, Ranks
     from calibrators.errors import CalibrationError, GeneratorError
-    from calibrators.inputs import InputSpec
     from calibrators.options import ALGORITHMS, CalibrationOptions
+    from calibrators.ranges.calibrate import CalibrationResult, calibrate
     from calibrators.zscgan import training
-    from calibrators.zscgan.checkpoint import restore_checkpoint, save_checkpoint
     from calibrators.zscgan.ensemble import Ensemble
     from calibrators.zscgan.options import ZSCGANOptions
+    from calibrators.zscgan.resume import restore_checkpoint, save_checkpoint
     from calibrators.zscgan.sampling import SyntheticBatches
     from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
     from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator

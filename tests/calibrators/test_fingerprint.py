@@ -1,8 +1,8 @@
 import pytest
 import torch
 
+from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
-from calibrators.inputs import InputSpec
 
 STATE = {"a": torch.arange(6.0).view(2, 3), "b": torch.tensor(1, dtype=torch.int64)}
 

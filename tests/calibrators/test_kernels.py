@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cuda, cudnn
 
-from calibrators.calibrate import calibrate
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels, fast_kernels
 from calibrators.options import CalibrationOptions
+from calibrators.ranges.calibrate import calibrate
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches

@@ -9,10 +9,10 @@ import onnxruntime
 import torch
 from torch import Tensor, fx, nn
 
-from calibrators.inputs import InputSpec
-from converter.graph import FoldedGraph, graph_from_model, observe
-from converter.placement import QuantizationPlan, plan_from_onnx
-from converter.twin import value_name
+from calibrators.data.input_spec import InputSpec
+from converter.graph.capture import FoldedGraph, graph_from_model, observe
+from converter.graph.twin import value_name
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from tests.converter import networks
 
 SHAPES: dict[type[nn.Module], tuple[int, int, int]] = {

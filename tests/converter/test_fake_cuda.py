@@ -14,38 +14,38 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calibrators.batches import TensorBatches
-from calibrators.calibrate import calibrate
+from calibrators.data.batches import TensorBatches
+from calibrators.data.images import images_from_path
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import ALONE
-from calibrators.images import images_from_path
-from calibrators.inputs import InputSpec
 from calibrators.options import CalibrationOptions
+from calibrators.ranges.calibrate import calibrate
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.picture import save_picture
 from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
-from converter.console import Reporter
-from converter.devices import moved
-from converter.exported import module_from_exported
-from converter.graph import FoldedGraph, graph_from_model, observe
-from converter.inputs import Inputs
-from converter.load import Teacher
+from converter.cli.console import Reporter
+from converter.graph.capture import FoldedGraph, graph_from_model, observe
+from converter.job import Inputs
+from converter.load.devices import moved
+from converter.load.model import Teacher
+from converter.load.torch_export import module_from_exported
 from converter.pipeline import fp32_baseline
-from converter.placement import plan_from_onnx
 from converter.qat import data
 from converter.qat.data import Samples
 from converter.qat.export import graph_from_student
+from converter.qat.fine_tune import untuned
 from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import descend_student, expected_of, score, step_loss
-from converter.qat.tuning import untuned
+from converter.quantize.placement import plan_from_onnx
 from converter.workspace import Workspace
 from examples.digits.model import digits_resnet
+from tests.converter.graph.test_families import family_graph, family_model
 from tests.converter.networks import randomised
 from tests.converter.qat import double
-from tests.converter.test_families import family_graph, family_model
 from tests.fake_cuda import Waits, backward, fake_cuda
 
 CUDA = torch.device("cuda")

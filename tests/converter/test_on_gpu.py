@@ -8,13 +8,13 @@ import onnx
 import pytest
 import torch
 
-from calibrators.batches import TensorBatches
-from calibrators.inputs import InputSpec
-from engines.buffers import open_device
+from calibrators.data.batches import TensorBatches
+from calibrators.data.input_spec import InputSpec
 from engines.errors import BuildError, EngineUnavailableError
-from engines.onnxruntime import OnnxRuntimeEngine
+from engines.memory import open_device
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BuildOptions
-from engines.plan_engine import PlanEngine
+from engines.tensorrt.engine import PlanEngine
 from tests.engines.networks import Net
 
 pytestmark = pytest.mark.gpu
@@ -33,8 +33,8 @@ def float_network(net: Net) -> onnx.ModelProto:
 def test_tensorrt_calibrates_and_reads_its_cache_again(tmp_path: Path, buffers: str) -> None:
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("TensorRT is not installed")
-    from calibrators.tensorrt import ZSCGANEntropyCalibrator
-    from engines.tensorrt import engine_from_onnx, require_calibrators
+    from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
+    from engines.tensorrt.library import engine_from_onnx, require_calibrators
 
     net, source, cache = Net(), tmp_path / "net.onnx", tmp_path / "net.cache"
     onnx.save(float_network(net), source)

@@ -6,9 +6,9 @@ import pytest
 from torch.backends import cuda, cudnn
 
 from converter import pipeline
-from converter.console import Reporter
+from converter.cli.console import Reporter
 from converter.errors import OptionsError
-from converter.load_options import ModelOptions
+from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 
 

@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 
-from engines.benchmark import compare
-from engines.buffers import open_device
-from engines.buffers.base import Device
+from engines.bench.compare import compare
+from engines.bench.gpu_watch import GpuWatch
+from engines.bench.nvml import gpu_state
 from engines.errors import EngineUnavailableError
-from engines.gpu_state import gpu_state
-from engines.gpu_watch import GpuWatch
-from engines.onnxruntime import OnnxRuntimeEngine
+from engines.memory import open_device
+from engines.memory.base import Device
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BenchOptions, BuildOptions
-from engines.plan_engine import PlanEngine
+from engines.tensorrt.engine import PlanEngine
 from tests.engines.networks import Net, small_network
 
 pytestmark = pytest.mark.gpu
@@ -113,7 +113,7 @@ def built(folder: Path, name: str, **options: Any) -> Path:
     """The small INT8 network as a plan, beside its ONNX file."""
     if importlib.util.find_spec("tensorrt") is None:
         pytest.skip("TensorRT is not installed")
-    from engines.tensorrt import engine_from_onnx
+    from engines.tensorrt.library import engine_from_onnx
 
     onnx.save(small_network(), folder / "net.onnx")
     batches = BuildOptions(min_batch=1, opt_batch=4, max_batch=8, **options)

@@ -17,40 +17,40 @@ import torch
 from PIL import Image
 from torch import nn
 
-from calibrators.cache import ranges_from_cache, save_cache
-from calibrators.images import images_from_path
-from calibrators.inputs import InputSpec
-from calibrators.ranges import Ranges, load_ranges, save_ranges
-from calibrators.tensorrt_cache import CacheHeader, trusted_ranges
-from calibrators.zscgan.checkpoint import restore_checkpoint, save_checkpoint
+from calibrators.data.images import images_from_path
+from calibrators.data.input_spec import InputSpec
+from calibrators.ranges.ranges import Ranges, load_ranges, save_ranges
+from calibrators.tensorrt.cache_file import ranges_from_cache, save_cache
+from calibrators.tensorrt.cache_with_json import CacheHeader, trusted_ranges
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.resume import restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
 from calibrators.zscgan.successive import new_ensemble, train_ensemble
 from converter.errors import ArchitectureError, ConversionError
-from converter.html.__main__ import command as page
-from converter.load import load_model
-from converter.load_options import ModelOptions
-from converter.report import save_report
+from converter.load.model import load_model
+from converter.load.options import ModelOptions
+from converter.report.document import save_report
+from converter.report.html.__main__ import command as page
 from converter.workspace import SAMPLES
-from engines.build_log import build_log
+from engines.bench.open import open_engines
 from engines.errors import EngineError
-from engines.half import half_from_onnx
-from engines.inspect import layers_from_json
-from engines.measured import open_engines
-from engines.onnx_file import load_onnx
-from engines.onnxruntime import OnnxRuntimeEngine, build, int8_kernels
+from engines.onnx_passes.file import load_onnx
+from engines.onnx_passes.float16 import half_from_onnx
+from engines.onnxruntime.engine import OnnxRuntimeEngine, build, int8_kernels
 from engines.options import BenchOptions
-from engines.plan_engine import PlanEngine, engine_of_plan, is_plan, version_of_plan
-from engines.timing_cache import attach_timing_cache
-from tests.converter.html.reports import bare_report, full_report
-from tests.converter.test_load import trained
+from engines.tensorrt.build_log import build_log
+from engines.tensorrt.engine import PlanEngine, engine_of_plan, is_plan, version_of_plan
+from engines.tensorrt.inspector import layers_from_json
+from engines.tensorrt.timing_cache import attach_timing_cache
+from tests.converter.load.test_model import trained
+from tests.converter.report.html.reports import bare_report, full_report
 from tests.engines.networks import Net, small_network
 from tests.fuzz import mutations as m
 
 SPEC = InputSpec((3, 8, 8), (0.5,), (0.5,))
-TINY = "tests.converter.test_load:Tiny"
+TINY = "tests.converter.load.test_model:Tiny"
 CPU = torch.device("cpu")
 GAN = ZSCGANOptions(steps=2, batch=8, latent=4, width=4, samples_per_class=1)
 
@@ -308,7 +308,7 @@ def _read_plan(path: Path) -> object:
     double = runtime_double()
     double.Runtime = partial(Strict, double)
     with (
-        mock.patch("engines.tensorrt.load_tensorrt", return_value=double),
+        mock.patch("engines.tensorrt.library.load_tensorrt", return_value=double),
         PlanEngine(path, device=HostDevice()) as engine,
     ):
         return engine.run(np.zeros((1, *engine.input_shape), np.float32))
@@ -344,7 +344,7 @@ def _picture_of_report(folder: Path) -> Path:
 
 
 def _read_report(path: Path) -> object:
-    """As ``python -m converter.html`` reads it; its errors are those of click."""
+    """As ``python -m converter.report.html`` reads it; its errors are those of click."""
     try:
         page.main([str(path.with_name("report.json"))], standalone_mode=False)
     except click.ClickException as error:

@@ -21,9 +21,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from calibrators.algorithms import amax_from_histogram
-from calibrators.histogram import HistogramCollector
 from calibrators.options import CalibrationOptions
+from calibrators.ranges.histogram import HistogramCollector
+from calibrators.ranges.search import amax_from_histogram
 
 Array = NDArray[np.float32]
 POISON = -1.0e30

@@ -53,14 +53,14 @@ def machine_with_tensorrt(monkeypatch: pytest.MonkeyPatch, version: str = "10.16
     """Puts the doubles where the packages look for TensorRT, for a GPU and for its memory."""
     machine = DoubleMachine(runtime_double(version))
     machine.trt.calibrate = machine.calibrate
-    monkeypatch.setattr("engines.tensorrt.load_tensorrt", lambda: machine.trt)
+    monkeypatch.setattr("engines.tensorrt.library.load_tensorrt", lambda: machine.trt)
     monkeypatch.setattr("engines.gpu.gpus", lambda: Gpus(1, ""))
     users = (
-        "engines.plan_engine",
-        "engines.measured",
-        "converter.inputs",
-        "converter.deploy",
-        "converter.measure",
+        "engines.tensorrt.engine",
+        "engines.bench.open",
+        "converter.job",
+        "converter.stages.build",
+        "converter.stages.benchmark",
     )
     for user in users:
         monkeypatch.setattr(f"{user}.open_device", machine.open_device)
@@ -70,15 +70,15 @@ def machine_with_tensorrt(monkeypatch: pytest.MonkeyPatch, version: str = "10.16
 
 
 def calibrators_imported_with(monkeypatch: pytest.MonkeyPatch, tensorrt: ModuleType | None) -> Any:
-    """``calibrators.tensorrt`` as it is where ``import tensorrt`` gives this module; None: there is none."""
+    """``calibrators.tensorrt.calibrator`` as it is where ``import tensorrt`` gives this module; None: there is none."""
     monkeypatch.setitem(sys.modules, "tensorrt", tensorrt)
     return calibrators_imported_anew(monkeypatch)
 
 
 def calibrators_imported_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``calibrators.tensorrt``, its imports tried once more."""
-    module = importlib.import_module("calibrators.tensorrt")
-    monkeypatch.setitem(sys.modules, "calibrators.tensorrt", module)
+    """``calibrators.tensorrt.calibrator``, its imports tried once more."""
+    module = importlib.import_module("calibrators.tensorrt.calibrator")
+    monkeypatch.setitem(sys.modules, "calibrators.tensorrt.calibrator", module)
     monkeypatch.setattr(calibrators, "tensorrt", module)
-    monkeypatch.delitem(sys.modules, "calibrators.tensorrt")
-    return importlib.import_module("calibrators.tensorrt")
+    monkeypatch.delitem(sys.modules, "calibrators.tensorrt.calibrator")
+    return importlib.import_module("calibrators.tensorrt.calibrator")

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 
 
 @pytest.fixture

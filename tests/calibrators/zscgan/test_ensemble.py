@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.picture import save_picture
+from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.training import new_config
 
 SPEC = InputSpec((3, 8, 8))

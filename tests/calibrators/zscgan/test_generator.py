@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.generator import Generator, GeneratorConfig, channels_at, stage_count
 
 

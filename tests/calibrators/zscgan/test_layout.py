@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
 from calibrators.synthetic import batches_from_model
 from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.options import ZSCGANOptions

@@ -5,10 +5,10 @@ import torch
 from torch.distributions import Normal, kl_divergence
 from torch.nn import functional as F
 
-from calibrators.inputs import InputSpec
+from calibrators.data.input_spec import InputSpec
+from calibrators.zscgan.batch_norm import Target
 from calibrators.zscgan.generator import mean_pixel
 from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss
-from calibrators.zscgan.statistics import Target
 
 
 def one(value: float) -> torch.Tensor:

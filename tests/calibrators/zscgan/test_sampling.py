@@ -5,12 +5,12 @@ import torch
 from PIL import Image
 from torch import nn
 
+from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
-from calibrators.inputs import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
-from calibrators.zscgan.picture import GAP, HEADER, ROWS, save_picture, shown_classes
 from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.sample_sheet import GAP, HEADER, ROWS, save_picture, shown_classes
 from calibrators.zscgan.sampling import (
     SyntheticBatches,
     TrainedGenerator,

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import nn
 
-from calibrators.zscgan.statistics import (
+from calibrators.zscgan.batch_norm import (
     BatchStatistics,
     MovingMoments,
     batch_moments,

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from calibrators.inputs import InputSpec
-from calibrators.zscgan.checkpoint import restore_checkpoint, save_checkpoint
+from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.resume import restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from calibrators.zscgan.training import train_generator

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import nn
 
+from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
-from calibrators.inputs import InputSpec
-from calibrators.zscgan.checkpoint import restore_checkpoint, run_key, save_checkpoint
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.losses import image_prior
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.resume import restore_checkpoint, run_key, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import (
     TrainingState,

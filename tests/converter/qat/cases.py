@@ -7,14 +7,14 @@ from functools import cache
 import torch
 from torch import nn
 
-from calibrators.batches import Batch
+from calibrators.data.batches import Batch
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import ALONE, Ranks
-from calibrators.inputs import InputSpec
-from converter.graph import FoldedGraph, graph_from_model
-from converter.placement import QuantizationPlan
+from converter.graph.capture import FoldedGraph, graph_from_model
+from converter.qat.fine_tune import untuned
 from converter.qat.options import QATOptions
 from converter.qat.training import TuningState
-from converter.qat.tuning import untuned
+from converter.quantize.placement import QuantizationPlan
 from tests.converter.networks import Residual
 from tests.converter.reference import SHAPES, graph_of, planned, seeded_model
 

@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor
 
+from calibrators.data.images import images_from_path
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import Ranks
 from calibrators.errors import DataError
-from calibrators.images import images_from_path
-from calibrators.inputs import InputSpec
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.successive import new_ensemble
 from converter.qat.data import Images, Samples, held_out_for, mixed, require_enough

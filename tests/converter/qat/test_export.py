@@ -9,8 +9,8 @@ from onnx import numpy_helper
 from torch import nn
 
 from converter.qat.export import graph_from_student
-from converter.qat.tuning import fine_tuned
-from converter.qdq import qdq_from_onnx
+from converter.qat.fine_tune import fine_tuned
+from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.networks import Residual, Sequence, Shared, Upsampling
 from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
 from tests.converter.qat.test_network import assert_same_logits

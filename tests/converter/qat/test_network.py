@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from converter.graph.twin import parameter_of
+from converter.qat.learned_ranges import ActivationRange
 from converter.qat.network import student_from_graph, teacher_from_graph, unsigned_ranges
 from converter.qat.options import BACKENDS, QATOptions
 from converter.qat.quantizers import amax_of, backend_from_name
-from converter.qat.ranges import ActivationRange
-from converter.qdq import qdq_from_onnx
-from converter.simulate import simulated
-from converter.twin import parameter_of
+from converter.quantize.fake_quant import simulated
+from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.networks import Perceptron, Residual, Shared
 from tests.converter.qat import double
 from tests.converter.qat.cases import case, fresh

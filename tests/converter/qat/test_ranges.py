@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from converter.qat.learned_ranges import ActivationRange, WeightRange
 from converter.qat.quantizers import QuantizerSpec, amax_of, backend_from_name
-from converter.qat.ranges import ActivationRange, WeightRange
-from converter.qdq import LARGEST_BIAS, quantized_weight
+from converter.quantize.qdq import LARGEST_BIAS, quantized_weight
 
 
 def activation(amax: float, bits: int = 4, *, learned: bool = True) -> ActivationRange:

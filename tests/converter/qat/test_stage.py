@@ -13,11 +13,13 @@ import pytest
 from click.testing import CliRunner, Result
 from onnx import numpy_helper
 
-from calibrators.ranges import Ranges, load_ranges
-from calibrators.zscgan import checkpoint
-from converter import measure, pipeline
-from converter.cli import command
-from converter.qat import stage, training
+from calibrators.ranges.ranges import Ranges, load_ranges
+from calibrators.zscgan import resume as checkpoint
+from converter import pipeline
+from converter.cli.convert import command
+from converter.qat import training
+from converter.stages import benchmark as measure
+from converter.stages import fine_tuning as stage
 from converter.workspace import QAT_CHECKPOINT
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL

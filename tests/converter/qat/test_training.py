@@ -14,6 +14,7 @@ from torch.backends import cudnn
 from calibrators.distributed import ALONE
 from converter.errors import QATError
 from converter.qat import training
+from converter.qat.fine_tune import fine_tuned
 from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import (
@@ -29,7 +30,6 @@ from converter.qat.training import (
     set_rate,
     train_student,
 )
-from converter.qat.tuning import fine_tuned
 from tests.converter.networks import Residual
 from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
 

@@ -1,0 +1,68 @@
+"""Batches: what every stage after the source of the data takes, synthetic or real."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float, Int, Shaped
+from torch import Tensor
+
+from calibrators.data.input_spec import InputSpec
+
+Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
+
+
+@runtime_checkable
+class Batches(Protocol):
+    """Normalised inputs and labels that can be iterated again and come out the same each time.
+
+    ``num_samples`` is the total, ``batch_size`` the largest batch. A label of -1 means unknown.
+    """
+
+    @property
+    def num_samples(self) -> int: ...
+
+    @property
+    def batch_size(self) -> int: ...
+
+    def __iter__(self) -> Iterator[Batch]: ...
+
+
+@dataclass(frozen=True)
+class TensorBatches:
+    """Batches cut from two tensors in memory."""
+
+    x: Float[Tensor, "samples channels height width"]
+    y: Int[Tensor, "samples"]
+    batch_size: int = 64
+
+    @property
+    def num_samples(self) -> int:
+        return len(self.x)
+
+    def __iter__(self) -> Iterator[Batch]:
+        yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
+
+
+def sent(x: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
+    """``x`` of the CPU on ``device``, without waiting until a GPU has done what it was given before."""
+    # From memory that isn't pinned the driver may wait all the same.
+    return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)
+
+
+def first_inputs(batches: Batches, count: int) -> Float[Tensor, "inputs channels height width"]:
+    """The first ``count`` inputs, or all of them where there are fewer; no later batch is made."""
+    found: list[Tensor] = []
+    for x, _ in batches:
+        found.append(x[: count - sum(map(len, found))])
+        if sum(map(len, found)) >= count:
+            break
+    return torch.cat(found)
+
+
+def random_pixels(spec: InputSpec, count: int, seed: int) -> Float[Tensor, "batch channels height width"]:
+    """Uniform random pixels, normalised."""
+    random = torch.rand(count, *spec.shape, generator=torch.Generator().manual_seed(seed))
+    low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (spec.low, spec.high))
+    return low + random * (high - low)

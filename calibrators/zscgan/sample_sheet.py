@@ -1,0 +1,74 @@
+"""``samples.png``: a look at what the generator makes, one column a class."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from calibrators.data.input_spec import InputSpec
+from calibrators.files import write_atomic
+from calibrators.zscgan.ensemble import Ensemble
+
+MOST_COLUMNS = 10
+ROWS = 6
+SMALLEST_TILE = 64
+GAP = 4
+HEADER = 16
+
+
+def shown_classes(generator: Ensemble) -> list[int]:
+    """The classes of the picture's columns: all that were trained, or 10 spread evenly over them."""
+    trained = generator.config.labels().sort().values
+    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
+    columns: list[int] = trained[places].tolist()
+    return columns
+
+
+def save_picture(
+    generator: Ensemble, path: Path, *, seed: int, class_names: Sequence[str] | None = None
+) -> Path:
+    """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
+
+    Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
+    """
+    spec, columns = generator.config.spec, shown_classes(generator)
+    z, _ = generator.draw(ROWS * len(columns), seed, 0)
+    turns = torch.arange(ROWS) % len(generator.members)
+    conditions = torch.cartesian_prod(turns, torch.tensor(columns))
+    with torch.no_grad():
+        samples = generator.eval()(z, conditions).cpu()
+    tiles = [tile_from_sample(sample, spec) for sample in samples]
+    width, height = tiles[0].size
+    picture = Image.new(
+        "RGB", (len(columns) * (width + GAP) + GAP, HEADER + ROWS * (height + GAP) + GAP), "white"
+    )
+    for position, tile in enumerate(tiles):
+        row, column = divmod(position, len(columns))
+        picture.paste(tile, (GAP + column * (width + GAP), HEADER + GAP + row * (height + GAP)))
+    write_heads(picture, [class_names[c] if class_names else str(c) for c in columns], width + GAP)
+    buffer = io.BytesIO()
+    picture.save(buffer, format="PNG")
+    return write_atomic(path, buffer.getvalue())
+
+
+def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: InputSpec) -> Image.Image:
+    """The sample as an RGB picture. One channel is shown as grey, of others than three the first three."""
+    mean, std = torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)
+    pixels = ((sample * std + mean).clamp(0, 1) * 255).round().byte()
+    if len(pixels) < 3:
+        pixels = pixels[:1].expand(3, -1, -1)
+    tile = Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+    factor = max(1, -(-SMALLEST_TILE // max(tile.size)))
+    return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
+
+
+def write_heads(picture: Image.Image, heads: Sequence[str], step: int) -> None:
+    """One head a column, cut to the column's width."""
+    draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
+    for column, head in enumerate(heads):
+        fits = [n for n in range(1, len(head) + 1) if draw.textlength(head[:n], font=font) <= step - GAP]
+        draw.text((GAP + column * step, 2), head[: max(fits, default=1)], fill="black", font=font)

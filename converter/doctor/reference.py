@@ -1,0 +1,80 @@
+"""An engine's logits beside those of two references, and how far they may be apart.
+
+The same INT8 network with its Q/DQ pairs computed literally, by ONNX Runtime without any optimization, shows
+mistakes of an engine; the FP32 classifier in PyTorch shows mistakes of the quantization.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+import torch
+from numpy.typing import NDArray
+
+from calibrators.data.images import images_from_path
+from converter.load.model import load_model
+from converter.load.options import ModelOptions
+from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference, difference
+from converter.trust.predictions import chosen_classes, in_parts, percent_equal
+from engines.base import Engine
+
+BATCH = 25
+"""Divides the digits example's 500 test images and lies inside of a plan's usual profile."""
+
+
+@dataclass(frozen=True)
+class References:
+    """Normalised images, their labels, and the logits of both references for them."""
+
+    images: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    fp32: NDArray[np.float32]
+    qdq: NDArray[np.float32]
+
+
+def references_from_model(model: ModelOptions, images: Path, int8_onnx: Path) -> References:
+    """Those of the classifier ``model`` and of its Q/DQ network, for the labelled images of a file or folder."""
+    teacher = load_model(model)
+    batches = list(images_from_path(images, teacher.spec, classes=teacher.classes, require_labels=True))
+    x = torch.cat([some for some, _ in batches])
+    with torch.no_grad():
+        fp32 = teacher.module(x).numpy()
+    labels = torch.cat([some for _, some in batches]).numpy()
+    return References(x.numpy(), labels, fp32, literal_logits(int8_onnx, x.numpy()))
+
+
+def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return logits
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One engine: its precision, both differences, how often it is right in percent, and what it missed."""
+
+    precision: str
+    qdq: Difference
+    fp32: Difference
+    top1: float
+    missed: tuple[str, ...]
+
+
+def compared(engine: Engine, references: References) -> Comparison:
+    """``engine`` on the images of ``references``, in batches of ``BATCH``."""
+    logits = in_parts(engine.run, 1, BATCH)(references.images)
+    qdq, fp32 = difference(logits, references.qdq), difference(logits, references.fp32)
+    missed = [
+        *(f"against Q/DQ: {text}" for text in qdq.missed(QDQ_LIMITS)),
+        *(f"against FP32: {text}" for text in fp32.missed(FP32_LIMITS)),
+    ]
+    # TensorRT for RTX promises INT8 weights only, and an inspector needn't tell.
+    if engine.name != "tensorrt-rtx" and engine.precision not in {"int8", "unknown"}:
+        missed.append(f"it runs in {engine.precision}, not in int8")
+    top1 = percent_equal(chosen_classes(logits), references.labels)
+    return Comparison(engine.precision, qdq, fp32, top1, tuple(missed))

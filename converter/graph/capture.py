@@ -1,0 +1,287 @@
+"""A classifier as one graph in two forms that share every name: an FP32 ONNX model and its twin in PyTorch."""
+
+import logging
+import re
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from dataclasses import dataclass
+from io import StringIO
+from typing import Any
+
+import onnx
+import torch
+from jaxtyping import Float
+from onnx import TensorProto, helper
+from torch import Tensor, fx, nn
+
+from calibrators.data.batches import random_pixels
+from calibrators.data.input_spec import InputSpec
+from calibrators.errors import first_line
+from converter.errors import CaptureError
+from converter.graph.export_errors import exporter_refusal
+from converter.graph.keep_batch import has_squeezes, keep_batch_axis
+from converter.graph.simplify import simplify
+from converter.graph.twin import twin_from_onnx, value_name
+from converter.load.devices import moved
+
+INPUT, LOGITS, BATCH = "input", "logits", "batch"
+
+SAME = 1e-3
+"""FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+
+_OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
+
+
+@dataclass(frozen=True)
+class FoldedGraph:
+    """The classifier in eval mode with its batch norms folded, twice.
+
+    ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
+    values, except those that no range suits. ``module(x)``, its twin, gives the logits, for every batch size and in
+    eval mode only; ``converter.graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
+    """
+
+    module: fx.GraphModule
+    onnx: onnx.ModelProto
+
+    @property
+    def activations(self) -> tuple[str, ...]:
+        """Names of the float values that depend on the input, in the graph's order: what may need a range."""
+        graph = self.onnx.graph
+        known = {value.name for value in (*graph.value_info, *graph.output) if _is_batch(value)}
+        made = (name for node in graph.node for name in node.output)
+        return (graph.input[0].name, *(name for name in made if name in known))
+
+
+def _is_batch(value: onnx.ValueInfoProto) -> bool:
+    """Whether an axis holds the inputs, which attention has on the second one or together with its heads."""
+    return any(BATCH in dim.dim_param for dim in value.type.tensor_type.shape.dim)
+
+
+def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | str = "cpu") -> FoldedGraph:
+    """``model`` in eval mode as a graph with its batch norms folded.
+
+    It is traced on the CPU also for a GPU: the files are then the same on every machine. On CUDA ``torch.export`` would
+    refuse it, as PyTorch takes cuDNN's batch norm only for batches of at most 65,535, and here the batch has no bound.
+
+    ``model`` moves to ``device`` and is put in eval mode; its weights are left as they are. Raises
+    CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
+    give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
+    """
+    proto = onnx_from_model(moved(model.eval(), "cpu"), spec)
+    moved(model, device)
+    return graph_from_onnx(proto, spec, device)
+
+
+def graph_from_onnx(
+    model: onnx.ModelProto, spec: InputSpec, device: torch.device | str = "cpu"
+) -> FoldedGraph:
+    """``model``, which takes any batch, as a graph with its batch norms folded.
+
+    Raises UnsupportedOperatorError for an operator that the twin doesn't have.
+    """
+    folded = simplify(model)
+    module = twin_from_onnx(folded)
+    declare_shapes(folded, module, spec)
+    return FoldedGraph(module.to(device), folded)
+
+
+def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
+    """``model``, on the CPU and in eval mode, as torch.onnx writes it, with its batch norms."""
+    # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
+    model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    x = torch.zeros(2, *spec.shape)
+    _check_forward(model, x)
+    with _silent_exporters(), torch.no_grad():
+        program = _exported(model, x)
+        if has_squeezes(program.graph):
+            exported = program.module(check_guards=False)
+            keep_batch_axis(exported)
+            program = _exported(exported, x)
+        proto = _onnx_program(program, x).model_proto
+    return without_notes(proto)
+
+
+def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without the exporter's notes: stack traces, which differ from machine to machine and name its folders."""
+    plain = onnx.ModelProto()
+    plain.CopyFrom(model)
+    graph = plain.graph
+    for item in (
+        plain,
+        graph,
+        *graph.node,
+        *graph.initializer,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+    ):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+    return plain
+
+
+def declare_shapes(model: onnx.ModelProto, module: fx.GraphModule, spec: InputSpec) -> None:
+    """Declare the shape of every float value of ``model`` in place, as its twin ``module`` has it for two batches.
+
+    An axis that grows with the batch is ``batch``, or ``12*batch`` where it grows 12 times as fast. Values that are
+    infinite on purpose (padding below a max pool, masks before a softmax) are not declared, as no range suits them.
+    """
+    x = random_pixels(spec, 3, 0)
+    smaller, larger = (_shapes(module, x[:batch]) for batch in (2, 3))
+    declared = {
+        name: helper.make_tensor_value_info(name, TensorProto.FLOAT, list(map(_dim, shape, larger[name])))
+        for name, shape in smaller.items()
+        if name in larger and len(shape) == len(larger[name])
+    }
+    graph = model.graph
+    del graph.value_info[:]
+    for values in (graph.input, graph.output):
+        for value in values:
+            value.CopyFrom(declared.pop(value.name, value))
+    made = {name for node in graph.node for name in node.output}
+    graph.value_info.extend(value for name, value in declared.items() if name in made)
+
+
+def _dim(smaller: int, larger: int) -> int | str:
+    """An axis of these sizes for batches of 2 and 3."""
+    factor = larger - smaller
+    if factor == 0 or smaller != 2 * factor:
+        return smaller
+    return BATCH if factor == 1 else f"{factor}*{BATCH}"
+
+
+class _Shapes(fx.Interpreter):
+    """Runs a graph and keeps the shape of each finite float value, by its name; no value outlives its last use."""
+
+    def __init__(self, module: fx.GraphModule) -> None:
+        super().__init__(module)
+        self.shapes: dict[str, tuple[int, ...]] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        name = value_name(node)
+        if name and isinstance(value, Tensor) and value.dtype == torch.float32 and value.isfinite().all():
+            self.shapes[name] = tuple(value.shape)
+        return value
+
+
+@torch.no_grad()
+def _shapes(module: fx.GraphModule, x: Tensor) -> dict[str, tuple[int, ...]]:
+    seen = _Shapes(module)
+    seen.run(x)
+    return seen.shapes
+
+
+class _Observer(fx.Interpreter):
+    """Runs a graph, keeping the named values and freeing the others after their last use."""
+
+    def __init__(self, module: fx.GraphModule, names: Collection[str]) -> None:
+        super().__init__(module)
+        self.names = frozenset(names)
+        self.values: dict[str, Tensor] = {}
+
+    def run_node(self, node: fx.Node) -> Any:
+        value = super().run_node(node)
+        if (name := value_name(node)) in self.names:
+            self.values[name] = value
+        return value
+
+
+@torch.no_grad()
+def observe(
+    module: fx.GraphModule, x: Float[Tensor, "batch channels height width"], names: Collection[str]
+) -> tuple[Float[Tensor, "batch classes"], dict[str, Tensor]]:
+    """Logits for ``x`` and the named intermediate values, in the graph's order, without gradients.
+
+    Raises ValueError for a name that the graph doesn't have.
+    """
+    observer = _Observer(module, names)
+    logits = observer.run(x)
+    if missing := sorted(observer.names - observer.values.keys()):
+        raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
+    return logits, observer.values
+
+
+def _check_forward(model: nn.Module, x: Tensor) -> None:
+    """Raise CaptureError unless ``model(x)`` gives logits; ``x`` holds a batch of 2."""
+    shape = "x".join(map(str, x.shape[1:]))
+    try:
+        with torch.no_grad():
+            logits = model(x)
+    except Exception as error:
+        raise CaptureError(
+            f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
+            "check --input-shape"
+        ) from error
+    if not isinstance(logits, Tensor):
+        raise CaptureError(
+            f"expected a network that returns one tensor of logits, got {type(logits).__name__}; "
+            "wrap it in a module that returns the logits alone, and name that with --arch"
+        )
+    if logits.ndim != 2 or len(logits) != len(x):
+        raise CaptureError(
+            f"expected logits of shape [{len(x)}, classes] for a batch of {len(x)}, "
+            f"got {list(logits.shape)}; the network must be a classifier that takes any batch size"
+        )
+
+
+def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim(BATCH)},))
+    except Exception as error:
+        raise CaptureError(_refusal(error)) from error
+
+
+def _refusal(error: Exception) -> str:
+    """What to tell the user about a failure of torch.export."""
+    text = str(error)
+    places = re.findall(r'File "([^"]+)", line (\d+), in (?!_)', text)
+    place = f" ({places[-1][0]}:{places[-1][1]})" if places else ""
+    if "Constraints violated" in text or "specialized" in text.split("\n\n", maxsplit=1)[0]:
+        return (
+            "expected a network that takes any batch size, but its forward fixes the batch"
+            f"{place}; write x.flatten(1), or sizes taken from x.shape[0], in place of a number"
+        )
+    if "data-dependent" in text:
+        return (
+            "expected a network with one fixed flow of control, but its forward branches on the values of a "
+            f"tensor{place}; use torch.where, or keep one branch for inference"
+        )
+    return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
+
+
+def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
+    try:
+        onnx_program = torch.onnx.export(
+            program,
+            (x,),
+            dynamo=True,
+            optimize=False,
+            opset_version=_OPSET,
+            input_names=[INPUT],
+            output_names=[LOGITS],
+            verbose=False,
+        )
+    except Exception as error:
+        raise CaptureError(
+            f"torch.onnx can't write the network as ONNX: {exporter_refusal(error)}; replace that operator, or use "
+            "a newer PyTorch"
+        ) from error
+    assert onnx_program is not None
+    return onnx_program
+
+
+@contextmanager
+def _silent_exporters() -> Iterator[None]:
+    """No log records and no output meanwhile.
+
+    On a failure torch logs and prints whole graphs, where one message is raised instead.
+    """
+    before = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+            yield
+    finally:
+        logging.disable(before)

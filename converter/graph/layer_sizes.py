@@ -1,0 +1,74 @@
+"""The size of each layer of an ONNX model: multiply-adds for one input, and parameters."""
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from converter.graph.capture import BATCH
+from converter.quantize.placement import QuantizationPlan
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One node, by its first output; ``macs`` are the multiply-adds of one input, 0 where it multiplies nothing."""
+
+    name: str
+    op: str
+    macs: int
+    parameters: int
+
+
+def layers_from_onnx(model: onnx.ModelProto) -> dict[str, Layer]:
+    """Every node of ``model`` by its first output, in the graph's order."""
+    sizes = _sizes(model)
+    constants = {value.name: tuple(value.dims) for value in model.graph.initializer}
+    return {
+        node.output[0]: Layer(
+            node.output[0],
+            node.op_type,
+            _macs(node, sizes, constants),
+            0 if node.output[0] in constants else sum(math.prod(constants.get(n, (0,))) for n in node.input),
+        )
+        for node in model.graph.node
+    }
+
+
+def float_macs_percent(model: onnx.ModelProto, plan: QuantizationPlan) -> float:
+    """How much of the multiply-adds of ``model`` is not done by layers whose weights ``plan`` quantizes."""
+    quantized = {weight.consumer for weight in plan.weights}
+    layers = layers_from_onnx(model).values()
+    in_float = sum(layer.macs for layer in layers if layer.name not in quantized)
+    return 100.0 * in_float / max(1, sum(layer.macs for layer in layers))
+
+
+def _macs(
+    node: onnx.NodeProto,
+    sizes: Mapping[str, tuple[int, ...]],
+    constants: Mapping[str, tuple[int, ...]],
+) -> int:
+    """Multiply-adds: those of each value of the result, or, for a transposed convolution, of the input."""
+    result, data = sizes.get(node.output[0]), sizes.get(node.input[0]) if node.input else None
+    if result is None or data is None:
+        return 0
+    if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in constants:
+        pixels = data if node.op_type == "ConvTranspose" else result
+        return math.prod(pixels) * math.prod(constants[node.input[1]][1:])
+    if node.op_type in ("Gemm", "MatMul"):
+        return math.prod(result) * data[-1]
+    return 0
+
+
+def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """The shape of each declared value for one input; an axis of ``12*batch`` counts 12."""
+    values = (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    return {value.name: tuple(map(_size, value.type.tensor_type.shape.dim)) for value in values}
+
+
+def _size(dim: onnx.TensorShapeProto.Dimension) -> int:
+    if BATCH not in dim.dim_param:
+        return int(dim.dim_value)
+    factor = re.fullmatch(rf"\(?(\d+)\s*\*\s*{BATCH}\)?", dim.dim_param)
+    return int(factor[1]) if factor else 1

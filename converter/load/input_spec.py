@@ -1,0 +1,92 @@
+"""The classifier's input: from the user's options, the file, or the training of torchvision's weights."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from calibrators.data.input_spec import PRESETS, InputSpec
+from converter.errors import LoadError, OptionsError
+from converter.load.options import ModelOptions
+
+_PRESET_NAMES = "|".join(PRESETS)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is known of the input besides the options.
+
+    ``weights`` are the torchvision weights (an entry of its enum) whose preprocessing applies; ``assumed``
+    says that it's a guess from the architecture. ``sizes`` are (channels, height, width) as the file fixed
+    them, -1 where it leaves one open.
+    """
+
+    weights: Any | None = None
+    assumed: bool = False
+    sizes: tuple[int, ...] = (-1, -1, -1)
+
+
+def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int, int]:
+    """The flag's shape, else the file's fixed one, the preset's, or the crop of torchvision's weights.
+
+    Raises OptionsError where none is known, LoadError where the flag contradicts the file.
+    """
+    sizes = origin.sizes
+    if options.input_shape is not None:
+        if any(fixed not in (-1, given) for fixed, given in zip(sizes, options.input_shape, strict=True)):
+            raise LoadError(
+                f"the file was exported for inputs of {_times(sizes)}, got --input-shape "
+                f"{_times(options.input_shape)}; leave the flag out"
+            )
+        return options.input_shape
+    if min(sizes) > 0:
+        return (sizes[0], sizes[1], sizes[2])
+    preset = None if options.preset is None else PRESETS[options.preset].shape
+    if preset is not None:
+        return preset
+    if origin.weights is not None:
+        (crop,) = set(origin.weights.transforms().crop_size)
+        return (3, crop, crop)
+    raise OptionsError(
+        "the input's shape is unknown: type --input-shape, for example --input-shape 3x32x32, or a --preset "
+        f"that has one ({'|'.join(name for name, entry in PRESETS.items() if entry.shape)})"
+    )
+
+
+def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec, tuple[str, ...]]:
+    """Shape and normalisation of the input, and a note where torchvision's normalisation is an assumption.
+
+    Flags come before the preset, the preset before torchvision's weights. Raises OptionsError where
+    something is unknown: a wrong normalisation would quietly cost accuracy, so none is made up.
+    """
+    shape = shape_from_options(options, origin)
+    notes: tuple[str, ...] = ()
+    if options.mean is not None and options.std is not None:
+        mean, std = options.mean, options.std
+    elif options.preset is not None:
+        mean, std = PRESETS[options.preset].mean, PRESETS[options.preset].std
+    elif origin.weights is not None:
+        transforms = origin.weights.transforms()
+        mean, std = tuple(transforms.mean), tuple(transforms.std)
+        if origin.assumed:
+            typed = options.input_shape is not None
+            notes = (
+                f"assumed the input of torchvision's {origin.weights}: "
+                f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
+                f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
+            )
+    else:
+        raise OptionsError(
+            "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
+            f"0.485,0.456,0.406 --std 0.229,0.224,0.225, or --preset {_PRESET_NAMES} (unit: pixels in [0, 1])"
+        )
+    try:
+        return InputSpec(shape, mean, std), notes
+    except ValueError as error:
+        raise OptionsError(str(error)) from error
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) if size > 0 else "?" for size in shape)
+
+
+def _commas(values: tuple[float, ...]) -> str:
+    return ",".join(f"{value:g}" for value in values)

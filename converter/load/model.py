@@ -1,0 +1,334 @@
+"""MODEL as a teacher: a network in eval mode, the shape of its input, and its classes.
+
+Weights are read without running code of the file (see ``checkpoint`` and ``pt2``); only ``--trust-pickle``
+changes that. TorchScript runs no Python; its tensor operations do run.
+"""
+
+import difflib
+import hashlib
+import urllib.error
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from calibrators.data.input_spec import InputSpec
+from calibrators.fingerprint import fingerprint
+from converter.errors import ArchitectureError, LoadError, OptionsError
+from converter.load import architectures
+from converter.load.determinism import refuse_random
+from converter.load.float_only import refuse_lowered
+from converter.load.input_spec import Origin, shape_from_options, spec_from_options
+from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
+from converter.load.options import ModelOptions
+from converter.load.state_dict import (
+    EXPECTED,
+    State,
+    is_state,
+    kind_of_file,
+    object_from_file,
+    require_real,
+    state_from_object,
+    state_from_safetensors,
+    without_wrappers,
+)
+from converter.load.torch_export import module_from_exported, module_from_torchscript
+from converter.load.user_module import FORMS, module_from_callable
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The classifier to convert: float32 on the CPU, in eval mode, no parameter requires a gradient.
+
+    ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
+    weights, ``bn_layers`` the batch norms with stored statistics. ``notes`` are choices that the user should
+    see, one line each. ``onnx`` is the user's own graph where MODEL is an ONNX file, whose twin ``module`` then is.
+    """
+
+    module: nn.Module
+    spec: InputSpec
+    classes: int
+    class_names: tuple[str, ...] | None
+    name: str
+    sha256: str
+    parameters: int
+    bn_layers: int
+    notes: tuple[str, ...] = ()
+    onnx: ModelProto | None = None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """A network as it was read, and what its source says of the input; ``source`` is that of an ONNX file."""
+
+    module: nn.Module
+    origin: Origin
+    notes: tuple[str, ...] = ()
+    source: OnnxSource | None = None
+
+
+def load_model(options: ModelOptions) -> Teacher:
+    """The teacher for ``options``, checked by one forward pass of two black images.
+
+    Raises LoadError (ArchitectureError where weights and network don't fit) and OptionsError; each message
+    names what was expected, what came and what to type.
+    """
+    path = Path(options.model)
+    if _exists(path):
+        sha256 = _sha256_of_file(path)
+        network = _network_from_file(path, options, sha256)
+        name = _name_of(path)
+    else:
+        network = _network_from_torchvision(options)
+        sha256 = fingerprint(network.module.state_dict())
+        name = options.model
+    spec, notes = spec_from_options(options, network.origin)
+    module = network.module.eval().float().requires_grad_(False)
+    _check_weights(module, name)
+    if network.source is not None:
+        require_same(network.source, spec, path)
+    classes = _classes_from_forward(module, spec)
+    weights = network.origin.weights
+    class_names = (
+        tuple(weights.meta["categories"]) if weights is not None and not network.origin.assumed else None
+    )
+    return Teacher(
+        module=module,
+        spec=spec,
+        classes=classes,
+        class_names=class_names if class_names is not None and len(class_names) == classes else None,
+        name=name,
+        sha256=sha256,
+        parameters=sum(parameter.numel() for parameter in module.parameters()),
+        bn_layers=len(batch_norms(module)),
+        notes=network.notes + notes,
+        onnx=None if network.source is None else network.source.model,
+    )
+
+
+def batch_norms(module: nn.Module) -> list[nn.Module]:
+    """The batch norms of ``module`` that store statistics, in the order of its definition."""
+    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
+
+
+def require_batch_norm(teacher: Teacher) -> None:
+    """Raise LoadError where the teacher has no stored statistics for a generator to match."""
+    if teacher.bn_layers == 0:
+        raise LoadError(
+            f"{teacher.name} has no batch norm with running statistics, and samples can't be made without "
+            "them; calibrate it with real images: --calib-data DIR"
+        )
+
+
+def _exists(path: Path) -> bool:
+    """Whether there is a file or folder at ``path``; raises LoadError where that can't be seen."""
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except (OSError, ValueError) as error:
+        raise LoadError(f"{path} can't be read: {getattr(error, 'strerror', None) or error}") from error
+    return True
+
+
+def _name_of(path: Path) -> str:
+    """The file's name without its extension, also one such as ``.pth.tar``."""
+    inner = Path(path.stem)
+    return inner.stem if path.suffix == ".tar" and inner.suffix in (".pth", ".pt", ".ckpt") else path.stem
+
+
+def _sha256_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes; kind_of_file has the errors for what is no readable file."""
+    kind_of_file(path)
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _network_from_torchvision(options: ModelOptions) -> _Network:
+    """The pretrained torchvision classifier that ``options.model`` names."""
+    name = options.model
+    if name not in architectures.names():
+        raise LoadError(_no_such_model(name))
+    if options.arch is not None:
+        raise OptionsError(
+            f"{name} is a torchvision name and brings its architecture; leave --arch {options.arch} out"
+        )
+    weights = architectures.default_weights(name)
+    try:
+        module = architectures.pretrained(name)
+    except (urllib.error.URLError, OSError) as error:
+        reason = getattr(error, "reason", None) or error
+        folder = Path(torch.hub.get_dir()) / "checkpoints"
+        raise LoadError(
+            f"the weights of {name} can't be downloaded ({reason}); fetch {weights.url} on another machine "
+            f"and put it into {folder}"
+        ) from error
+    except RuntimeError as error:
+        raise LoadError(
+            f"the weights of {name} are damaged ({error}); remove them from {torch.hub.get_dir()}"
+        ) from error
+    return _Network(module, Origin(weights))
+
+
+def _no_such_model(name: str) -> str:
+    """The message for a MODEL that is neither a file nor a torchvision name."""
+    near = difflib.get_close_matches(name.lower(), architectures.names(), n=3, cutoff=0.6)
+    if "/" in name or "." in name or not near:
+        return f"there is no file {name}, nor a torchvision classifier of that name; {EXPECTED}"
+    return f"{name} is neither a file nor a torchvision classifier; did you mean {', '.join(near)}?"
+
+
+def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Network:
+    """The network in a file: exported, scripted, pickled, or built around its weights."""
+    kind = kind_of_file(path)
+    if kind in ("exported", "torchscript", "onnx"):
+        if options.arch is not None:
+            raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
+        if kind == "onnx":
+            source = source_from_onnx(path)
+            return _Network(source.module, Origin(sizes=source.sizes), source.notes, source)
+        if kind == "torchscript":
+            refuse_lowered(path)
+            return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())
+        module, sizes = module_from_exported(path, trust_pickle=options.trust_pickle)
+        return _Network(module, Origin(sizes=sizes))
+    if kind == "safetensors":
+        state = without_wrappers(state_from_safetensors(path))
+        notes: tuple[str, ...] = ()
+    else:
+        loaded = object_from_file(path, trust_pickle=options.trust_pickle)
+        whole, where = _whole_module(loaded) if options.trust_pickle else (None, "")
+        if whole is not None and options.arch is None:
+            return _Network(whole, Origin(), (f"took the whole pickled network from the file{where}",))
+        state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
+    require_real(state, path)
+    module, origin, more = _network_for_state(state, options, sha256)
+    return _Network(module, origin, notes + more)
+
+
+def _whole_module(loaded: Any) -> tuple[nn.Module | None, str]:
+    """A network that was pickled whole, also in a dictionary or inside a wrapper, and a word on where it was.
+
+    Of several in a dictionary, the usual keys come first, then the one with the most layers: a loss is a module too.
+    """
+    if not isinstance(loaded, Mapping):
+        return _unwrapped(loaded), ""
+    found = {str(key): value for key, value in loaded.items() if isinstance(value, nn.Module)}
+    if not found:
+        return None, ""
+    usual = (key for key in ("ema", "model", "net", "network") if key in found)
+    key = next(usual, max(found, key=lambda key: len(list(found[key].modules()))))
+    others = [str(name) for name, value in loaded.items() if is_state(value)]
+    beside = f" and not the weights beside it ({', '.join(map(repr, others))})" if others else ""
+    return _unwrapped(found[key]), f", its entry {key!r}{beside}"
+
+
+def _unwrapped(loaded: Any) -> nn.Module | None:
+    """The network inside DataParallel or ``torch.compile``, or None for what is no module."""
+    while isinstance(loaded, nn.Module):
+        inner = getattr(loaded, "_orig_mod", None) or (
+            loaded.module
+            if isinstance(loaded, nn.DataParallel | nn.parallel.DistributedDataParallel)
+            else None
+        )
+        if inner is None:
+            return loaded
+        loaded = inner
+    return None
+
+
+def _network_for_state(
+    state: State, options: ModelOptions, sha256: str
+) -> tuple[nn.Module, Origin, tuple[str, ...]]:
+    """The network that ``--arch`` names, or that the weights fit, with the weights in it."""
+    if options.arch is not None and options.arch not in architectures.names():
+        if ":" not in options.arch:
+            near = difflib.get_close_matches(options.arch, architectures.names(), n=3, cutoff=0.6)
+            hint = f" (did you mean {', '.join(near)}?)" if near else ""
+            raise ArchitectureError(f"torchvision has no classifier {options.arch}{hint}; expected {FORMS}")
+        module = module_from_callable(options.arch)
+        architectures.fit(module, state, options.arch)
+        return module, Origin(), ()
+    if options.arch is None:
+        match = architectures.recognise(state)
+        name, classes, state = match.name, match.classes, match.state
+        notes: tuple[str, ...] = (f"recognised torchvision's {name} with {classes} classes",)
+    else:
+        name, state, notes = options.arch, architectures.torchvision_names(state), ()
+        classes = architectures.classes_of(state) or 1000
+    released = architectures.released_weights(name, sha256)
+    # The released GoogLeNet and Inception weights expect the normalisation of TensorFlow.
+    transform_input = released is not None
+    module = architectures.build(name, classes, transform_input=transform_input)
+    architectures.fit(module, state, name)
+    if released is None and getattr(module, "transform_input", None) is False:
+        notes += (
+            f"built {name} with transform_input=False; weights fine-tuned from torchvision's pretrained ones need "
+            "transform_input=True: name a function that returns such a network by --arch file.py:callable",
+        )
+    weights = released or architectures.default_weights(name)
+    return module, Origin(weights, assumed=released is None), notes
+
+
+def _check_weights(module: nn.Module, source: str) -> None:
+    """Raise LoadError for weights that aren't finite as float32, or a negative variance in a batch norm."""
+    for name, tensor in module.state_dict().items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise LoadError(
+                f"{source}: {name} holds {bad} NaN or infinite values (as float32); did training diverge?"
+            )
+    for name, layer in module.named_modules():
+        variance = getattr(layer, "running_var", None)
+        if isinstance(layer, _BatchNorm) and isinstance(variance, Tensor) and (variance < 0).any():
+            raise LoadError(
+                f"{name}.running_var holds a negative variance ({variance.min():.3g}); the file is damaged"
+            )
+
+
+def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
+    """Number of outputs for two black images.
+
+    Raises LoadError for anything but a tensor [2, classes], and for one that another run gives otherwise.
+    """
+    shape = "x".join(map(str, spec.shape))
+    first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            output = module(torch.zeros(2, *spec.shape))
+            refuse_random(module, spec.shape)
+    except LoadError:
+        raise
+    except Exception as error:  # the network's forward is the user's code
+        if first is not None and first.in_channels != spec.shape[0]:
+            raise LoadError(
+                f"the network's first convolution takes {first.in_channels} channels, got an input of "
+                f"{shape}; type --input-shape {first.in_channels}x{spec.shape[1]}x{spec.shape[2]}"
+            ) from error
+        reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+        raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
+    wrap = (
+        "wrap it in a module whose forward returns the logits alone, and name it by --arch file.py:callable"
+    )
+    if not isinstance(output, Tensor):
+        raise LoadError(
+            f"expected the network to return one tensor of logits, got a {type(output).__name__}; {wrap}"
+        )
+    if output.dim() != 2 or len(output) != 2 or output.shape[1] < 1:
+        got = "x".join(map(str, output.shape))
+        raise LoadError(f"expected logits of shape 2x(classes) for two images, got {got}; {wrap}")
+    if not torch.isfinite(output).all():
+        raise LoadError(
+            "the network's logits for a black image are NaN or infinite; the checkpoint is damaged"
+        )
+    return output.shape[1]

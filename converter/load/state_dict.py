@@ -1,0 +1,272 @@
+"""Weights out of a file, without running anything that the file says."""
+
+import builtins
+import os
+import pickle
+import re
+import struct
+import warnings
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from calibrators.errors import cut, first_line, shortened
+from converter.errors import LoadError
+from converter.load.metadata import safe_globals
+from converter.load.user_module import on_sys_path
+
+State = dict[str, Tensor]
+Kind = Literal["weights", "safetensors", "torchscript", "exported", "onnx"]
+
+# Averaged weights come first: they are what the authors of such checkpoints evaluate.
+_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
+_PLAIN_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
+_WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and AveragedModel; torch.compile
+_OPTIMIZER_KEYS = {"param_groups", "optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler"}
+_FOREIGN = (
+    (b"\xff\xd8\xff", "a JPEG image"),
+    (b"\x89PNG", "a PNG image"),
+    (b"GIF8", "a GIF image"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x1f\x8b", "a gzip archive: unpack it first"),
+    (b"%PDF", "a PDF"),
+    (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the file itself"),
+    (b"<!doctype html", "a web page: the download did not give the file"),
+    (b"<html", "a web page: the download did not give the file"),
+)
+EXPECTED = (
+    "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive, an "
+    "ExportedProgram (.pt2) or an ONNX model (.onnx)"
+)
+
+
+def kind_of_file(path: Path) -> Kind:
+    """What ``path`` holds, told from its first bytes and its zip directory; raises LoadError for the rest."""
+    if path.is_dir():
+        raise LoadError(f"{path} is a folder; {EXPECTED}")
+    try:
+        with path.open("rb") as file:
+            head = file.read(64)
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror}") from error
+    if not head:
+        raise LoadError(f"{path} is empty (0 bytes); {EXPECTED}")
+    if path.suffix == ".onnx":
+        return "onnx"
+    for magic, name in _FOREIGN:
+        if head.lower().startswith(magic.lower()):
+            raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if head[4:8] == b"PTMF" or re.fullmatch(rb"ET\d\d", head[4:8]):
+        raise LoadError(
+            f"{path} was made for mobile (a flatbuffer of the lite interpreter or ExecuTorch); give the float "
+            "state_dict, torch.save(model.state_dict(), 'weights.pth')"
+        )
+    if head.startswith(b"PK"):
+        return _kind_of_zip(path)
+    if head[8:9] == b"{" and struct.unpack("<Q", head[:8])[0] < path.stat().st_size:
+        return "safetensors"
+    return "weights"
+
+
+def _kind_of_zip(path: Path) -> Kind:
+    """What a zip archive holds: TorchScript, an ExportedProgram or a ``torch.save`` of anything."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except Exception as error:  # what zipfile raises of a damaged directory has no common base
+        raise LoadError(
+            f"{path} is truncated or damaged ({first_line(error)}); copy or download it again"
+        ) from error
+    inner = {name.partition("/")[2] for name in names}
+    if names and all(name.endswith(".npy") for name in names):
+        raise LoadError(f"{path} is a NumPy archive (.npz), so data and no model; {EXPECTED}")
+    if "constants.pkl" in inner:
+        return "torchscript"
+    if "archive_format" in inner or "serialized_exported_program.json" in names:
+        return "exported"
+    if "data.pkl" in inner:
+        return "weights"
+    raise LoadError(f"{path} is a zip archive without a model in it; {EXPECTED}")
+
+
+def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
+    """What ``torch.save`` wrote to ``path``, on the CPU.
+
+    Without ``trust_pickle`` only tensors and plain containers are read (PyTorch's restricted unpickler),
+    so no code of the file runs. What ``metadata`` names is passed over: training scripts like to store it. Raises
+    LoadError.
+    """
+    try:
+        importable = on_sys_path(Path.cwd()) if trust_pickle else nullcontext()
+        with torch.serialization.safe_globals(safe_globals()), importable, warnings.catch_warnings():
+            # Of pickle protocols and sparse tensors; what can't be read is refused below.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+    except pickle.UnpicklingError as error:
+        raise LoadError(_refusal(path, str(error))) from error
+    except (AttributeError, ImportError) as error:
+        if "__main__'" in str(error):
+            raise LoadError(_of_a_script(path, str(error))) from error
+        raise LoadError(
+            f"{path} needs code that can't be imported here: {error}; run from the folder that holds the "
+            "model's code, or save its state_dict instead: torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    except NotImplementedError as error:  # pathlib's, of the paths of Windows elsewhere
+        raise LoadError(
+            f"{path} holds an object of another system ({first_line(error)}); where it was made, save its state_dict: "
+            "torch.save(model.state_dict(), 'weights.pth')"
+        ) from error
+    except Exception as error:  # a damaged pickle can fail in any way that its opcodes can
+        raise LoadError(
+            f"{path} is truncated, damaged or no checkpoint ({first_line(error)}); {EXPECTED}"
+        ) from error
+
+
+def _refusal(path: Path, reason: str) -> str:
+    """The message for a pickle that the restricted unpickler refused."""
+    found = re.search(r"(?:Unsupported (?:global|class)[^:]*: )?GLOBAL (\w+(?:\.\w+)*)(?![\w.])", reason)
+    # Damage makes names too; those of modules have a dot.
+    if found is None or not ("." in found[1] or hasattr(builtins, found[1])):
+        return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
+    return (
+        f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
+        "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
+        "--trust-pickle if you trust whoever made the file"
+    )
+
+
+def _of_a_script(path: Path, reason: str) -> str:
+    """The message for a class that the script which saved the file defines itself."""
+    found = re.search(r"attribute '([\w.]+)'", reason)
+    name = found[1] if found else "a class"
+    return (
+        f"{path} needs {name} of the script that saved it (its __main__), which other programs can't import by that "
+        "name. If the script is train.py, type in its folder: "
+        f'python -c "from train import *; import torch; torch.save(torch.load({str(path.resolve())!r}, '
+        "weights_only=False), 'importable.pth')\", and convert importable.pth there with --trust-pickle (the "
+        "script's training must stand under if __name__ == '__main__')"
+    )
+
+
+def state_from_safetensors(path: Path) -> State:
+    """Tensors of a safetensors file, which holds no code. Raises LoadError."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return dict(load_file(path))
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
+    # What is no SafetensorError comes of sizes and types that the check of the header lets through.
+    except (SafetensorError, ValueError, TypeError, KeyError, RuntimeError, MemoryError) as error:
+        raise LoadError(
+            f"{path} is a truncated or damaged safetensors file, or of a type that PyTorch {torch.__version__} "
+            f"lacks ({first_line(error)}); copy or download it again"
+        ) from error
+
+
+def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...]]:
+    """The state_dict inside what a checkpoint holds, and notes on the choices made.
+
+    Looks one level into the usual keys; averaged (EMA) weights are preferred and noted. Prefixes of
+    DataParallel and ``torch.compile`` are removed. Raises LoadError where there are no named tensors.
+    """
+    if not isinstance(loaded, Mapping):
+        raise LoadError(f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}")
+    notes: tuple[str, ...] = ()
+    if not is_state(loaded):
+        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if is_state(loaded.get(k))), None)
+        if key is None:
+            raise LoadError(_no_state(loaded, path))
+        if key in _EMA_KEYS:
+            notes = (f"took the averaged (EMA) weights, entry {key!r} of {path.name}",)
+        nested: Mapping[str, Any] = loaded[key]
+        loaded = nested
+    state = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
+    state.pop("n_averaged", None)  # AveragedModel's counter
+    state = without_wrappers(state)
+    quantized = next((name for name, value in state.items() if value.is_quantized), None)
+    if quantized is not None:
+        raise LoadError(f"{path} is already quantized (tensor {quantized}); expected the float model")
+    if any(name.endswith("._packed_params") for name in loaded):
+        raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
+    return state, notes
+
+
+def require_real(state: State, path: Path) -> None:
+    """Raise LoadError for a tensor that can't become float32 as it is: sparse, complex, without data, packed."""
+    for name, value in state.items():
+        kind = "a tensor without data" if value.is_meta else str(value.dtype).removeprefix("torch.")
+        if value.layout is not torch.strided:
+            kind = str(value.layout).removeprefix("torch.")
+        elif not value.is_meta and not value.is_complex() and _becomes_float32(value.dtype):
+            continue
+        raise LoadError(f"{path}: {shortened(name)} is {kind}; expected dense tensors of real numbers")
+
+
+def _becomes_float32(dtype: torch.dtype) -> bool:
+    """Whether PyTorch converts values of ``dtype``; some are only storage for kernels."""
+    try:
+        torch.empty(1, dtype=dtype).float()
+    except (RuntimeError, TypeError):
+        return False
+    return True
+
+
+def without_wrappers(state: State) -> State:
+    """``state`` without the prefixes ``module.`` and ``_orig_mod.``, in whatever order they were put on."""
+    while True:
+        prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
+        if prefix is None or not state:
+            return state
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+
+
+def without_common_prefix(state: State) -> State | None:
+    """``state`` without the one first part that all names share (``model.`` of Lightning), or None."""
+    firsts = {name.partition(".")[0] for name in state}
+    if len(firsts) != 1 or any("." not in name for name in state):
+        return None
+    return {name.partition(".")[2]: value for name, value in state.items()}
+
+
+def is_state(value: object) -> bool:
+    """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
+    if not isinstance(value, Mapping) or not value:
+        return False
+    tensors = sum(isinstance(entry, Tensor) and isinstance(name, str) for name, entry in value.items())
+    return tensors > 0 and tensors * 2 >= len(value)
+
+
+def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
+    """The message for a dictionary without weights."""
+    keys = cut([repr(key) for key in loaded], 8) or "none"
+    if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
+        return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
+    return (
+        f"{path} is a dictionary without a state_dict (keys: {keys}); expected names with tensors, or one of "
+        f"the keys {', '.join(_PLAIN_KEYS)} with them"
+    )
+
+
+@contextmanager
+def restricted_pickles() -> Iterator[None]:
+    """While inside, every ``torch.load`` is restricted to weights, also those that PyTorch itself makes."""
+    names = ("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+    before = {name: os.environ.pop(name, None) for name in names}
+    os.environ[names[0]] = "1"
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value

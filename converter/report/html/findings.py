@@ -1,0 +1,155 @@
+"""What the figures of a report come to: the result in one sentence, and the ratios between FP32 and INT8."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from converter.report.document import Report
+from converter.report.html.formats import number, percent, words
+from converter.report.summary import ENGINE_NAMES, missed_gate
+from converter.workspace import (
+    BUILD_LOG,
+    CPU_ENGINE,
+    FP32_ONNX,
+    IMPLICIT_CACHE,
+    INT8_ONNX,
+    RTX_ENGINE,
+    SAMPLES,
+    TENSORRT_ENGINE,
+)
+
+FILES = {
+    INT8_ONNX: "INT8 with Q/DQ pairs, for TensorRT 10 and 11",
+    FP32_ONNX: "the same network before quantization, batch norms folded",
+    CPU_ENGINE: "the engine for ONNX Runtime on a CPU",
+    TENSORRT_ENGINE: "the engine for TensorRT",
+    RTX_ENGINE: "the engine for TensorRT for RTX",
+    BUILD_LOG: "the messages of TensorRT's builder",
+    IMPLICIT_CACHE: "the ranges that TensorRT's own calibrator found",
+    "calibration.tensorrt.json": "the model that those ranges are for",
+    "calibration.json": "the range of each activation",
+    "calibration.cache": "the same in TensorRT's format",
+    "generator.pt": "the generator, for --generator",
+    SAMPLES: "a look at its samples",
+    "report.json": "all figures of this page, for programs",
+    "report.html": "this page",
+}
+
+
+def headline(report: Report) -> str:
+    """The result in one sentence: what was built, what it costs in accuracy, what it gains in speed, and doubts."""
+    what = f"{report.model['name']} was converted to INT8 for {built_engine(report)}, {how(report)}"
+    facts = [fact for fact in (accuracy(report), speed(report)) if fact]
+    doubts = [missed_gate(report, report.options.get("max_drop"))]
+    if report.warnings:
+        doubts.append(f"{words(len(report.warnings), 'warning')} below to read before it is used")
+    return f"{what}: {'; '.join([*facts, *filter(None, doubts)])}."
+
+
+def built_engine(report: Report) -> str:
+    """The engine that the conversion was for."""
+    for file, engine in ((TENSORRT_ENGINE, "tensorrt"), (RTX_ENGINE, "tensorrt-rtx")):
+        if file in report.artifacts:
+            return ENGINE_NAMES[engine]
+    return ENGINE_NAMES["onnxruntime"]
+
+
+def how(report: Report) -> str:
+    """Where its ranges and its weights come from."""
+    source = report.calibration.get("source")
+    if report.synthesis is None and source != "images":
+        text = "with the ranges of a cache"
+    else:
+        text = "calibrated with real images" if source == "images" else "calibrated without data"
+    if report.qat is not None and report.qat["kept"] == "qat":
+        text += " and fine-tuned"
+    kept = kept_layers(report)
+    return f"{text}, {words(kept, 'layer')} kept in float" if kept else text
+
+
+def kept_layers(report: Report) -> int:
+    """How many layers mixed precision left in float."""
+    if report.mixed_precision is None:
+        return 0
+    return sum(len(kept["layers"]) for kept in report.mixed_precision["kept_float"])
+
+
+def accuracy(report: Report) -> str:
+    """The best that is known of its accuracy: measured, predicted, or how often it says what FP32 says."""
+    if (measured := report.accuracy) is not None:
+        return (
+            f"top-1 on {words(measured['images'], 'image')} is {percent(measured['int8_top1'])}, "
+            f"{against(measured['int8_top1'] - measured['fp32_top1'])} FP32"
+        )
+    if (guess := report.prediction) is not None:
+        return (
+            f"it is predicted to lose {number(guess['drop'])} points of top-1 (between {number(guess['drop_low'])} "
+            f"and {number(guess['drop_high'])} with {guess['confidence']:g} % confidence), which was not measured"
+        )
+    if report.agreement is not None:
+        return (
+            f"it chooses the class of FP32 on {percent(report.agreement['synthetic_top1'])} of "
+            f"{report.agreement['samples']:,} samples; its accuracy was not measured"
+        )
+    return "how well it agrees with FP32 was not measured"
+
+
+def against(change: float) -> str:
+    """A change in percent points in words that go before what it is a change from."""
+    if round(change, 2) == 0:
+        return "the same as"
+    return f"{abs(change):.2f} points {'more' if change > 0 else 'less'} than"
+
+
+def speed(report: Report) -> str:
+    """INT8 beside FP32 at the smallest batch; empty where that was not measured."""
+    for row in speeds(report):
+        if row.figures["precision"] == "int8" and row.ratio is not None:
+            engine = ENGINE_NAMES[row.figures["engine"]]
+            where = "" if engine == built_engine(report) else f" in {engine}"
+            batch = row.figures["batch"]
+            return f"it runs at {row.ratio:.2f} times the speed of FP32{where} at batch {batch}"
+    return ""
+
+
+@dataclass(frozen=True)
+class Speed:
+    """One entry of ``throughput`` and its images per second over those of FP32, same engine and batch."""
+
+    figures: dict[str, Any]
+    ratio: float | None
+
+
+def speeds(report: Report) -> Iterator[Speed]:
+    """The measurements in the report's order."""
+    fp32 = {
+        (entry["engine"], entry["batch"]): entry["images_per_s"]
+        for entry in report.throughput
+        if entry["precision"] == "fp32"
+    }
+    for entry in report.throughput:
+        base = fp32.get((entry["engine"], entry["batch"]))
+        yield Speed(entry, entry["images_per_s"] / base if base else None)
+
+
+def percentiles(report: Report) -> list[str]:
+    """The latencies that were measured, ``median`` first."""
+    return list(dict.fromkeys(name for entry in report.throughput for name in entry["latency_ms"]))
+
+
+def bytes_saved(report: Report) -> float | None:
+    """How many times as large the FP32 ONNX is as the INT8 one."""
+    fp32, int8 = (report.artifact_bytes.get(name) for name in (FP32_ONNX, INT8_ONNX))
+    return fp32 / int8 if fp32 and int8 else None
+
+
+def flat(value: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Nested JSON as lines: ``build.min_batch`` and ``1``; lists of plain values stay on one line."""
+    if isinstance(value, dict):
+        for key, entry in value.items():
+            yield from flat(entry, f"{name}.{key}" if name else key)
+    elif isinstance(value, list):
+        yield name, ", ".join(map(str, value))
+    else:
+        plain_words = {"None": "not set", "True": "yes", "False": "no"}
+        yield name, plain_words.get(str(value), str(value))

@@ -1,0 +1,88 @@
+"""``report.html``: one file that needs nothing else, made from the report and the picture of the samples."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from calibrators.files import write_atomic
+from converter.report.document import Report, plain
+from converter.report.html import figures, findings, formats
+from converter.report.html.advice import advice
+from converter.report.html.picture import Picture, picture_from_file
+from converter.report.summary import ENGINE_NAMES
+
+
+@dataclass(frozen=True)
+class Section:
+    """One part of the page, from the template ``name.html.j2``, where the report has what it ``needs``."""
+
+    name: str
+    title: str
+    needs: Callable[[Report], object]
+
+
+SECTIONS = (
+    Section("comparison", "FP32 against INT8", lambda _: True),
+    Section("warnings", "Warnings", lambda report: report.warnings),
+    Section("samples", "Samples", lambda report: report.synthesis),
+    Section("ranges", "Ranges", lambda report: report.calibration.get("ranges")),
+    Section("tuning", "Fine-tuning", lambda report: report.qat),
+    Section("layers", "What each layer costs", lambda report: report.sensitivity),
+    Section("mixed", "Layers kept in float", lambda report: report.mixed_precision),
+    Section("quantizers", "Q/DQ pairs", lambda report: report.quantization.get("edges")),
+    Section("engine", "TensorRT's layers", lambda report: report.engine),
+    Section("time", "Time", lambda report: report.stages),
+    Section("reproduce", "To reproduce", lambda _: True),
+)
+
+
+def save_page(report: Report, picture: Path, path: Path) -> Path:
+    """Write ``report.html``. ``picture`` is that of the samples; there need not be one."""
+    return write_atomic(path, page(report, picture_from_file(picture) if picture.is_file() else None))
+
+
+def page(report: Report, picture: Picture | None = None) -> str:
+    """The report as HTML; the same report gives the same text."""
+    report = Report(**plain(report))  # numbers that JSON has no word for become None here as well
+    shown = [section for section in SECTIONS if section.needs(report)]
+    return environment().get_template("page.html.j2").render(report=report, picture=picture, sections=shown)
+
+
+def environment() -> Environment:
+    """Jinja2 with all that the templates use. It escapes what a report says: the names in it are anyone's."""
+    made = Environment(
+        loader=PackageLoader("converter.report.html"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    for name in ("change", "flags", "number", "percent", "points", "seconds", "size", "times", "words"):
+        made.filters[name] = getattr(formats, name)
+    made.globals |= {
+        "advice": advice,
+        "engine_names": ENGINE_NAMES,
+        "figures": figures,
+        "findings": findings,
+        "script": _source(made, "script.js"),
+        "style": _source(made, "style.css"),
+        "sha256": _sha256,
+    }
+    return made
+
+
+def _source(made: Environment, name: str) -> Markup:
+    """The text of one of our own files."""
+    assert made.loader is not None
+    return Markup(made.loader.get_source(made, name)[0])
+
+
+def _sha256(text: str) -> str:
+    """As a Content-Security-Policy names the one script and the one style that may run."""
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

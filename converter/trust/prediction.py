@@ -1,0 +1,212 @@
+"""How often INT8 will choose another class than FP32 on real data, and what that costs, estimated without any.
+
+What quantization does to the logits shows on synthetic samples; how sure the classifier is of real images does not:
+the samples of some networks have larger margins than images, those of others much smaller ones. So the two are
+taken apart. The *margin* of an input is FP32's largest logit less its second largest, and what INT8 *takes* of it is
+that margin less the same difference of INT8's logits: INT8 decides otherwise where it takes more than there is. What
+it takes is measured on samples, half of them mixed with another one so that they lie between classes as doubtful
+images do. The margins of real images are assumed to be spread evenly from 0 to ``width`` standard deviations of an
+input's logits, and two classes that are m deviations apart to have probabilities in the ratio ``exp(2 * slope * m)``.
+Both constants come from FP32 networks on real images (``benchmarks/prediction.py``). Then a network that takes t of
+every margin changes the class of ``t / width`` of all images.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from math import log
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from calibrators.data.batches import Batch, Batches
+from calibrators.data.images import UNKNOWN
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
+from converter.trust.predictions import Logits, two_sided
+
+CONFIDENCE = 95
+"""Percent that the intervals aim at."""
+
+Z = 1.96
+"""Standard errors on either side of a mean that make ``CONFIDENCE``."""
+
+CLEARER, DIMMER = 4.0, 2.5
+"""By how much the ratio of what INT8 takes to the margins of real images may be smaller, and larger, than assumed.
+
+The intervals of all 102 quantizations of four networks in ``benchmarks/prediction.py`` then meet the measured
+disagreement. The factors were chosen on these same networks, so for another one ``CONFIDENCE`` is an aim that was not
+tested. The ratio is smaller for easy data, whose images are all far from any border, as the example's digits are.
+"""
+
+TINY = 1e-12
+
+
+@dataclass(frozen=True)
+class KnownError:
+    """How far predicted disagreements were from measured ones, in percent points."""
+
+    median: float
+    largest: float
+
+
+KNOWN_ERROR = KnownError(median=0.46, largest=3.43)
+"""Of 24 INT8 quantizations of four networks, by ``benchmarks/prediction.py``."""
+
+MOST_INPUTS, BATCHES = 512, 16
+
+
+def inputs_for(batch: int) -> int:
+    """How many inputs a conversion compares networks on: 16 batches of the training, at most 512.
+
+    That is 512 small inputs or 256 large ones.
+    """
+    return min(MOST_INPUTS, BATCHES * batch)
+
+
+@dataclass(frozen=True)
+class Margins:
+    """What is assumed of the margins of real images, in standard deviations of an input's FP32 logits.
+
+    They are spread evenly from 0 to ``width``; the probability that the chosen class is right, less that of the
+    second, is ``tanh(slope * margin)``.
+    """
+
+    width: float = 4.3
+    slope: float = 1.1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Disagreement in percent and loss of top-1 in points, each with the ends of its interval."""
+
+    disagreement: float
+    low: float
+    high: float
+    drop: float
+    drop_low: float
+    drop_high: float
+    inputs: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The report's ``prediction``."""
+        return {**asdict(self), "confidence": CONFIDENCE, "known_error": asdict(KNOWN_ERROR)}
+
+    def __str__(self) -> str:
+        return (
+            f"{self.disagreement:.2f} % another class on real data predicted "
+            f"({self.low:.2f} to {self.high:.2f}), {self.drop:.2f} points of top-1 lost"
+        )
+
+
+@dataclass(frozen=True)
+class BorderBatches:
+    """``samples``, every second one mixed with its neighbour in the batch; their labels are then unknown."""
+
+    samples: Batches
+    seed: int
+
+    @property
+    def num_samples(self) -> int:
+        return self.samples.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        return self.samples.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        random = torch.Generator().manual_seed(self.seed)
+        for x, y in self.samples:
+            yield mixed(x, random), torch.full_like(y, UNKNOWN)
+
+
+def mixed(
+    x: Float[Tensor, "batch channels height width"], random: torch.Generator
+) -> Float[Tensor, "batch channels height width"]:
+    """Every second input as ``(1 - w) x + w x'``, with the one before it and w evenly from 0 to 1/2.
+
+    Mixtures of valid pixels are valid. The other inputs stay as they are.
+    """
+    share = torch.rand(len(x), 1, 1, 1, generator=random).to(x.device) / 2
+    share[::2] = 0
+    return x + share * (x.roll(1, 0) - x)
+
+
+def border_inputs(trained: TrainedGenerator, count: int, batch_size: int, seed: int) -> Batches:
+    """``count`` fresh samples of ``seed``, half of them mixed with others so that some lie near borders."""
+    return BorderBatches(SyntheticBatches(trained.generator, count, batch_size, seed), seed)
+
+
+def predicted(
+    fp32: Logits, int8: Logits, batches: Batches, on_batch: Callable[[int], None] = lambda _: None
+) -> Prediction:
+    """The prediction from both networks' logits over all batches; ``on_batch`` gets the number of inputs done."""
+    before, after, done = [], [], 0
+    for x, _ in batches:
+        inputs = np.ascontiguousarray(x.cpu().numpy())
+        before.append(fp32(inputs))
+        after.append(int8(inputs))
+        done += len(inputs)
+        on_batch(done)
+    return predicted_from_logits(np.concatenate(before), np.concatenate(after))
+
+
+def predicted_from_logits(
+    fp32: Float[np.ndarray, "inputs classes"],
+    int8: Float[np.ndarray, "inputs classes"],
+    margins: Margins = Margins(),
+) -> Prediction:
+    """The prediction from both networks' logits of the same inputs.
+
+    With t what INT8 takes of an input's margin, in standard deviations and at least 0, and means over the inputs:
+    ``disagreement = mean(min(t / width, 1))``; the drop is ``tanh(slope * m) / width`` integrated over the margins m
+    up to t, ``mean(log(cosh(slope * min(t, width)))) / (slope * width)``. The interval has these for t / ``CLEARER``
+    and for t * ``DIMMER``, less and more the sampling error.
+    """
+    taken = taken_margins(fp32, int8)
+    disagreement, low, high = estimate_with_interval(lambda t: flipped(t, margins), taken)
+    drop, drop_low, drop_high = estimate_with_interval(lambda t: lost(t, margins), taken)
+    return Prediction(disagreement, low, high, drop, drop_low, drop_high, len(taken))
+
+
+def taken_margins(
+    fp32: Float[np.ndarray, "inputs classes"], int8: Float[np.ndarray, "inputs classes"]
+) -> NDArray[np.float64]:
+    """How much of each FP32 margin INT8 takes, in mean standard deviations of an input's FP32 logits, at least 0."""
+    before, after = two_sided(fp32), two_sided(int8)
+    classes = np.argsort(before, axis=1)[:, -2:]
+    taken = margin_between(before, classes) - margin_between(after, classes)
+    deviation = max(float(before.std(axis=1).mean()), TINY)
+    return np.maximum(taken / deviation, 0.0)
+
+
+def margin_between(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The logit of the second class in each row of ``classes`` less that of the first; negative if behind."""
+    low, high = np.take_along_axis(logits, classes, axis=1).T
+    difference: NDArray[np.float64] = high - low
+    return difference
+
+
+def flipped(taken: NDArray[np.float64], margins: Margins) -> NDArray[np.float64]:
+    """The share of real images that change their class where INT8 takes so much."""
+    return np.minimum(taken / margins.width, 1.0)
+
+
+def lost(taken: NDArray[np.float64], margins: Margins) -> NDArray[np.float64]:
+    """The share of top-1 that is lost where INT8 takes so much."""
+    m = margins.slope * np.minimum(taken, margins.width)
+    log_cosh: NDArray[np.float64] = m + np.log1p(np.exp(-2 * m)) - log(2)  # cosh(m) itself overflows
+    return log_cosh / (margins.slope * margins.width)
+
+
+def estimate_with_interval(
+    share: Callable[[NDArray[np.float64]], NDArray[np.float64]], taken: NDArray[np.float64]
+) -> tuple[float, float, float]:
+    """The mean of ``share`` in percent and the ends of its interval, from 0 to 100."""
+    shares = share(taken)
+    error = Z * float(shares.std()) / len(shares) ** 0.5
+    low = float(share(taken / CLEARER).mean()) - error
+    high = float(share(taken * DIMMER).mean()) + error
+    return 100 * float(shares.mean()), 100 * max(0.0, low), 100 * min(1.0, high)

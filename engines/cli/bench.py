@@ -1,0 +1,214 @@
+"""``zscgan-bench``: a command line that measures. Heavy imports wait until the options are right."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import click
+
+from engines.errors import EngineError
+from engines.options import (
+    BUFFERS,
+    ENGINES,
+    BenchOptions,
+    OptionError,
+)
+
+FAILED, USAGE, INTERRUPTED = 1, 2, 130
+
+
+class Numbers(click.ParamType):  # type: ignore[type-arg]
+    """Numbers with commas between, as a tuple."""
+
+    def __init__(self, kind: type[int] | type[float]) -> None:
+        self._kind = kind
+        self.name = "N[,N...]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"expected numbers with commas between, got {value!r}", param, ctx)
+
+
+def joined(values: tuple[object, ...]) -> str:
+    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+
+
+def guarded(work: Callable[[], None]) -> None:
+    """Runs ``work``; a user's mistake ends with one message and the exit code that belongs to it."""
+    code = 0
+    try:
+        work()
+    except OptionError as error:
+        raise click.UsageError(str(error)) from error
+    except EngineError as error:
+        click.echo(f"error: {error}", err=True)
+        code = FAILED
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        code = INTERRUPTED
+    if code:
+        sys.exit(code)
+
+
+@click.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
+@click.option(
+    "--batch",
+    "batches",
+    type=Numbers(int),
+    default=joined(BenchOptions.batches),
+    show_default=True,
+    help="Batch sizes to measure.",
+)
+@click.option(
+    "--warmup-ms",
+    type=float,
+    default=BenchOptions.warmup_ms,
+    show_default=True,
+    help="Unmeasured queries before.",
+)
+@click.option(
+    "--duration-s",
+    type=float,
+    default=BenchOptions.duration_s,
+    show_default=True,
+    help="Time for each file and batch; never fewer than 10 queries.",
+)
+@click.option(
+    "--percentile",
+    "percentiles",
+    type=Numbers(float),
+    default=joined(BenchOptions.percentiles),
+    show_default=True,
+    help="Latency percentiles.",
+)
+@click.option(
+    "--engine",
+    type=click.Choice(ENGINES),
+    default=ENGINES[0],
+    show_default=True,
+    help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
+)
+@click.option(
+    "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
+)
+@click.option("--cuda-graph", is_flag=True, help="GPU: launch each query as one CUDA graph.")
+@click.option("--no-transfers", is_flag=True, help="GPU: leave the copies to and from the device out.")
+@click.option(
+    "--streams",
+    type=int,
+    default=BenchOptions.streams,
+    show_default=True,
+    help="GPU: execution contexts that run at a time.",
+)
+@click.option(
+    "--buffers",
+    type=click.Choice(BUFFERS),
+    default=BenchOptions.buffers,
+    show_default=True,
+    help="GPU: what provides its memory.",
+)
+@click.option(
+    "--version-compatible",
+    "host_code",
+    is_flag=True,
+    help="GPU: let a version-compatible plan run the code that it brings; only for plans that you trust.",
+)
+@click.option("--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input.")
+@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
+@click.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr.")
+def bench(
+    files: tuple[Path, ...], engine: str, no_transfers: bool, as_json: bool, verbose: bool, **given: Any
+) -> None:
+    """Measure the throughput of engine or ONNX FILEs with random input, by trtexec's rules.
+
+    Several FILEs take turns in one run; the last column compares with the first of them.
+    """  # fmt: skip
+    if verbose:
+        logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
+    guarded(lambda: _bench(files, engine, BenchOptions(transfers=not no_transfers, **given), as_json))
+
+
+def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json: bool) -> None:
+    from engines.bench.compare import compare, ratios
+    from engines.bench.gpu_notes import gpu_entry, say_doubts, say_rules
+    from engines.bench.gpu_watch import GpuWatch
+    from engines.bench.open import open_engines
+
+    start = time.perf_counter()
+    with ExitStack() as stack:
+        engines, device = open_engines(files, engine, options, _say, stack)
+        _say(
+            f"Random input (standard normal, seed {options.seed}); {options.warmup_ms:g} ms warm-up, then "
+            f"{options.duration_s:g} s each in {options.rounds} alternating rounds; latency is that of a batch."
+        )
+        gpu: dict[str, Any] | None = None
+        if device is None:
+            results = compare(engines, options)
+        else:
+            say_rules(device, options, _say)
+            with GpuWatch(device.pci_bus_id) as watch:
+                results = compare(engines, options, measuring=watch.running)
+            gpu = gpu_entry(device, options, watch)
+            say_doubts(gpu, _say)
+    names = [str(path) for path in files] * len(options.batches)
+    rows: list[dict[str, Any]] = [
+        {"file": name, **result.to_json(), "ratio": ratio}
+        for name, result, ratio in zip(names, results, ratios(results, len(files)), strict=True)
+    ]
+    for row in rows:
+        for warning in row.get("warnings", ()):
+            _say(f"warning: {row['file']}, batch {row['batch']}: {warning}")
+    if as_json:
+        report = {
+            "input": "random",
+            "seed": options.seed,
+            **({"gpu": gpu} if gpu else {}),
+            "throughput": rows,
+        }
+        click.echo(json.dumps(report, indent=2))
+    else:
+        click.echo("\n".join([_table(rows), *_parts_table(rows)]))
+    _say(f"PASSED in {time.perf_counter() - start:.1f} s")
+
+
+def _say(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _table(rows: list[dict[str, Any]]) -> str:
+    percentiles = list(rows[0]["latency_ms"])
+    width = max(len(row["file"]) for row in rows)
+    heads = " ".join(f"{f'{name} ms':>10}" for name in percentiles)
+    lines = [f"{'file':<{width}} precision batch {'images/s':>10} {heads}   ratio"]
+    for row in rows:
+        latencies = " ".join(f"{row['latency_ms'][name]:>10.2f}" for name in percentiles)
+        lines.append(
+            f"{row['file']:<{width}} {row['precision']:<9} {row['batch']:>5} {row['images_per_s']:>10.1f} "
+            f"{latencies} {row['ratio']:>6.2f}x"
+        )
+    return "\n".join(lines)
+
+
+def _parts_table(rows: list[dict[str, Any]]) -> list[str]:
+    """What the queries on a GPU are made of; no line where there are none."""
+    timed = [row for row in rows if "parts_ms" in row]
+    if not timed:
+        return []
+    width = max(len(row["file"]) for row in timed)
+    parts = list(timed[0]["parts_ms"])
+    heads = " ".join(f"{name.replace('_', ' '):>12}" for name in parts)
+    lines = ["", f"{'median ms of':<{width}} batch {heads}"]
+    for row in timed:
+        medians = " ".join(f"{row['parts_ms'][name]['median']:>12.3f}" for name in parts)
+        lines.append(f"{row['file']:<{width}} {row['batch']:>5} {medians}")
+    return lines

@@ -1,0 +1,160 @@
+"""ONNX Runtime on the CPU: lowers a Q/DQ network into an engine file and runs it."""
+
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+from engines.base import Logits
+from engines.errors import BuildError, first_line
+from engines.files import replaced_file
+from engines.onnx_passes.file import load_onnx
+from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
+from engines.onnxruntime.lowering import lowered_from_qdq
+
+# What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
+_REFUSALS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    UnicodeDecodeError,  # of its own message, which quotes the file
+)
+_INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
+
+
+def build(onnx_path: Path | str, out_path: Path | str) -> Path:
+    """Writes the engine file of a Q/DQ (or FP32) ONNX network and gives its path.
+
+    The engine file is ONNX too, with ONNX Runtime's integer operators (``engines.onnxruntime.lowering``); it appears
+    under its name only when ONNX Runtime has loaded it. Raises BuildError.
+    """
+    out_path = Path(out_path)
+    lowered = lowered_from_qdq(load_onnx(Path(onnx_path)))
+    with replaced_file(out_path) as temporary:
+        onnx.save_model(lowered, temporary)
+        OnnxRuntimeEngine(temporary).close()
+    return out_path
+
+
+class OnnxRuntimeEngine:
+    """An ONNX file on the CPU: an engine file from ``build``, or any network with one image input.
+
+    ONNX Runtime's own Q/DQ fusions are off, as they would requantize where the network does not. So is busy
+    waiting between operators: on a shared machine it takes the cores from the other threads.
+
+    Raises BuildError for a file that is missing, is no ONNX network or has other inputs than one float32
+    (batch, channels, height, width).
+    """
+
+    name = "onnxruntime"
+
+    def __init__(self, path: Path | str, threads: int | None = None) -> None:
+        self.path = Path(path)
+        self.precision = _precision(load_onnx(self.path))
+        options = _session_options(threads)
+        try:
+            self._session: ort.InferenceSession | None = ort.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except _REFUSALS as error:
+            raise BuildError(
+                f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
+            ) from error
+        self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
+        self._input = self._session.get_inputs()[0].name
+        outputs = self._session.get_outputs()
+        if not outputs:
+            raise BuildError(f"expected a network with an output, the logits, but {path} has none")
+        self._output = outputs[0].name
+
+    def run(self, x: NDArray[Any]) -> Logits:
+        """Logits (batch, classes) of float32 images (batch, channels, height, width)."""
+        if self._session is None:
+            raise BuildError(f"the engine of {self.path} is closed; open it again")
+        batch = "batch" if self._fixed_batch is None else str(self._fixed_batch)
+        expected = f"float32 ({batch}, {', '.join(map(str, self.input_shape))})"
+        if x.dtype != np.float32 or x.shape[1:] != self.input_shape or x.ndim != 4:
+            raise BuildError(f"expected images as {expected}, got {x.dtype} {x.shape}")
+        if len(x) == 0 or self._fixed_batch not in {None, len(x)}:
+            raise BuildError(f"expected images as {expected}, got a batch of {len(x)}")
+        try:
+            (logits,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x)})
+        except _REFUSALS as error:
+            raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
+        return np.asarray(logits, dtype=np.float32)
+
+    def close(self) -> None:
+        """Ends the engine's threads and frees its memory."""
+        self._session = None
+
+    def __enter__(self) -> "OnnxRuntimeEngine":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def int8_kernels(path: Path | str) -> tuple[int, int]:
+    """How many convolutions of an engine file run as integers, and how many there are.
+
+    Counted in the network that ONNX Runtime executes after all its optimizations, not in the file.
+    """
+    load_onnx(Path(path))
+    options = _session_options(1)
+    with tempfile.TemporaryDirectory() as folder:
+        executed = Path(folder) / "executed.onnx"
+        options.optimized_model_filepath = str(executed)
+        try:
+            ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except _REFUSALS as error:
+            raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
+        nodes = onnx.load(executed, load_external_data=False).graph.node
+    integer = sum(
+        node.op_type in {"QLinearConv", "ConvInteger"} or node.name.startswith(INT8_CONVOLUTION)
+        for node in nodes
+    )
+    return integer, integer + sum(node.op_type in {"Conv", "FusedConv", "NhwcFusedConv"} for node in nodes)
+
+
+def _session_options(threads: int | None) -> ort.SessionOptions:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads or 0
+    options.add_session_config_entry("session.disable_quant_qdq", "1")
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    return options
+
+
+def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, int, int], int | None]:
+    """Shape (channels, height, width) of the one input, and its batch where that is fixed."""
+    inputs = session.get_inputs()
+    wanted = "one float32 input (batch, channels, height, width) of which only the batch is dynamic"
+    given = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs) or "no input"
+    shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
+    if len(shape) != 4 or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
+        raise BuildError(f"expected {wanted}, but {path} has {given}")
+    channels, height, width = shape[1:]
+    return (channels, height, width), shape[0] if isinstance(shape[0], int) else None
+
+
+def _precision(model: onnx.ModelProto) -> str:
+    if any(node.op_type in _INTEGER_OPERATORS for node in model.graph.node):
+        return "int8"
+    half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return "fp16" if half else "fp32"

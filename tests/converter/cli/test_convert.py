@@ -1,0 +1,403 @@
+"""The command as a user types it: results, refusals, exit codes, and what is left on the disk."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+from torch import nn
+
+from calibrators.tensorrt.cache_file import cache_from_text
+from converter import pipeline
+from converter.cli.convert import command
+from converter.environment.cache_version import cache_version
+from converter.report.document import Report
+from converter.report.html.page import save_page
+from converter.stages import benchmark as measure
+from engines.options import BenchOptions
+from tests.converter.digits import DIGITS, INPUT, MODEL
+
+ROOT = Path(__file__).parents[2]
+SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
+ARTIFACTS = {
+    "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
+    "model.onnxruntime.onnx", "report.html", "report.json", "samples.png",
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True, scope="module")
+def quick_benchmark() -> Iterator[None]:
+    """Throughput is measured, but not for long: these tests are not about its figures."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+        yield
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, code: int, *words: str) -> None:
+    """One message, this exit code, no traceback."""
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output
+
+
+@pytest.fixture(scope="module")
+def converted(quick_benchmark: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One conversion that several tests look at."""
+    output = tmp_path_factory.mktemp("converted") / "out"
+    result = run(*MODEL, *INPUT, *SHORT, "--val", DIGITS / "test.npz", "-o", output)
+    assert result.exit_code == 0, result.output
+    return output
+
+
+def test_all_outputs_are_there_and_no_others(converted: Path) -> None:
+    assert {path.name for path in converted.iterdir()} == ARTIFACTS
+    assert [path.name for path in converted.parent.iterdir()] == ["out"]
+
+
+def test_the_report_says_what_was_done(converted: Path) -> None:
+    report = json.loads((converted / "report.json").read_text())
+    assert report["schema"] == 1
+    assert report["device"]["ranks"] == 1
+    assert report["options"]["model"]["input_shape"] == [1, 8, 8]
+    assert report["model"]["bn_layers"] == 11
+    assert report["model"]["classes"] == 10
+    assert (report["synthesis"]["steps"], report["synthesis"]["generators"]) == (12, 1)
+    assert report["calibration"]["samples"] == 64
+    assert report["calibration"]["cache_version"] == cache_version(None).version
+    ranges = report["calibration"]["ranges"]
+    assert all(value > 0 for value in ranges.values())
+    divergence = report["calibration"]["divergence"]
+    assert set(divergence) == {"entropy", "max", "percentile", "mse"}
+    assert report["calibration"]["algorithm"] == min(divergence, key=divergence.__getitem__)
+    assert divergence[report["calibration"]["algorithm"]] < 0.1
+    # The cache has every activation, for TensorRT's implicit quantization; the report those with Q/DQ pairs.
+    cache = cache_from_text((converted / "calibration.cache").read_text())
+    assert set(ranges) < set(cache.scales)
+    assert next(iter(cache.scales)) == "input"
+    assert next(reversed(cache.scales)) == "logits"
+    assert report["accuracy"]["images"] == 500
+    assert report["accuracy"]["fp32_top1"] == pytest.approx(99.8)
+    assert {(t["precision"], t["batch"]) for t in report["throughput"]} == {
+        ("fp32", 1), ("int8", 1), ("fp32", 8), ("int8", 8),
+    }  # fmt: skip
+    assert set(report["artifacts"]) == ARTIFACTS
+    assert all(Path(path).exists() for path in report["artifacts"].values())
+    sizes = {name: (converted / name).stat().st_size for name in ARTIFACTS - {"report.html", "report.json"}}
+    assert report["artifact_bytes"] == sizes
+    assert [shown["class"] for shown in report["synthesis"]["shown"]] == list(range(10))
+    edges = report["quantization"]["edges"]
+    assert {edge["range_of"] for edge in edges if edge["kind"] == "activation"} == set(ranges)
+    assert sum(edge["kind"] == "weight" for edge in edges) == report["quantization"]["weights"]
+    assert [stage["name"] for stage in report["stages"]][:3] == ["load", "capture", "baseline"]
+
+
+def test_the_report_is_a_page_too(converted: Path) -> None:
+    again = save_page(
+        Report(
+            **{k: v for k, v in json.loads((converted / "report.json").read_text()).items() if k != "schema"}
+        ),
+        converted / "samples.png",
+        converted.with_name("again.html"),
+    )
+    assert again.read_bytes() == (converted / "report.html").read_bytes()
+    again.unlink()
+
+
+def test_the_input_range_is_that_of_the_pixels(converted: Path) -> None:
+    ranges = json.loads((converted / "report.json").read_text())["calibration"]["ranges"]
+    assert ranges["input"] == pytest.approx((1 - 0.305) / 0.376)
+
+
+def test_both_onnx_models_are_valid(converted: Path) -> None:
+    for name in ("model.fp32.onnx", "model.int8.onnx"):
+        onnx.checker.check_model(onnx.load(converted / name), full_check=True)
+
+
+def test_same_seed_same_bytes(converted: Path, here: Path) -> None:
+    assert run(*MODEL, *INPUT, *SHORT, "-o", "again").exit_code == 0
+    for name in ("calibration.cache", "model.int8.onnx", "model.onnxruntime.onnx", "samples.png"):
+        assert (here / "again" / name).read_bytes() == (converted / name).read_bytes(), name
+
+
+def test_a_generator_is_used_again(converted: Path, here: Path) -> None:
+    result = run(*MODEL, *INPUT, *SHORT, "--generator", converted / "generator.pt", "-o", "again")
+    assert result.exit_code == 0, result.output
+    assert (here / "again" / "calibration.cache").read_bytes() == (
+        converted / "calibration.cache"
+    ).read_bytes()
+    refused(
+        run(
+            *MODEL,
+            "--preset",
+            "unit",
+            "--input-shape",
+            "1x8x8",
+            *SHORT,
+            "--generator",
+            converted / "generator.pt",
+        ),
+        1,
+        "--mean",
+    )
+
+
+def test_a_calibration_cache_is_written_then_read(here: Path) -> None:
+    flags = [*MODEL, *INPUT, *SHORT, "--calibration-cache", "mine.cache", "-o", "out"]
+    result = run(*flags)
+    assert result.exit_code == 0
+    assert ("note: calibration.cache is for TensorRT" in result.output) is cache_version(None).assumed
+    assert {"mine.cache", "mine.json"} <= {path.name for path in here.iterdir()}
+    first = (here / "out" / "model.int8.onnx").read_bytes()
+    result = run(*flags)
+    assert result.exit_code == 0
+    assert "ranges from mine.cache" in result.output
+    assert (here / "out" / "model.int8.onnx").read_bytes() == first
+
+
+def test_a_cache_of_another_model_is_refused(converted: Path, here: Path) -> None:
+    state = torch.load(DIGITS / "digits.pth", weights_only=True)
+    torch.save(
+        {name: value * 1.01 if value.is_floating_point() else value for name, value in state.items()},
+        "other.pth",
+    )
+    result = run(
+        "other.pth", *MODEL[1:], *INPUT, *SHORT, "--calibration-cache", converted / "calibration.cache"
+    )
+    refused(result, 1, "fingerprint", "--recalibrate")
+    assert not (here / "other_int8").exists()
+
+
+def test_real_images_calibrate_without_a_generator(here: Path) -> None:
+    result = run(
+        *MODEL,
+        *INPUT,
+        *SHORT,
+        "--no-html",
+        "--calib-data",
+        DIGITS / "test.npz",
+        "--val",
+        DIGITS / "test.npz",
+        "-o",
+        "out",
+    )
+    assert result.exit_code == 0, result.output
+    report = json.loads((here / "out" / "report.json").read_text())
+    assert not (here / "out" / "report.html").exists()
+    assert "report.html" not in report["artifacts"]
+    assert report["synthesis"] is None
+    assert report["calibration"]["source"] == "images"
+    assert not (here / "out" / "generator.pt").exists()
+
+
+def test_json_is_all_that_stands_on_stdout(here: Path) -> None:
+    result = run(*MODEL, *INPUT, *SHORT, "--json", "-o", "out")
+    assert json.loads(result.stdout) == json.loads((here / "out" / "report.json").read_text())
+    assert "PASSED" in result.stderr
+
+
+def test_a_missed_gate_exits_with_three(here: Path) -> None:
+    flags = [
+        "--val",
+        DIGITS / "test.npz",
+        "--max-drop",
+        "0",
+        "--calibrator",
+        "percentile",
+        "--percentile",
+        "40",
+    ]
+    result = run(*MODEL, *INPUT, *SHORT, *flags, "-o", "out")
+    refused(result, 3, "MISSED", "--max-drop 0")
+    assert (here / "out" / "report.json").exists()
+
+
+def test_a_model_without_batch_norm_needs_images(here: Path) -> None:
+    (here / "plain.py").write_text(
+        "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
+    )
+    torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), "plain.pth")
+    flags = ["plain.pth", "--arch", "plain.py:net", *INPUT, *SHORT]
+    refused(run(*flags), 1, "--calib-data")
+    assert not (here / "plain_int8").exists()
+    assert run(*flags, "--calib-data", DIGITS / "test.npz").exit_code == 0
+    assert (here / "plain_int8" / "model.int8.onnx").exists()
+
+
+WRONG_FLAGS = [
+    (["--input-shape", "0x8x8"], "--input-shape"),
+    (["--input-shape", "axbxc"], "--input-shape"),
+    (["--input-shape", "1x8"], "--input-shape"),
+    (["--std", "0"], "--std"),
+    (["--mean", "a"], "--mean"),
+    (["--calib-samples", "-5"], "--calib-samples"),
+    (["--gan-steps", "0"], "--gan-steps"),
+    (["--gan-batch", "-2"], "--gan-batch"),
+    (["--seed", "-1"], "--seed"),
+    (["--engine", "warp"], "--engine"),
+    (["--calibrator", "guess"], "--calibrator"),
+    (["--percentile", "0"], "--percentile"),
+    (["--max-drop", "-1"], "--max-drop"),
+    (["--crop", "0"], "--crop"),
+    (["--recalibrate"], "--calibration-cache"),
+    (["--generator", "g.pt", "--calib-data", "d"], "--generator"),
+    (["--compute-capability", "9.0"], "--compute-capability"),
+    (["--max-shapes", "nine"], "--max-shapes"),
+    (["--what"], "--what"),
+]
+
+
+@pytest.mark.parametrize(
+    ("flags", "word"), WRONG_FLAGS, ids=lambda value: " ".join(value) if isinstance(value, list) else ""
+)
+def test_a_wrong_command_line_exits_with_two(flags: list[str], word: str, here: Path) -> None:
+    refused(run(*MODEL, *INPUT, *SHORT, *flags), 2, word)
+    assert list(here.iterdir()) == []
+
+
+def test_the_precision_must_be_said(here: Path) -> None:
+    refused(run(*MODEL, *INPUT), 2, "--int8")
+
+
+def test_an_engine_that_cannot_be_had_is_an_error(here: Path) -> None:
+    refused(run(*MODEL, *INPUT, *SHORT, "--engine", "tensorrt"), 1, "zscgan-convert[tensorrt]")
+    assert list(here.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "flags", [["--calib-data", "none"], ["--val", "none.npz"], ["--generator", "none.pt"]]
+)
+def test_missing_files_are_refused_and_nothing_is_left(flags: list[str], here: Path) -> None:
+    refused(run(*MODEL, *INPUT, *SHORT, *flags), 1, flags[1])
+    assert list(here.iterdir()) == []
+
+
+def test_poor_samples_are_told_of(here: Path) -> None:
+    result = run(*MODEL, *INPUT, "--int8", "--gan-steps", "1", "--calib-samples", "32", "-o", "out")
+    assert result.exit_code == 0, result.output
+    warnings = json.loads(Path("out/report.json").read_text())["warnings"]
+    assert any("far from the batch-norm statistics" in warning for warning in warnings)
+    assert any("gives the wanted label to only" in warning for warning in warnings)
+
+
+def test_a_val_without_labels_is_refused(here: Path) -> None:
+    np.savez("val.npz", images=np.zeros((4, 8, 8), np.uint8))
+    refused(run(*MODEL, *INPUT, *SHORT, "--val", "val.npz"), 1, "labels")
+    assert [path.name for path in here.iterdir()] == ["val.npz"]
+
+
+def test_an_unreadable_image_is_named_before_any_training(here: Path) -> None:
+    for label in range(10):
+        folder = here / "val" / str(label)
+        folder.mkdir(parents=True)
+        Image.new("L", (8, 8)).save(folder / "good.png")
+    (here / "val" / "3" / "bad.png").write_bytes(b"\x89PNG\r\n\x1a\nbroken")
+    result = run(*MODEL, *INPUT, *SHORT, "--val", "val")
+    refused(result, 1, "bad.png")
+    assert "synthesis" not in result.output
+    assert [path.name for path in here.iterdir()] == ["val"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"\x80\x02garbage", os.urandom(300)], ids=["empty", "truncated", "noise"]
+)
+def test_what_is_no_checkpoint_is_refused(content: bytes, here: Path) -> None:
+    (here / "model.pth").write_bytes(content)
+    refused(run("model.pth", *MODEL[1:], *INPUT, *SHORT), 1, "model.pth")
+    assert [path.name for path in here.iterdir()] == ["model.pth"]
+
+
+def test_an_output_that_cannot_be_written_is_refused(here: Path) -> None:
+    (here / "file").write_text("")
+    refused(run(*MODEL, *INPUT, *SHORT, "-o", "file"), 1, "-o")
+    refused(run(*MODEL, *INPUT, *SHORT, "-o", "file/deeper"), 1, "-o")
+    assert [path.name for path in here.iterdir()] == ["file"]
+
+
+def test_a_full_disk_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(pipeline, "save_generator", full)
+    refused(run(*MODEL, *INPUT, *SHORT, "-o", "out"), 1, "No space left")
+    assert list(here.iterdir()) == []
+
+
+def test_tracebacks_only_for_those_who_ask(here: Path) -> None:
+    result = run("none.pth", *MODEL[1:], *INPUT, *SHORT, "-vv")
+    assert result.exit_code == 1
+    assert "Traceback" in result.output
+
+
+def test_help_imports_nothing_heavy() -> None:
+    script = (
+        "import sys; from converter.cli.convert import command; from click.testing import CliRunner; "
+        "assert CliRunner().invoke(command, ['--help']).exit_code == 0; "
+        "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules); assert not heavy, heavy"
+    )
+    subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+def slow_to_save(output: str) -> tuple[list[str], dict[str, str]]:
+    """A conversion that saves its training after every step, as a command and its environment."""
+    flags = [*MODEL, *INPUT, "--int8", "--gan-steps", "60", "--calib-samples", "64"]
+    script = (
+        "import sys; from calibrators.zscgan import checkpoint; from converter import measure, synthesis; "
+        "from engines.options import BenchOptions; "
+        "import functools; measure.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
+        "synthesis.checkpointing = functools.partial(checkpoint.checkpointing, every_s=0); "
+        "from converter.cli.convert import main; main()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return [sys.executable, "-c", script, *flags, "-o", output], environment
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """The INT8 model of the same conversion, not stopped."""
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    command_line, environment = slow_to_save("whole")
+    subprocess.run(command_line, env=environment, cwd=folder, capture_output=True, check=True)
+    return (folder / "whole" / "model.int8.onnx").read_bytes()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_to_the_same_result(
+    number: signal.Signals, here: Path, uninterrupted: bytes
+) -> None:
+    command_line, environment = slow_to_save("out")
+    process = subprocess.Popen(command_line, env=environment, stderr=subprocess.PIPE, text=True)
+    checkpoint = here / "out.partial" / "training.ckpt"
+    deadline = time.monotonic() + 120
+    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (-9 if number == signal.SIGKILL else 130), errors
+    assert not (here / "out").exists()
+    assert checkpoint.exists()
+    resumed = subprocess.run(command_line, env=environment, capture_output=True, text=True, check=True)
+    assert "going on from step" in resumed.stderr
+    assert not checkpoint.parent.exists()
+    assert (here / "out" / "model.int8.onnx").read_bytes() == uninterrupted

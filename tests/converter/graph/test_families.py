@@ -1,0 +1,110 @@
+"""Architectures of torchvision through graph, plan and Q/DQ model, up to a plan of TensorRT for RTX."""
+
+import platform
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torchvision
+from torch import nn
+
+from calibrators.data.input_spec import InputSpec
+from converter.graph.capture import FoldedGraph, graph_from_model
+from converter.quantize.qdq import qdq_from_onnx
+from engines.onnx_passes.float16 import half_from_onnx
+from engines.options import BuildOptions
+from engines.tensorrt.rtx import engine_from_onnx
+from tests.converter.networks import randomised
+from tests.converter.reference import (
+    FLOAT_TOLERANCE,
+    assert_pairs_are_as_planned,
+    largest_difference,
+    planned,
+    run_onnx,
+)
+
+# Layers, activation quantizers. More quantizers than layers: residual branches, pools and concats have theirs.
+FAMILIES = {
+    "resnet18": (21, 23),
+    "mobilenet_v2": (53, 54),
+    "mobilenet_v3_small": (54, 55),
+    "efficientnet_b0": (82, 83),
+    "densenet": (21, 22),
+    "googlenet": (58, 81),
+    "regnet_y_400mf": (86, 87),
+    "shufflenet_v2_x0_5": (57, 56),
+    "mnasnet0_5": (53, 54),
+    "vgg11_bn": (11, 15),
+}
+
+
+def family_model(name: str) -> nn.Module:
+    torch.manual_seed(0)
+    options = {"aux_logits": False, "init_weights": False} if name == "googlenet" else {}
+    if name == "vgg11_bn":
+        options = {"init_weights": False}
+    if name == "densenet":  # DenseNet-121 with blocks of 2: the same pieces, in a tenth of the time
+        return randomised(torchvision.models.DenseNet(32, (2, 2, 2, 2), num_classes=10))
+    model = getattr(torchvision.models, name)(weights=None, num_classes=10, **options)
+    if name == "vgg11_bn":  # the same three layers, without the 120 million weights
+        model.classifier[0], model.classifier[3] = nn.Linear(512 * 49, 32), nn.Linear(32, 32)
+        model.classifier[6] = nn.Linear(32, 10)
+    return randomised(model)
+
+
+@cache
+def family_graph(name: str) -> tuple[nn.Module, FoldedGraph]:
+    """The network and what is captured of it, which no test may change."""
+    model = family_model(name)
+    return model, graph_from_model(model, InputSpec((3, 64, 64)))
+
+
+# GPUs of three generations; none is needed to build for them.
+CAPABILITIES = ("8.6", "8.9", "12.0")
+IN_HALF = ("resnet18", "mobilenet_v3_small")
+
+
+def assert_tensorrt_builds(name: str, int8: onnx.ModelProto, x: torch.Tensor, folder: Path) -> None:
+    """INT8 plans ahead of time, for two families with half precision in the rest as well."""
+    if platform.machine() != "x86_64":
+        return  # TensorRT for RTX has wheels for x86-64 only
+    path = folder / "int8.onnx"
+    onnx.save(int8, path)
+    weights = sum(tensor.ByteSize() for tensor in int8.graph.initializer)
+    plan = engine_from_onnx(path, folder / "int8.plan", BuildOptions(CAPABILITIES))
+    assert plan.stat().st_size > 0.9 * weights
+    if name in IN_HALF:
+        half = engine_from_onnx(path, folder / "half.plan", BuildOptions(CAPABILITIES, fp16=True))
+        assert half.stat().st_size > 0.9 * weights
+        ours, theirs = (run_onnx(model, x)[0].flatten() for model in (half_from_onnx(int8), int8))
+        # 2^-11 in each scale and value moves a few codes of the layers before the logits.
+        assert float(np.corrcoef(ours, theirs)[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@torch.no_grad()
+def test_family(name: str, tmp_path: Path) -> None:
+    model, graph = family_graph(name)
+    x = torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))
+    expected = model(x)
+    spread = float(expected.std())
+    torch.testing.assert_close(graph.module(x), expected, rtol=0, atol=2 * FLOAT_TOLERANCE * spread)
+    assert largest_difference(graph, x) < 2 * FLOAT_TOLERANCE * spread
+
+    plan, amax = planned(graph, x)
+    layers = {n.output[0] for n in graph.onnx.graph.node if n.op_type in ("Conv", "Gemm", "MatMul")}
+    consumers = {consumer for pair in plan.activations for consumer in pair.consumers}
+    assert layers == {weight.consumer for weight in plan.weights}
+    assert layers <= consumers
+    assert (len(layers), len(plan.activations)) == FAMILIES[name]
+
+    int8 = qdq_from_onnx(graph.onnx, plan, amax)
+    onnx.checker.check_model(int8, full_check=True)
+    assert_pairs_are_as_planned(int8, plan)
+    assert_tensorrt_builds(name, int8, x, tmp_path)
+    logits = torch.from_numpy(run_onnx(int8, x)[0])
+    # Random weights, ranges from the same images: 0.9994 is the least that was seen.
+    assert float(torch.cosine_similarity(logits.flatten(), expected.flatten(), dim=0)) > 0.998

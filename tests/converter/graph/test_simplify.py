@@ -1,0 +1,214 @@
+"""Batch norms, computed weights and idle nodes of ONNX models, taken out without changing what the model says."""
+
+from collections import Counter
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor, nn
+from torchvision.ops import FrozenBatchNorm2d
+
+from converter.graph.simplify import prepare, simplify
+
+
+def exported(module: nn.Module) -> onnx.ModelProto:
+    """``module`` in eval mode as the exporter writes it, before its own optimizer; its norms have random numbers."""
+    random = torch.Generator().manual_seed(0)
+    for norm in module.modules():
+        if isinstance(norm, nn.modules.batchnorm._BatchNorm | FrozenBatchNorm2d):
+            for name in ("running_mean", "bias", "weight"):
+                getattr(norm, name).data.normal_(generator=random)
+            norm.running_var.uniform_(0.5, 2.0, generator=random)
+    program = torch.onnx.export(
+        module.eval(),
+        (torch.zeros(2, 3, 8, 8),),
+        dynamo=True,
+        optimize=False,
+        verbose=False,
+        opset_version=20,
+        dynamic_shapes=({0: torch.export.Dim("batch", max=65535)},),
+    )
+    assert program is not None
+    return program.model_proto
+
+
+def outputs(model: onnx.ModelProto, x: np.ndarray) -> np.ndarray:
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    result: np.ndarray = session.run(None, {model.graph.input[0].name: x})[0]
+    return result
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+class Shared(nn.Module):
+    """One convolution that is called twice, each time with a batch norm of its own behind it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 3, padding=1)
+        self.first, self.second = nn.BatchNorm2d(3), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.conv(self.first(self.conv(x))))  # type: ignore[no-any-return]
+
+
+class ReadTwice(nn.Module):
+    """A convolution that a batch norm is not the only one to read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.norm = nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.conv(x)
+        return self.norm(y) * y  # type: ignore[no-any-return]
+
+
+CASES: dict[str, tuple[nn.Module, list[str]]] = {
+    "conv, norm, norm": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()),
+        ["Conv", "Relu"],
+    ),
+    "grouped": (nn.Sequential(nn.Conv2d(3, 6, 3, groups=3), nn.BatchNorm2d(6)), ["Conv"]),
+    "transposed": (
+        nn.Sequential(
+            nn.ConvTranspose2d(3, 8, 3),
+            nn.BatchNorm2d(8),
+            nn.ConvTranspose2d(8, 4, 2, groups=2, bias=False),
+            nn.BatchNorm2d(4),
+        ),
+        ["ConvTranspose", "ConvTranspose"],
+    ),
+    "frozen": (
+        nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm2d(4), nn.ReLU()),
+        ["Conv", "Relu"],
+    ),
+    "weight norm": (
+        nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4)),
+        ["Conv"],
+    ),
+    "spectral norm": (nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))), ["Conv"]),
+    "shared": (Shared(), ["Conv", "Conv"]),
+    "before a padded convolution": (
+        nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)),
+        ["BatchNormalization", "Conv"],
+    ),
+    "read twice": (ReadTwice(), ["Conv", "BatchNormalization", "Mul"]),
+    "dropout": (nn.Sequential(nn.Conv2d(3, 4, 3), nn.Dropout(), nn.Identity(), nn.ReLU()), ["Conv", "Relu"]),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_the_simplified_model_says_the_same(name: str) -> None:
+    module, expected = CASES[name]
+    model = exported(module)
+    simplified = simplify(model)
+    onnx.checker.check_model(simplified, full_check=True)
+    assert operators(simplified) == expected
+    x = np.random.default_rng(0).standard_normal((5, 3, 8, 8), np.float32)
+    theirs = outputs(model, x)
+    np.testing.assert_allclose(outputs(simplified, x), theirs, atol=2e-6 * np.abs(theirs).max(), rtol=0)
+
+
+def test_linear_layers_take_their_batch_norms() -> None:
+    module = nn.Sequential(nn.Flatten(1), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.BatchNorm1d(5))
+    model = exported(module)
+    simplified = simplify(model)
+    assert "BatchNormalization" not in operators(simplified)
+    x = np.random.default_rng(0).standard_normal((5, 3, 8, 8), np.float32)
+    np.testing.assert_allclose(outputs(simplified, x), outputs(model, x), atol=5e-6)
+
+
+def test_folded_weights_are_rounded_once() -> None:
+    module = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+    folded = {t.name: numpy_helper.to_array(t) for t in simplify(exported(module)).graph.initializer}
+    conv, norm = module
+    assert isinstance(conv, nn.Conv2d)
+    assert isinstance(norm, nn.BatchNorm2d)
+    factor = norm.weight.double() / (norm.running_var.double() + norm.eps).sqrt()
+    weight = conv.weight.double() * factor.view(-1, 1, 1, 1)
+    bias = (conv.bias.double() - norm.running_mean.double()) * factor + norm.bias.double()
+    # epsilon is a float32 attribute in ONNX
+    np.testing.assert_allclose(folded["0.weight"], weight.detach().float().numpy(), rtol=1e-7)
+    np.testing.assert_allclose(folded["0.bias"], bias.detach().float().numpy(), rtol=1e-6)
+
+
+def test_a_prepared_model_keeps_its_batch_norms() -> None:
+    module = nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 3)), nn.BatchNorm2d(4))
+    assert operators(prepare(exported(module))) == ["Conv", "BatchNormalization"]
+
+
+def small_model(
+    nodes: list[onnx.NodeProto], weights: dict[str, np.ndarray], opset: int = 13
+) -> onnx.ModelProto:
+    """A model from ``x`` to ``y``, whose initializers are listed as inputs too, as in files of IR version 3."""
+    info = helper.make_tensor_value_info
+    inputs = [info("x", TensorProto.FLOAT, ["n", 3, 8, 8])]
+    inputs += [info(name, TensorProto.FLOAT, value.shape) for name, value in weights.items()]
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        inputs,
+        [info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=7)
+
+
+@pytest.mark.parametrize(
+    ("operator", "constant_first"),
+    [("Mul", False), ("Mul", True), ("Add", True), ("Sub", False), ("Sub", True), ("Div", False)],
+)
+def test_scales_and_shifts_are_folded(operator: str, constant_first: bool) -> None:
+    random = np.random.default_rng(0)
+    weights = {"w": random.standard_normal((4, 3, 3, 3)), "c": random.uniform(0.5, 2, (1, 4, 1, 1))}
+    reads = ["c", "z"] if constant_first else ["z", "c"]
+    model = small_model(
+        [helper.make_node("Conv", ["x", "w"], ["z"]), helper.make_node(operator, reads, ["y"])], weights
+    )
+    simplified = simplify(model)
+    assert operators(simplified) == ["Conv"]
+    assert [value.name for value in simplified.graph.input] == ["x"]
+    x = random.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(outputs(simplified, x), outputs(model, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 6, 6), (4, 1, 1, 1), (1, 1, 1, 4, 1, 1)])
+def test_a_constant_that_is_not_one_number_a_channel_stays(shape: tuple[int, ...]) -> None:
+    weights = {"w": np.ones((4, 3, 3, 3)), "c": np.full(shape, 2.0)}
+    nodes = [helper.make_node("Conv", ["x", "w"], ["z"]), helper.make_node("Mul", ["z", "c"], ["y"])]
+    assert Counter(operators(simplify(small_model(nodes, weights)))) == {"Conv": 1, "Mul": 1}
+
+
+def test_gemm_with_alpha_and_beta() -> None:
+    random = np.random.default_rng(0)
+    weights = {"w": random.standard_normal((192, 5)), "b": random.standard_normal(5)}
+    weights |= {name: random.uniform(0.5, 2, 5) for name in ("gamma", "beta", "mean", "variance")}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Gemm", ["f", "w", "b"], ["z"], alpha=0.5, beta=3.0),
+        helper.make_node("BatchNormalization", ["z", "gamma", "beta", "mean", "variance"], ["y"]),
+    ]
+    model = small_model(nodes, weights)
+    simplified = simplify(model)
+    assert operators(simplified) == ["Flatten", "Gemm"]
+    x = random.standard_normal((2, 3, 8, 8)).astype(np.float32)
+    np.testing.assert_allclose(outputs(simplified, x), outputs(model, x), atol=1e-5)
+
+
+def test_a_batch_norm_in_training_mode_stays() -> None:
+    weights = {"w": np.ones((4, 3, 3, 3))} | {
+        name: np.ones(4) for name in ("gamma", "beta", "mean", "variance")
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["z"]),
+        helper.make_node(
+            "BatchNormalization", ["z", "gamma", "beta", "mean", "variance"], ["y", "m", "v"], training_mode=1
+        ),
+    ]
+    assert "BatchNormalization" in operators(simplify(small_model(nodes, weights, opset=15)))

@@ -1,0 +1,1 @@
+"""The tests of ``converter.graph.twin``."""

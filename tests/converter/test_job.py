@@ -1,0 +1,157 @@
+"""What is refused, or said, before the first stage that takes long."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from calibrators.data.input_spec import InputSpec
+from calibrators.fingerprint import fingerprint, fingerprint_for_input
+from calibrators.ranges.ranges import Ranges, save_ranges
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import TrainedGenerator, save_generator
+from calibrators.zscgan.successive import new_ensemble
+from converter import job as module
+from converter import pipeline
+from converter.cli.convert import command
+from engines.base import EngineChoice
+from engines.errors import EngineUnavailableError
+from tests.converter.digits import DIGITS, INPUT, MODEL
+
+SPEC = InputSpec((1, 8, 8), (0.305,), (0.376,))
+BEGUN = "the work began"
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    def begin(*_: object, **__: object) -> None:
+        raise SystemExit(BEGUN)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(pipeline, "graph_from_model", begin)
+    return tmp_path
+
+
+def run(*flags: str | Path) -> Result:
+    arguments = [*MODEL, *INPUT, "--int8", "--gan-steps", "2", *flags]
+    return CliRunner().invoke(command, [str(argument) for argument in arguments])
+
+
+def begun(*flags: str | Path) -> str:
+    """What is said before the work begins."""
+    result = run(*flags)
+    assert str(result.exception) == BEGUN, result.output
+    return result.output
+
+
+def refused(*flags: str | Path, code: int = 1) -> str:
+    """The message of a refusal before the work."""
+    result = run(*flags)
+    assert result.exit_code == code, result.output
+    (line,) = [line for line in result.output.splitlines() if line.startswith(("error: ", "Error: "))]
+    return line
+
+
+def generator(path: Path, weights: str, spec: InputSpec = SPEC) -> Path:
+    """An untrained generator in a file."""
+    state = new_ensemble(spec, 10, ZSCGANOptions(steps=2, generators=1), torch.device("cpu"))
+    return save_generator(TrainedGenerator(state.ensemble, weights, (), 0.0), path)
+
+
+def weights() -> str:
+    """The fingerprint of the digits' model."""
+    return fingerprint(torch.load(DIGITS / "digits.pth", weights_only=True))
+
+
+def images(folder: Path, count: int, size: tuple[int, int] = (8, 8)) -> Path:
+    """A folder of images that all differ."""
+    folder.mkdir()
+    for index in range(count):
+        Image.new("L", size, index).save(folder / f"{index}.png")
+    return folder
+
+
+def test_the_generator_is_read_with_the_model(here: Path) -> None:
+    assert "was trained for another" in refused("--generator", generator(here / "a.pt", "abc"))
+    other = generator(here / "b.pt", weights(), InputSpec((1, 8, 8), (0.5,), (0.376,)))
+    assert "expected" in refused("--generator", other)
+    assert "no such file" in refused("--generator", "none.pt")
+    begun("--generator", generator(here / "c.pt", weights()))
+
+
+def test_a_cache_that_lacks_ranges_is_refused_before_the_training(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.undo()
+    monkeypatch.chdir(here)
+    monkeypatch.setattr(pipeline, "synthesise", lambda *_: pytest.fail(BEGUN))
+    ranges = Ranges({"input": 1.0}, "entropy", 64, 0, "zscgan", fingerprint_for_input(weights(), SPEC))
+    save_ranges(ranges, here / "cache.json")
+    assert "the ranges belong to another model" in refused("--calibration-cache", "cache.json")
+
+
+@pytest.mark.parametrize("flag", ["--calibration-cache", "--timing-cache"])
+@pytest.mark.parametrize(
+    ("path", "why"), [("folder", "it is a folder"), ("file/deeper/cache", "is no folder")]
+)
+def test_a_file_that_cannot_be_written_is_refused(
+    flag: str, path: str, why: str, here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (here / "folder").mkdir()
+    (here / "file").write_text("")
+    recalibrate = ["--recalibrate"] if flag == "--calibration-cache" else []
+    message = refused(flag, path, *recalibrate)
+    assert f"expected {flag} {path}" in message
+    assert why in message
+
+
+def test_a_new_cache_may_be_in_a_new_folder() -> None:
+    begun("--calibration-cache", "new/deeper/cache.json")
+
+
+def test_gpu_memory_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> None:
+        assert name == "pycuda"
+        raise EngineUnavailableError("PyCUDA can't be imported")
+
+    monkeypatch.setattr(module, "choose_engine", lambda _: EngineChoice("tensorrt", "here"))
+    monkeypatch.setattr(module, "open_device", missing)
+    assert "PyCUDA can't be imported" in refused("--buffers", "pycuda")
+
+
+@pytest.mark.parametrize("flag", ["--calib-data", "--val", "--qat-data"])
+def test_every_image_is_looked_at(flag: str, here: Path) -> None:
+    folder = images(here / "images", 30)
+    (folder / "labels.csv").write_text("file,label\n" + "".join(f"{index}.png,1\n" for index in range(30)))
+    flags = [flag, folder, *(["--qat", "--qat-steps", "1"] if flag == "--qat-data" else [])]
+    begun(*flags)
+    Image.new("L", (9, 8)).save(folder / "29.png")
+    assert "29.png is 8x9 after --resize and --crop, the network takes 8x8" in refused(*flags)
+    begun(*flags, "--crop", "8")
+    (folder / "29.png").write_bytes(b"no image")
+    assert "29.png can't be read as an image" in refused(*flags)
+
+
+def test_the_same_images_for_two_purposes_are_said(here: Path) -> None:
+    said = begun("--calib-data", DIGITS / "test.npz", "--val", DIGITS / "test.npz", "--calib-samples", "100")
+    assert "warning: 100 of the 100 images of --calib-data are in --val too" in said
+    folder = images(here / "some", 30)
+    shutil.copytree(folder, here / "others")  # the same content under other names
+    (here / "others" / "labels.csv").write_text("file,label\n3.png,1\n4.png,2\n")
+    said = begun("--calib-data", folder, "--val", here / "others")
+    assert "warning: 2 of the 30 images of --calib-data are in --val too" in said
+    said = begun("--qat", "--qat-data", folder, "--val", here / "others")
+    assert "warning: 2 of the 30 images of --qat-data are in --val too" in said
+
+
+def test_other_images_are_not_spoken_of(here: Path) -> None:
+    some = here / "some.npz"
+    np.savez(some, images=np.full((4, 8, 8), 7, np.uint8))
+    assert "in --val too" not in begun("--calib-data", some, "--val", DIGITS / "test.npz")
+    assert "in --val too" not in begun(
+        "--calib-data", images(here / "files", 3), "--val", DIGITS / "test.npz"
+    )

@@ -1,0 +1,312 @@
+"""The lowered network computes the Q/DQ network's numbers, on integer kernels."""
+
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from engines.onnxruntime import engine as onnxruntime
+from engines.onnxruntime.engine import OnnxRuntimeEngine, int8_kernels
+from engines.onnxruntime.lowering import lowered_from_qdq
+from tests.engines.networks import WEIGHT_SCALE, Net, literal, small_network
+
+
+def operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+def run_lowered(model: onnx.ModelProto, x: np.ndarray, folder: Path) -> np.ndarray:
+    source, built = folder / "qdq.onnx", folder / "engine.onnx"
+    onnx.save(model, source)
+    with OnnxRuntimeEngine(onnxruntime.build(source, built), threads=1) as engine:
+        return engine.run(x)
+
+
+def relu(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    return net.quantized(net.node("Relu", net.conv(x, 5)), 2**-3)
+
+
+def relu6(net: Net) -> str:
+    x = net.quantized(net.clip(net.conv(net.quantized("input"), 4), 0, 6))
+    return net.quantized(net.clip(net.conv(x, 5), 0, 6), 2**-3)
+
+
+def hardtanh(net: Net) -> str:
+    x = net.quantized(net.clip(net.conv(net.quantized("input"), 4), -1.28, 1.22))  # -20.48 and 19.52 steps
+    return net.quantized(net.clip(net.conv(x, 5), -2, 3))
+
+
+def residual(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    main = net.conv(net.quantized(net.node("Relu", net.conv(x, 4))), 4)
+    return net.quantized(net.node("Relu", net.node("Add", main, x)))
+
+
+def downsample(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    main = net.conv(net.quantized(net.node("Relu", net.conv(x, 4))), 6, strides=[2, 2])
+    side = net.quantized(net.conv(x, 6, 1, strides=[2, 2]))
+    return net.quantized(net.node("Relu", net.node("Add", main, side)))
+
+
+def float_pointwise_stride(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    return net.node("Sigmoid", net.conv(x, 6, 1, strides=[2, 2]))
+
+
+def float_asymmetric_dilated(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    return net.node("HardSwish", net.conv(x, 6, 3, pads=[2, 0, 1, 3], strides=[2, 1], dilations=[1, 2]))
+
+
+def float_signed(net: Net) -> str:
+    return net.node("Add", net.conv(net.quantized("input"), 3), "input")
+
+
+def maxpool(net: Net) -> str:
+    x = net.node("Relu", net.conv(net.quantized("input"), 4))
+    x = net.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1, 1, 1, 1])
+    return net.quantized(net.node("Relu", net.conv(net.quantized(x), 4)))
+
+
+def maxpool_signed(net: Net) -> str:
+    x = net.node("MaxPool", net.conv(net.quantized("input"), 4), kernel_shape=[3, 3], pads=[1, 1, 1, 1])
+    return net.quantized(net.node("Relu", net.conv(net.quantized(x), 4)))
+
+
+def maxpool_between_pairs(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    x = net.quantized(net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]))
+    return net.quantized(net.node("Relu", net.conv(x, 4)))
+
+
+def concat(net: Net) -> str:
+    x = net.quantized("input")
+    branches = [net.node("Relu", net.conv(x, 4)), net.clip(net.conv(x, 3, 1), 0, 2)]
+    x = net.quantized(net.node("Concat", *branches, axis=1))
+    return net.quantized(net.node("Relu", net.conv(x, 4)))
+
+
+def concat_mixed_signs(net: Net) -> str:
+    x = net.quantized("input")
+    branches = [net.node("Relu", net.conv(x, 4)), net.conv(x, 3, 1)]
+    x = net.quantized(net.node("Concat", *branches, axis=1))
+    return net.quantized(net.node("Relu", net.conv(x, 4)))
+
+
+def depthwise(net: Net) -> str:
+    x = net.quantized(net.clip(net.conv(net.quantized("input"), 8), 0, 6))
+    x = net.quantized(net.clip(net.conv(x, 8, group=8), 0, 6))
+    return net.quantized(net.conv(x, 4, 1))
+
+
+def linear_bottleneck(net: Net) -> str:
+    x = net.quantized(net.conv(net.quantized("input"), 4, 1))
+    y = net.quantized(net.clip(net.conv(x, 8, 1), 0, 6))
+    y = net.conv(net.quantized(net.clip(net.conv(y, 8, group=8), 0, 6)), 4, 1)
+    return net.quantized(net.node("Add", x, y))
+
+
+def grouped(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 8)))
+    return net.quantized(net.node("Relu", net.conv(x, 8, group=2)))
+
+
+def zero_channels(net: Net) -> str:
+    codes = net.rng.integers(-127, 128, (6, 3, 3, 3)).astype(np.int8)
+    codes[1::2] = 0
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 6, codes=codes)))
+    return net.quantized(net.node("Relu", net.conv(x, 4)))
+
+
+def no_bias(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4, bias=False)))
+    return net.node("Add", net.conv(x, 4, bias=False), net.constant(np.float32(1)))
+
+
+def reread(net: Net) -> str:
+    """One tensor with two scales, read by a quantizer and in float."""
+    x = net.node("Relu", net.conv(net.quantized("input"), 4))
+    a, b = net.conv(net.quantized(x), 4), net.conv(net.quantized(x, 2**-3), 4)
+    return net.node("Sum", a, b, x)
+
+
+def average_pool(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    x = net.quantized(net.node("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]))
+    return net.quantized(net.node("Relu", net.conv(x, 4)))
+
+
+def flattened(net: Net) -> str:
+    x = net.node("Relu", net.conv(net.quantized("input"), 4))
+    return net.gemm(net.quantized(net.node("Flatten", x)), 4 * 8 * 8, 5)
+
+
+# Network → convolutions that run as integers, of all.
+NETWORKS: dict[Callable[[Net], str], tuple[int, int]] = {
+    relu: (2, 2),
+    relu6: (2, 2),
+    hardtanh: (2, 2),
+    residual: (3, 3),
+    downsample: (4, 4),
+    float_pointwise_stride: (2, 2),
+    float_asymmetric_dilated: (2, 2),
+    float_signed: (1, 1),
+    maxpool: (2, 2),
+    maxpool_signed: (2, 2),
+    maxpool_between_pairs: (2, 2),
+    concat: (3, 3),
+    concat_mixed_signs: (3, 3),
+    depthwise: (3, 3),
+    linear_bottleneck: (4, 4),
+    grouped: (2, 2),
+    zero_channels: (2, 2),
+    no_bias: (2, 2),
+    reread: (3, 3),
+    average_pool: (2, 2),
+    flattened: (1, 1),
+}
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_lowered_network_gives_the_same_bits(
+    network: Callable[[Net], str], seed: int, tmp_path: Path
+) -> None:
+    net = Net(seed=seed)
+    model, x = net.model(network(net)), net.images()
+    expected = literal(model, x)
+    assert len(np.unique(expected)) > 5
+    lowered = run_lowered(model, x, tmp_path)
+    if network in {float_pointwise_stride, float_asymmetric_dilated}:
+        # Sigmoid and HardSwish are computed on other memory layouts: their own rounding may differ.
+        np.testing.assert_allclose(lowered, expected, rtol=1e-6, atol=1e-6)
+    else:
+        np.testing.assert_array_equal(lowered, expected)
+
+
+@pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)
+def test_convolutions_run_as_integers(network: Callable[[Net], str], tmp_path: Path) -> None:
+    net = Net()
+    onnx.save(net.model(network(net)), tmp_path / "qdq.onnx")
+    built = onnxruntime.build(tmp_path / "qdq.onnx", tmp_path / "engine.onnx")
+    assert int8_kernels(built) == NETWORKS[network]
+
+
+@pytest.mark.parametrize("signed", [False, True], ids=["0..127", "-128..127"])
+@pytest.mark.parametrize("kind", ["quantized", "float", "depthwise"])
+def test_largest_products_do_not_saturate(signed: bool, kind: str, tmp_path: Path) -> None:
+    """All codes and weights at their ends, against sums in int64."""
+    channels, size = 64, 6
+    net = Net((channels, size, size))
+    x = np.where(net.rng.random((2, channels, size, size)) < 0.9, 100.0, -100.0).astype(np.float32)
+    source = net.quantized("input" if signed else net.node("Relu", "input"))
+    group = channels if kind == "depthwise" else 1
+    codes = np.full((channels, channels // group, 3, 3), 127, np.int8)
+    codes[1::2] = -127
+    codes[3::4, :, ::2] = 127
+    result = net.conv(source, channels, codes=codes, bias=False, group=group)
+    out_scale = {"quantized": 4.0, "depthwise": 2.0**-4}.get(kind)
+    if out_scale is not None:
+        result = net.quantized(result, out_scale)
+
+    x_codes = np.where(x > 0, 127, -128 if signed else 0).astype(np.int64)
+    padded = np.pad(x_codes, ((0, 0), (0, 0), (1, 1), (1, 1)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (3, 3), axis=(2, 3))
+    formula = "nchwij,cij->nchw" if group > 1 else "nkhwij,ckij->nchw"
+    sums = np.einsum(formula, windows, codes[:, 0].astype(np.int64) if group > 1 else codes.astype(np.int64))
+    exact = sums * 2.0**-4 * (WEIGHT_SCALE * 2.0 ** (np.arange(channels) % 3))[:, None, None]
+    if out_scale is not None:
+        exact = np.clip(np.rint(exact / out_scale), -128, 127) * out_scale
+    np.testing.assert_array_equal(run_lowered(net.model(result), x, tmp_path), exact.astype(np.float32))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_any_scale_and_bias_move_codes_at_borders_only(seed: int, tmp_path: Path) -> None:
+    """A code may differ by one, and only where the exact value lies at the border of two codes."""
+    net = Net(seed=seed, exact=False)
+    x = net.quantized(net.node("Relu", "input"))
+    y = net.conv(x, 8)
+    out = net.quantized(y, 2**-2)
+    model, images = net.model(out), net.images(8)
+    scale = net._scales[out]
+    codes = np.rint(literal(model, images) / scale)
+    lowered = np.rint(run_lowered(model, images, tmp_path) / scale)
+    different = codes != lowered
+    assert np.abs(codes - lowered).max() <= 1
+    # Rounding the bias moves a value by at most s_x·s_w/2 of s_y; the float sums add less than that.
+    unit = net._scales[x] * 4 * WEIGHT_SCALE * 1.2 / scale
+    exact = literal(net.model(y), images) / scale
+    distance = np.abs(exact - np.floor(exact) - 0.5)
+    assert np.all(distance[different] <= unit)
+    assert different.mean() < 0.01
+
+
+def test_nonnegative_tensors_get_the_fast_kernel() -> None:
+    """Codes 0..127 beside int8 weights; the signed input takes uint8 weights around 128."""
+    net = Net()
+    lowered = lowered_from_qdq(net.model(relu(net)))
+    constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in lowered.graph.initializer}
+    first, second = (node for node in lowered.graph.node if node.op_type == "QLinearConv")
+    for node, zero_point, weights in ((first, 128, np.uint8), (second, 0, np.int8)):
+        assert constants[node.input[2]] == zero_point
+        assert constants[node.input[3]].dtype == weights
+
+
+def test_empty_channel_keeps_its_bias(tmp_path: Path) -> None:
+    """Weights of zero with scale 1: the bias must not be rounded to whole input scales."""
+    net = Net()
+    x = net.quantized(net.node("Relu", "input"))
+    codes = net.constant(np.zeros((2, 3, 1, 1), np.int8))
+    scales, zeros = net.constant(np.ones(2, np.float32)), net.constant(np.zeros(2, np.int8))
+    weight = net.node("DequantizeLinear", codes, scales, zeros, axis=0)
+    bias = net.constant(np.array([0.3, -0.001], np.float32))
+    model = net.model(net.quantized(net.node("Conv", x, weight, bias), 2**-12))
+    np.testing.assert_array_equal(run_lowered(model, net.images(), tmp_path), literal(model, net.images()))
+
+
+def test_codes_go_through_relu_clip_and_pool() -> None:
+    net = Net()
+    found = operators(lowered_from_qdq(net.model(maxpool(net))))
+    assert "Relu" not in found
+    assert found["QLinearConv"] == 2
+    assert found["QuantizeLinear"] == 1  # the input's
+
+
+def test_network_without_pairs_keeps_its_operators() -> None:
+    net = Net()
+    model = net.model(net.node("Relu", "input"))
+    assert operators(lowered_from_qdq(model)) == operators(model)
+
+
+def test_foreign_pairs_stay() -> None:
+    """A uint8 pair is no TensorRT pair: left alone rather than guessed at."""
+    net = Net()
+    names = net.constant(np.float32(0.5)), net.constant(np.array(3, np.uint8))
+    x = net.node("DequantizeLinear", net.node("QuantizeLinear", "input", *names), *names)
+    model = net.model(net.node("Relu", x))
+    images = net.images()
+    np.testing.assert_array_equal(literal(lowered_from_qdq(model), images), literal(model, images))
+
+
+def test_model_is_not_changed() -> None:
+    model = small_network()
+    before = model.SerializeToString()
+    lowered_from_qdq(model)
+    assert model.SerializeToString() == before
+
+
+def test_bias_beyond_int32_stays_exact(tmp_path: Path) -> None:
+    """A bias that int32 can't hold in units of s_x·s_w goes to the kernel with a float bias."""
+    net = Net()
+    x = net.quantized(net.node("Relu", "input"))
+    net._scales[x] *= 2.0**21  # the bias of this convolution comes out 2^21 times as large
+    model = net.model(net.quantized(net.conv(x, 4), 2.0**12))
+    found = operators(lowered_from_qdq(model))
+    assert (found["QLinearConv"], found["MatMulIntegerToFloat"]) == (0, 1)
+    images = net.images()
+    np.testing.assert_array_equal(run_lowered(model, images, tmp_path), literal(model, images))
