@@ -10,8 +10,8 @@ import torch
 from calibrators.data.images import ImageBatches, images_from_path, shared_images
 from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
+from calibrators.ranges.cache_file import ranges_from_cache
 from calibrators.ranges.ranges import Ranges, holds_ranges
-from calibrators.tensorrt.cache_file import ranges_from_cache
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.cli.console import Reporter
 from converter.errors import OptionsError, OutputError

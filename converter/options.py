@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
-from calibrators.tensorrt.cache_file import header_version
+from calibrators.ranges.cache_file import header_version
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions

@@ -17,8 +17,8 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.kernels import exact_kernels
+from calibrators.ranges.cache_file import save_cache
 from calibrators.ranges.ranges import Ranges, save_ranges
-from calibrators.tensorrt.cache_file import save_cache
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, shown_classes
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator

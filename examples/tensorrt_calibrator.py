@@ -7,7 +7,7 @@ import torch
 from torchvision.models import ResNet18_Weights, resnet18
 
 from calibrators.data.input_spec import InputSpec
-from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
+from calibrators.tensorrt import ZSCGANEntropyCalibrator
 
 model = resnet18(weights=ResNet18_Weights.DEFAULT).eval()
 spec = InputSpec((3, 224, 224), mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))

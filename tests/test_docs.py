@@ -19,8 +19,8 @@ from click.testing import CliRunner
 
 from calibrators.options import CalibrationOptions
 from calibrators.ranges import entropy
+from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
-from calibrators.tensorrt.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
 from converter.cli.convert import MISSED
 from converter.cli.convert import command as convert

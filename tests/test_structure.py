@@ -32,8 +32,8 @@ OPTIONAL = (
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
 LIGHT_MODULES = (
     "converter/cli/convert.py",
-    "*/options.py",
-    "*/errors.py",
+    "**/options.py",
+    "**/errors.py",
     "calibrators/data/input_spec.py",
     "engines/cli/bench.py",
     "engines/cli/build.py",

@@ -6,8 +6,7 @@ from pathlib import Path
 from calibrators.errors import CacheError
 from calibrators.files import write_atomic
 from calibrators.options import Algorithm
-from calibrators.ranges.ranges import Ranges, holds_ranges, save_ranges
-from calibrators.tensorrt.cache_file import (
+from calibrators.ranges.cache_file import (
     MINMAX_CALIBRATOR,
     CalibrationCache,
     cache_from_ranges,
@@ -16,6 +15,7 @@ from calibrators.tensorrt.cache_file import (
     ranges_from_cache,
     text_from_cache,
 )
+from calibrators.ranges.ranges import Ranges, holds_ranges, save_ranges
 
 REPAIR = "in Python: recalibrate=True, or another path for cache="
 

@@ -26,15 +26,15 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CacheError, CalibrationError
 from calibrators.fingerprint import fingerprint as fingerprint_of
 from calibrators.fingerprint import fingerprint_for_input
-from calibrators.ranges.ranges import Ranges, Source
-from calibrators.ranges.scales import amax_from_scale
-from calibrators.synthetic import batches_from_model
-from calibrators.tensorrt.cache_file import (
+from calibrators.ranges.cache_file import (
     ENTROPY_CALIBRATOR,
     MINMAX_CALIBRATOR,
     CalibrationCache,
     header_version,
 )
+from calibrators.ranges.ranges import Ranges, Source
+from calibrators.ranges.scales import amax_from_scale
+from calibrators.synthetic import batches_from_model
 from calibrators.tensorrt.cache_with_json import (
     REPAIR,
     CacheHeader,

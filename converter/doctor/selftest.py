@@ -104,8 +104,8 @@ def digits_folder() -> Path:
 
     Raises LoadError where neither has it.
     """
-    here = Path(__file__).parent
-    for folder in (here / "digits", here.parent / "examples" / "digits"):
+    package = Path(__file__).parents[1]
+    for folder in (package / "digits", package.parent / "examples" / "digits"):
         if all((folder / name).is_file() for name in EXAMPLE):
             return folder
     raise LoadError(

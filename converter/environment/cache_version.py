@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from calibrators.tensorrt.cache_file import header_version
+from calibrators.ranges.cache_file import header_version
 from converter.environment.system import system_packages
 
 ASSUMED = "10.16.1"

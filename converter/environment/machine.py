@@ -55,7 +55,7 @@ def _folders() -> dict[str, str]:
         # A system's Python is where everybody has it, and so are the libraries beside it.
         sys.prefix if sys.prefix != sys.base_prefix else "": "VENV",
         sysconfig.get_path("purelib"): "site-packages",
-        str(Path(__file__).parents[1]): "PROJECT",
+        str(Path(__file__).parents[2]): "PROJECT",
     }
     return {folder: shown for folder, shown in named.items() if folder not in {"/", ""}}
 

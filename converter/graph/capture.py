@@ -38,7 +38,7 @@ class FoldedGraph:
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
     values, except those that no range suits. ``module(x)``, its twin, gives the logits, for every batch size and in
-    eval mode only; ``converter.graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
+    eval mode only; ``graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
     """
 
     module: fx.GraphModule

@@ -87,7 +87,7 @@ def _memory_axes(x: Tensor) -> list[int]:
 class WeightRange(nn.Module):
     """A weight quantizer with an amax for each index of an axis; ``refresh`` takes it from the weight.
 
-    It is that of ``converter.quantize.qdq``: the largest magnitude, raised where the bias of a layer would not fit into int32.
+    It is that of ``quantize.qdq``: the largest magnitude, raised where the bias of a layer would not fit into int32.
     """
 
     def __init__(self, quantizer: nn.Module, spec: QuantizerSpec) -> None:

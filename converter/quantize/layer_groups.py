@@ -1,6 +1,6 @@
 """What leaves INT8 together: the groups of layers among which mixed precision chooses.
 
-A group is one layer with weights, and with it every quantizer that ``converter.quantize.placement`` would not place if that
+A group is one layer with weights, and with it every quantizer that ``quantize.placement`` would not place if that
 layer were float: its own input, the identity of the residual Add that fuses into it, the max pool or Concat that
 ran on integers for its sake. No group leaves a fusion half quantized, as the plan without it is made by the rules.
 

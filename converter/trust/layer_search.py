@@ -1,7 +1,7 @@
 """The fewest layers to keep out of INT8 so that the loss of accuracy stays within a target.
 
-Groups of layers (``converter.quantize.layer_groups``) leave INT8 in the order of what that gains for what it costs, by the estimate of
-``converter.trust.sensitivity``; how many have to, the network itself says: each candidate is built and run. Doubling
+Groups of layers (``quantize.layer_groups``) leave INT8 in the order of what that gains for what it costs, by the
+estimate of ``trust.sensitivity``; how many have to, the network itself says: each candidate is built and run. Doubling
 finds a number that is enough, halving the least that is, and then each group is tried in INT8 again, the least
 useful first.
 """

@@ -1,7 +1,7 @@
 """Plans from ONNX: the builder that TensorRT 10, TensorRT 11 and TensorRT for RTX share.
 
 Networks are strongly typed, which means the same in all three: what is INT8 is what the Q/DQ pairs say, and half
-precision is written into the ONNX (``engines.onnx_passes.float16``). The one exception is a calibrator, which TensorRT 10
+precision is written into the ONNX (``onnx_passes.float16``). The one exception is a calibrator, which TensorRT 10
 alone takes: that network is weakly typed, and the builder chooses where INT8 is faster.
 """
 

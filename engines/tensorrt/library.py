@@ -77,7 +77,7 @@ def engine_from_onnx(
     built in INT8 where that is faster, and with ``options.fp16`` in half precision where that is.
 
     The log goes to the Python logger ``engines.tensorrt.library`` and to ``log_path``; ``on_progress`` is told of each
-    step (``engines.tensorrt.builder``). Raises EngineUnavailableError where TensorRT or its GPU is missing and BuildError,
+    step (``tensorrt.builder``). Raises EngineUnavailableError where TensorRT or its GPU is missing and BuildError,
     with the node's name, where it refuses the network or an option.
     """
     trt = load_tensorrt()

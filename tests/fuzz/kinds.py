@@ -19,8 +19,8 @@ from torch import nn
 
 from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
+from calibrators.ranges.cache_file import ranges_from_cache, save_cache
 from calibrators.ranges.ranges import Ranges, load_ranges, save_ranges
-from calibrators.tensorrt.cache_file import ranges_from_cache, save_cache
 from calibrators.tensorrt.cache_with_json import CacheHeader, trusted_ranges
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig

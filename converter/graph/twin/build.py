@@ -38,7 +38,7 @@ OLDEST_OPSET = 7  # where broadcasting became NumPy's
 def twin_from_onnx(model: onnx.ModelProto) -> fx.GraphModule:
     """``model`` in PyTorch: takes its inputs in order, gives its output, or a tuple where it has several.
 
-    There is one FX node for each ONNX node whose result is not known beforehand; ``converter.graph.twin.names`` finds it
+    There is one FX node for each ONNX node whose result is not known beforehand; ``twin.names`` finds it
     by ONNX's name of its first output, and finds a parameter by that of its initializer. Weights and what else layers
     learn are parameters. All other constants that are read as tensors are buffers; what decides shapes is an argument.
     Raises UnsupportedOperatorError that lists every operator which a twin doesn't have.

@@ -21,8 +21,8 @@ from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CacheError, CalibrationError, GeneratorError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
+from calibrators.ranges.cache_file import cache_from_text, ranges_from_cache, save_cache
 from calibrators.ranges.ranges import load_ranges, save_ranges
-from calibrators.tensorrt.cache_file import cache_from_text, ranges_from_cache, save_cache
 from calibrators.tensorrt.cache_with_json import CacheHeader, save_pair
 from calibrators.zscgan.options import ZSCGANOptions
 from tests.tensorrt_double.builder import plan_header, tensorrt_double
@@ -37,7 +37,7 @@ from tests.tensorrt_double.calibration import (
 )
 from tests.tensorrt_double.machine import calibrators_imported_anew, calibrators_imported_with
 
-EXAMPLE = Path(__file__).parents[2] / "examples" / "tensorrt_calibrator.py"
+EXAMPLE = Path(__file__).parents[3] / "examples" / "tensorrt_calibrator.py"
 SPEC = InputSpec((3, 8, 8), (0.5,), (0.25,))
 FEW = ZSCGANOptions(steps=2, batch=8)
 

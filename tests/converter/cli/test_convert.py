@@ -18,7 +18,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 from torch import nn
 
-from calibrators.tensorrt.cache_file import cache_from_text
+from calibrators.ranges.cache_file import cache_from_text
 from converter import pipeline
 from converter.cli.convert import command
 from converter.environment.cache_version import cache_version
@@ -28,7 +28,7 @@ from converter.stages import benchmark as measure
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
 ARTIFACTS = {
     "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
@@ -363,10 +363,10 @@ def slow_to_save(output: str) -> tuple[list[str], dict[str, str]]:
     """A conversion that saves its training after every step, as a command and its environment."""
     flags = [*MODEL, *INPUT, "--int8", "--gan-steps", "60", "--calib-samples", "64"]
     script = (
-        "import sys; from calibrators.zscgan import checkpoint; from converter import measure, synthesis; "
+        "import sys; from calibrators.zscgan import resume; from converter.stages import benchmark, synthesis; "
         "from engines.options import BenchOptions; "
-        "import functools; measure.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
-        "synthesis.checkpointing = functools.partial(checkpoint.checkpointing, every_s=0); "
+        "import functools; benchmark.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
+        "synthesis.checkpointing = functools.partial(resume.checkpointing, every_s=0); "
         "from converter.cli.convert import main; main()"
     )
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -43,7 +43,7 @@ from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BenchOptions
 from tests.converter.doctor.test_cli import BARE, H100, RTX_6000, on_gpu
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 WITH_RTX = {**BARE, "tensorrt-rtx": Finding("1.7.1.116", True)}
 HAS_RTX = importlib.util.find_spec("tensorrt_rtx_bindings") is not None
 CAPABILITIES = ("8.6", "8.9")
@@ -305,7 +305,9 @@ def test_the_example_lies_in_the_package_or_in_the_repository(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     assert digits_folder() == ROOT / "examples" / "digits"
-    monkeypatch.setattr(selftest, "__file__", str(tmp_path / "site-packages" / "converter" / "selftest.py"))
+    monkeypatch.setattr(
+        selftest, "__file__", str(tmp_path / "site-packages" / "converter" / "doctor" / "selftest.py")
+    )
     with pytest.raises(LoadError, match="install zscgan-convert anew"):
         digits_folder()
     installed = tmp_path / "site-packages" / "converter" / "digits"

@@ -51,8 +51,8 @@ def test_private_names_are_replaced(text: str, shown: str) -> None:
 
 def test_this_projects_own_folder_is_cut() -> None:
     assert (
-        public_text(f'File "{Path(machine.__file__).parent / "cli.py"}"')
-        == 'File "PROJECT/converter/cli/convert.py"'
+        public_text(f'File "{Path(machine.__file__).parent / "x.py"}"')
+        == 'File "PROJECT/converter/environment/x.py"'
     )
 
 

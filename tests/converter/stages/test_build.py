@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from calibrators.ranges.cache_file import cache_from_text, ranges_from_cache
 from calibrators.ranges.ranges import load_ranges
-from calibrators.tensorrt.cache_file import cache_from_text, ranges_from_cache
 from converter.cli.convert import command
 from converter.stages import benchmark as measure
 from engines.options import BenchOptions

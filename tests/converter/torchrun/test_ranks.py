@@ -36,7 +36,7 @@ from converter.workspace import CHECKPOINT, MARKER
 from engines.errors import BuildError
 from tests.converter.digits import INPUT, MODEL
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FLAGS = [*MODEL, *INPUT, "--int8", "--gan-steps", "20", "--calib-samples", "128"]
 LONGEST_S = 120
 

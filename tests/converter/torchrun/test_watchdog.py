@@ -17,7 +17,7 @@ from converter.cli.convert import stopped_by_sigterm
 from converter.torchrun import watchdog as watch
 from converter.torchrun.watchdog import Watch, clean_up_by_force, on_forced_exit
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 LONGEST_S = 120
 
 # A rank of two as the pipeline runs it; the other one sleeps through the collective.

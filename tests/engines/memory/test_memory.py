@@ -23,7 +23,7 @@ from engines.memory.cuda_graphs import CudaGraph, captured, driver_library, erro
 from engines.memory.pycuda import PycudaDevice, open_pycuda
 from engines.memory.torch import TorchDevice, open_torch
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 class Driver(ModuleType):

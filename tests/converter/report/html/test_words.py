@@ -12,7 +12,7 @@ from converter.report.html.advice import ADVICE, advice
 from converter.report.html.findings import flat, headline, percentiles, speeds
 from tests.converter.report.html.reports import bare_report, full_report, timing
 
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_nested_options_become_lines() -> None:
 def source_texts() -> str:
     """Every text in the sources, the parts of one message together, values left out."""
     found = []
-    for path in (*ROOT.glob("converter/*.py"), *ROOT.glob("engines/*.py")):
+    for path in (*ROOT.glob("converter/**/*.py"), *ROOT.glob("engines/**/*.py")):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.JoinedStr):
                 parts = [part.value for part in node.values if isinstance(part, ast.Constant)]

@@ -6,8 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from calibrators.errors import CacheError
-from calibrators.ranges.ranges import Ranges, save_ranges
-from calibrators.tensorrt.cache_file import (
+from calibrators.ranges.cache_file import (
     CalibrationCache,
     cache_from_ranges,
     cache_from_text,
@@ -15,6 +14,7 @@ from calibrators.tensorrt.cache_file import (
     save_cache,
     text_from_cache,
 )
+from calibrators.ranges.ranges import Ranges, save_ranges
 
 VERSION = 101601
 RANGES = Ranges({"input": 127.0, "layer1: conv 2": 63.5}, "entropy", 512, 7, "zscgan", "f" * 64)
