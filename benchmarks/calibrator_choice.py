@@ -33,7 +33,7 @@ from calibrators.zscgan.sampling import (
     load_generator,
     save_generator,
 )
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
 from converter.load.model import Teacher
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx

@@ -28,7 +28,7 @@ from trial import NAMES, SAMPLES, batch_of, calibration_images, network_from_dat
 from calibrators.data.batches import Batches
 from calibrators.data.images import images_from_path
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import fine_tuned, untuned

@@ -26,7 +26,7 @@ from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions

@@ -28,7 +28,7 @@ from calibrators.fingerprint import fingerprint
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.job import device_from_name
 from converter.load.model import Teacher
 from converter.stages.synthesis import generator_from_teacher

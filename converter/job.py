@@ -13,7 +13,7 @@ from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.cache_file import ranges_from_cache
 from calibrators.ranges.ranges import Ranges, holds_ranges
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.errors import OptionsError, OutputError
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions

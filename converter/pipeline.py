@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from calibrators.data.batches import random_pixels
 from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
-from calibrators.files import write_atomic
 from calibrators.kernels import exact_kernels
 from calibrators.ranges.cache_file import save_cache
 from calibrators.ranges.ranges import Ranges, save_ranges
@@ -23,7 +22,7 @@ from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, shown_classes
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.training import require_even_shares
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.environment.cache_version import cache_version
 from converter.errors import CaptureError, OptionsError
 from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
@@ -50,6 +49,7 @@ from converter.trust.predictions import Predictions, predictions
 from converter.workspace import FP32_ONNX, INT8_ONNX, SAMPLES, Workspace
 from engines.errors import BuildError, EngineError
 from engines.onnxruntime.engine import OnnxRuntimeEngine
+from zscgan_common.files import write_atomic
 
 LARGEST_ONNX = 2**31 - 1
 """Bytes of a protobuf file."""

@@ -20,15 +20,3 @@ class EngineUnavailableError(EngineError):
 
 class BuildError(EngineError):
     """The engine could not be built or run from this model."""
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's text without its full stop, or the error's type where it says nothing."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return shortened(lines[0].rstrip(".;:")) if lines else type(error).__name__
-
-
-def shortened(text: str, longest: int = 300) -> str:
-    """``text`` of a file on one line of a terminal: cut off, and escaped where it isn't printable."""
-    shown = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:longest])
-    return f"{shown}…" if len(text) > longest else shown

@@ -1,37 +1,21 @@
 """Reading and writing engine files."""
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from engines.errors import BuildError
+from zscgan_common import files
 
 
 @contextmanager
 def replaced_file(path: Path) -> Iterator[Path]:
-    """A temporary file beside ``path`` to write to; it takes the place of ``path`` when the block ends well.
-
-    Folders are made as needed. On an error ``path`` stays as it was and the temporary file goes.
-    """
+    """``zscgan_common.files.replaced_file``; raises BuildError where ``path`` can't be written."""
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+        with files.replaced_file(path) as draft:
+            yield draft
     except OSError as error:
-        raise BuildError(f"expected a place to write {path} to: {error.strerror}") from error
-    os.close(handle)
-    temporary = Path(name)
-    try:
-        yield temporary
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        temporary.replace(path)
-    except OSError as error:
-        raise BuildError(f"could not write {path}: {error.strerror}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+        raise BuildError(f"failed to write {path}: {error.strerror}") from error
 
 
 def existing_file(path: Path) -> Path:

@@ -22,7 +22,6 @@ from calibrators.ranges import entropy
 from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
-from converter.cli.convert import MISSED
 from converter.cli.convert import command as convert
 from converter.doctor.cli import command as doctor
 from converter.environment.cache_version import ASSUMED
@@ -35,6 +34,7 @@ from engines.cli.bench import bench
 from engines.cli.build import build
 from engines.options import BenchOptions
 from tests.converter.digits import DIGITS, INPUT, MODEL
+from zscgan_common.exit_codes import MISSED
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"

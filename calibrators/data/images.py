@@ -16,7 +16,8 @@ from torch import Tensor
 
 from calibrators.data.batches import Batch
 from calibrators.data.input_spec import InputSpec
-from calibrators.errors import DataError, first_line, shortened
+from calibrators.errors import DataError
+from zscgan_common.text import first_line, shortened
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 UNKNOWN = -1

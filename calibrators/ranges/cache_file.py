@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibrators.errors import CacheError
-from calibrators.files import write_atomic
 from calibrators.options import Algorithm
 from calibrators.ranges.ranges import Ranges, holds_ranges, load_ranges
 from calibrators.ranges.scales import amax_from_scale, is_valid_amax, scale_from_amax
+from zscgan_common.files import write_atomic
 
 ENTROPY_CALIBRATOR = "EntropyCalibration2"
 MINMAX_CALIBRATOR = "MinMaxCalibration"

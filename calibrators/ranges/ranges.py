@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from calibrators.errors import CacheError, cut
-from calibrators.files import write_atomic
+from calibrators.errors import CacheError
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.scales import MAX_AMAX, MIN_AMAX, is_valid_amax
+from zscgan_common.files import write_atomic
+from zscgan_common.text import cut
 
 SCHEMA = 1
 KIND = "zscgan-convert calibration"

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from calibrators.errors import CacheError
-from calibrators.files import write_atomic
 from calibrators.options import Algorithm
 from calibrators.ranges.cache_file import (
     MINMAX_CALIBRATOR,
@@ -16,6 +15,7 @@ from calibrators.ranges.cache_file import (
     text_from_cache,
 )
 from calibrators.ranges.ranges import Ranges, holds_ranges, save_ranges
+from zscgan_common.files import write_atomic
 
 REPAIR = "in Python: recalibrate=True, or another path for cache="
 

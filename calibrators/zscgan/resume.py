@@ -9,9 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
-from calibrators.files import write_atomic
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import VERSION, bytes_of_torch, load_torch
+from zscgan_common.files import write_atomic
 
 SAVE_EVERY_S = 20.0
 _DIGEST_BYTES = hashlib.sha256().digest_size

@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from calibrators.data.input_spec import InputSpec
-from calibrators.files import write_atomic
 from calibrators.zscgan.ensemble import Ensemble
+from zscgan_common.files import write_atomic
 
 MOST_COLUMNS = 10
 ROWS = 6

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from calibrators.data.batches import Batch
 from calibrators.data.input_spec import InputSpec
-from calibrators.errors import GeneratorError, first_line
-from calibrators.files import write_atomic
+from calibrators.errors import GeneratorError
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
+from zscgan_common.files import write_atomic
+from zscgan_common.text import first_line
 
 FORMAT = "zscgan-convert generator"
 VERSION = 2

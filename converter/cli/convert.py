@@ -26,12 +26,10 @@ from converter.errors import ConversionError, OptionsError
 from converter.load.options import ModelOptions
 from converter.options import CALIBRATORS, DEVICES, ConvertOptions, ImageOptions
 from converter.qat.options import BACKENDS, QATOptions
-from engines.cli.bench import FAILED, INTERRUPTED, USAGE
 from engines.cli.build import build_options, builder_options, profile_options
 from engines.errors import EngineError
 from engines.options import BUFFERS, ENGINES
-
-MISSED = 3
+from zscgan_common.exit_codes import FAILED, INTERRUPTED, MISSED, USAGE
 
 FilePath = click.Path(path_type=Path)
 
@@ -271,7 +269,7 @@ def run(options: ConvertOptions, warnings: list[str], *, as_json: bool, verbose:
     """Convert and print the result; the exit code. A user's mistake ends with one message."""
     try:
         with stopped_by_sigterm():
-            from converter.cli.console import Reporter
+            from converter.console import Reporter
             from converter.pipeline import convert
             from converter.report.summary import missed_gate, summary
 

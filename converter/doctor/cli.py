@@ -15,7 +15,7 @@ from converter import __version__
 from converter.doctor.diagnosis import Checkup, Component, checkup_from_findings
 from converter.doctor.probes import ask_all
 from converter.environment.machine import without_private_names
-from engines.cli.bench import FAILED, INTERRUPTED
+from zscgan_common.exit_codes import FAILED, INTERRUPTED
 
 SCHEMA = 1
 REPORT = "zscgan-doctor.json"

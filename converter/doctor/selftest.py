@@ -188,7 +188,7 @@ def convert_and_compare(task: Task) -> Attempt:
     """
     from calibrators.options import CalibrationOptions
     from calibrators.zscgan.options import ZSCGANOptions
-    from converter.cli.console import Reporter
+    from converter.console import Reporter
     from converter.options import ConvertOptions
     from converter.pipeline import convert
 

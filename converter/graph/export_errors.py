@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator
 
-from calibrators.errors import first_line
+from zscgan_common.text import first_line
 
 _OPERATOR = re.compile(r"target=torch\.ops\.([\w.]+)|op='([\w.]+)', overload='(\w+)'")
 

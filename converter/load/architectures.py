@@ -13,10 +13,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torchvision import models
 
-from calibrators.errors import cut
 from converter.errors import ArchitectureError
 from converter.load.state_dict import State, without_common_prefix
 from converter.load.user_module import FORMS
+from zscgan_common.text import cut
 
 Shapes = dict[str, tuple[int, ...]]
 

@@ -12,7 +12,6 @@ from torch import fx
 
 from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
-from calibrators.errors import cut, first_line
 from converter.errors import CaptureError, LoadError
 from converter.graph.capture import BATCH, SAME
 from converter.graph.simplify import prepare
@@ -20,6 +19,7 @@ from converter.graph.twin import twin_from_onnx
 from engines.errors import BuildError
 from engines.onnx_passes.file import load_onnx, nodes
 from engines.onnxruntime.engine import OnnxRuntimeEngine
+from zscgan_common.text import cut, first_line
 
 OLDEST_OPSET = 13
 """Where DequantizeLinear got one scale a channel."""

@@ -15,10 +15,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from calibrators.errors import cut, first_line, shortened
 from converter.errors import LoadError
 from converter.load.metadata import safe_globals
 from converter.load.user_module import on_sys_path
+from zscgan_common.text import cut, first_line, shortened
 
 State = dict[str, Tensor]
 Kind = Literal["weights", "safetensors", "torchscript", "exported", "onnx"]

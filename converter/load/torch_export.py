@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
-from calibrators.errors import first_line
 from converter.errors import LoadError
 from converter.load.determinism import refuse_random
 from converter.load.pt2_safety import refuse_code
 from converter.load.state_dict import restricted_pickles
 from converter.load.torchscript_records import refuse_short_records
+from zscgan_common.text import first_line
 
 _DYNAMIC = (
     "torch.export.save(torch.export.export(model.eval(), (torch.randn(2, {shape}),), "

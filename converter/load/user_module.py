@@ -13,8 +13,8 @@ from types import ModuleType
 
 from torch import nn
 
-from calibrators.errors import cut
 from converter.errors import ArchitectureError
+from zscgan_common.text import cut
 
 FORMS = "--arch torchvision_name | package.module:callable | file.py:callable"
 

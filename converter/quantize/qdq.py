@@ -9,10 +9,10 @@ import onnx
 from jaxtyping import Float, Int8
 from onnx import helper, numpy_helper
 
-from calibrators.errors import cut
 from calibrators.ranges.scales import LEVELS, is_valid_amax, scale_from_amax
 from converter.errors import ConversionError
 from converter.quantize.placement import ActivationQuantizer, QuantizationPlan
+from zscgan_common.text import cut
 
 # An engine on a CPU holds the bias as int32 in steps of s_x * s_w. Half of int32's range leaves the sum room.
 LARGEST_BIAS = 2.0**30

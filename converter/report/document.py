@@ -11,12 +11,12 @@ from typing import Any
 
 import torch
 
-from calibrators.files import write_atomic
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.environment.machine import processor
 from converter.job import Inputs
 from converter.options import ConvertOptions
 from converter.workspace import Workspace
+from zscgan_common.files import write_atomic
 
 REPORT, PAGE = "report.json", "report.html"
 SCHEMA = 1

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.options import ConvertOptions
 from converter.report.document import Report
 from converter.stages.build import Deployed, new_plan_engine

@@ -9,7 +9,7 @@ from typing import Any
 
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.cli.console import Advance, Reporter
+from converter.console import Advance, Reporter
 from converter.job import Inputs
 from converter.options import ConvertOptions
 from converter.report.document import Report

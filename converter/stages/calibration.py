@@ -14,7 +14,7 @@ from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.calibrate import CalibrationResult, calibrate, observed_over, ranges_from_observed
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import FoldedGraph, observe
 from converter.job import Inputs
 from converter.options import ConvertOptions

@@ -16,8 +16,7 @@ from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.resume import SAVE_EVERY_S, checkpointing, restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.cli.console import Reporter
-from converter.cli.signals import InterruptAfterStep
+from converter.console import Reporter
 from converter.doctor.reference import literal_logits
 from converter.graph.capture import FoldedGraph
 from converter.job import Inputs
@@ -30,6 +29,7 @@ from converter.qat.training import TuningState
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.qdq import qdq_from_onnx
 from converter.report.document import Report
+from converter.signals import InterruptAfterStep
 from converter.trust.parity import QDQ_LIMITS, difference
 
 RECENT = 20

@@ -4,7 +4,7 @@ from typing import Any
 
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.graph.capture import FoldedGraph
 from converter.job import Inputs

@@ -10,7 +10,7 @@ from torch import Tensor
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import FoldedGraph
 from converter.graph.layer_sizes import layers_from_onnx
 from converter.job import Inputs

@@ -15,11 +15,11 @@ from calibrators.zscgan.resume import (
 )
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
-from converter.cli.console import Reporter
-from converter.cli.signals import InterruptAfterStep
+from converter.console import Reporter
 from converter.job import Inputs
 from converter.load.model import Teacher
 from converter.options import ConvertOptions
+from converter.signals import InterruptAfterStep
 
 KL_MEAN_STEPS = 20
 CALIBRATING, CHOOSING, JUDGING = 0, 1, 2

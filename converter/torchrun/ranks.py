@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from calibrators.errors import CalibrationError
 from converter.errors import ConversionError, OptionsError
 from converter.torchrun.watchdog import Watch, clean_up_by_force
-from engines.cli.bench import FAILED, INTERRUPTED, USAGE
 from engines.errors import EngineError
+from zscgan_common.exit_codes import FAILED, INTERRUPTED, USAGE
 
 if TYPE_CHECKING:  # it loads torch, which takes seconds, and the command line imports this module first
     from calibrators.distributed import Ranks

@@ -18,8 +18,7 @@ from engines.options import (
     BenchOptions,
     OptionError,
 )
-
-FAILED, USAGE, INTERRUPTED = 1, 2, 130
+from zscgan_common.exit_codes import FAILED, INTERRUPTED
 
 
 class Numbers(click.ParamType):  # type: ignore[type-arg]

@@ -7,8 +7,9 @@ from pathlib import Path
 import onnx
 from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
-from engines.errors import BuildError, first_line
+from engines.errors import BuildError
 from engines.files import existing_file
+from zscgan_common.text import first_line
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:

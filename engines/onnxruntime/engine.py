@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits
-from engines.errors import BuildError, first_line
+from engines.errors import BuildError
 from engines.files import replaced_file
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
 from engines.onnxruntime.lowering import lowered_from_qdq
+from zscgan_common.text import first_line
 
 # What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
 _REFUSALS = (

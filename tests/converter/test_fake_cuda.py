@@ -26,7 +26,7 @@ from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
 from converter.job import Inputs
 from converter.load.devices import moved

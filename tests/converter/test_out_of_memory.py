@@ -22,8 +22,8 @@ from calibrators.zscgan import resume as checkpoint
 from calibrators.zscgan import training
 from calibrators.zscgan.sampling import load_torch
 from converter import pipeline
-from converter.cli.console import Reporter
 from converter.cli.convert import command
+from converter.console import Reporter
 from converter.errors import CaptureError, ConversionError, LoadError
 from converter.job import Inputs
 from converter.load.options import ModelOptions

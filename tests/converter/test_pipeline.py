@@ -6,7 +6,7 @@ import pytest
 from torch.backends import cuda, cudnn
 
 from converter import pipeline
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions

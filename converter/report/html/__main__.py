@@ -5,10 +5,10 @@ from pathlib import Path
 
 import click
 
-from calibrators.errors import first_line
 from converter.report.document import PAGE, SCHEMA, Report
 from converter.report.html.page import save_page
 from converter.workspace import SAMPLES
+from zscgan_common.text import first_line
 
 
 @click.command()

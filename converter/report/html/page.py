@@ -9,12 +9,12 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from calibrators.files import write_atomic
 from converter.report.document import Report, plain
 from converter.report.html import figures, findings, formats
 from converter.report.html.advice import advice
 from converter.report.html.picture import Picture, picture_from_file
 from converter.report.summary import ENGINE_NAMES
+from zscgan_common.files import write_atomic
 
 
 @dataclass(frozen=True)

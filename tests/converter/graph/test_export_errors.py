@@ -2,8 +2,8 @@
 
 from itertools import pairwise
 
-from calibrators.errors import first_line
 from converter.graph.export_errors import exporter_refusal
+from zscgan_common.text import first_line
 
 
 def chain(*errors: Exception) -> Exception:

@@ -16,7 +16,7 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from converter.cli.console import Reporter
+from converter.console import Reporter
 from converter.pipeline import write_page
 from converter.report.document import Report
 from converter.report.html.__main__ import command

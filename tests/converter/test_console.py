@@ -3,8 +3,8 @@ import io
 import pytest
 from rich.console import Console
 
-from converter.cli import console
-from converter.cli.console import Reporter
+from converter import console
+from converter.console import Reporter
 
 
 def reporter(**options: bool) -> tuple[Reporter, io.StringIO]:

@@ -2,7 +2,7 @@ from pathlib import Path
 
 import pytest
 
-from calibrators.files import write_atomic
+from zscgan_common.files import write_atomic
 
 
 def test_text_and_bytes(tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from converter.cli.signals import InterruptAfterStep
+from converter.signals import InterruptAfterStep
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

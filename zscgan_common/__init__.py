@@ -1,0 +1,1 @@
+"""What ``calibrators``, ``engines`` and ``converter`` share; it imports none of them."""
