@@ -33,11 +33,12 @@ from calibrators.zscgan.sampling import (
     load_generator,
     save_generator,
 )
-from converter.console import Reporter
+from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
+from converter.job import SampleUse
 from converter.load.model import Teacher
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
-from converter.stages.synthesis import CHOOSING, generator_from_teacher
+from converter.stages.synthesis import generator_from_teacher
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import border_inputs, inputs_for
 from converter.trust.predictions import chosen_classes
@@ -120,7 +121,7 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
         ZSCGANOptions(seed=seed),
         checkpoint=path.with_suffix(".checkpoint"),
         device=cpu,
-        reporter=Reporter(quiet=True),
+        console=Console(quiet=True),
     )
     save_generator(trained, path)
     return trained
@@ -146,7 +147,7 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = plan_from_onnx(graph.onnx), generator_of(subject, seed, folder)
     ranges = ranges_of(graph, trained, batch, seed)
-    border = border_inputs(trained, inputs_for(batch), batch, seed + CHOOSING)
+    border = border_inputs(trained, inputs_for(batch), batch, seed + SampleUse.CHOOSING)
     found = divergences(ranges, graph, plan, torch.cat([x for x, _ in border]).contiguous().numpy())
     fp32 = classes_of(graph, UNQUANTIZED, {}, subject.images)
     said = {name: classes_of(graph, plan, amax, subject.images) for name, amax in ranges.items()}

@@ -28,7 +28,7 @@ from trial import NAMES, SAMPLES, batch_of, calibration_images, network_from_dat
 from calibrators.data.batches import Batches
 from calibrators.data.images import images_from_path
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.console import Reporter
+from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import fine_tuned, untuned
@@ -106,7 +106,7 @@ def rows_of(subject: Subject, bits: int, given: argparse.Namespace) -> Iterator[
         state = untuned(subject.graph, subject.plan, amax, options)
         yield Row(bits, name, "PTQ", **measured(subject, state.student))
         started = time.perf_counter()
-        with Reporter().progress("qat", given.steps) as advance:
+        with Console().progress("qat", given.steps) as advance:
             tuned = fine_tuned(
                 subject.graph,
                 subject.plan,

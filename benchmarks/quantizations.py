@@ -26,13 +26,14 @@ from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
-from converter.console import Reporter
+from converter.console import Console
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
+from converter.job import SampleUse
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.quantize.fake_quant import simulated
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
-from converter.stages.synthesis import JUDGING, generator_from_teacher
+from converter.stages.synthesis import generator_from_teacher
 from converter.trust.prediction import border_inputs, inputs_for
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -128,7 +129,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
         real_images(
             val, teacher, LARGE_IMAGES if name in LARGE else IMAGES, batch, mirrored=name in SYMMETRIC
         ),
-        border_inputs(trained, inputs_for(batch), batch, JUDGING),
+        border_inputs(trained, inputs_for(batch), batch, SampleUse.JUDGING),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
 
@@ -162,7 +163,7 @@ def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Pa
         ZSCGANOptions(),
         checkpoint=work / f"{name}.checkpoint.pt",
         device=cpu,
-        reporter=Reporter(),
+        console=Console(),
     )
 
 

@@ -28,7 +28,7 @@ from calibrators.fingerprint import fingerprint
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
-from converter.console import Reporter
+from converter.console import Console
 from converter.job import device_from_name
 from converter.load.model import Teacher
 from converter.stages.synthesis import generator_from_teacher
@@ -81,7 +81,7 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
         gan,
         checkpoint=None,  # a training that goes on from an earlier one would take no time
         device=next(teacher.module.parameters()).device,
-        reporter=Reporter(),
+        console=Console(),
     )
     batch = gan.batch_for(*teacher.spec.shape[1:])
     batches = SyntheticBatches(trained.generator, options.samples, batch, gan.seed)

@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
-from rich.console import Console
+from rich.console import Console as Terminal
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+from zscgan_common.warning_message import WarningMessage
 
 LOG_EVERY_S = 15.0
 
@@ -34,7 +36,7 @@ class Stage:
 
 
 @dataclass
-class Reporter:
+class Console:
     """Prints stages, notes and progress on stderr; ``quiet`` prints warnings alone.
 
     ``stages`` and ``warnings`` keep what was said, for the report; ``failed`` is the stage that an error ended.
@@ -43,8 +45,8 @@ class Reporter:
     quiet: bool = False
     stages: list[Stage] = field(default_factory=list)
     failed: str | None = None
-    warnings: list[str] = field(default_factory=list)
-    console: Console = field(default_factory=lambda: Console(stderr=True, highlight=False, soft_wrap=True))
+    warnings: list[WarningMessage] = field(default_factory=list)
+    terminal: Terminal = field(default_factory=lambda: Terminal(stderr=True, highlight=False, soft_wrap=True))
 
     @contextmanager
     def stage(self, name: str) -> Iterator[Stage]:
@@ -58,17 +60,17 @@ class Reporter:
             raise
         stage.seconds = time.perf_counter() - started
         self.stages.append(stage)
-        self.say(f"{name:<12} {stage.seconds:7.1f} s  {stage.detail}")
+        self.info(f"{name:<12} {stage.seconds:7.1f} s  {stage.detail}")
 
-    def say(self, text: str) -> None:
+    def info(self, text: str) -> None:
         """A line for the reader, unless quiet."""
         if not self.quiet:
-            self.console.print(text, markup=False)
+            self.terminal.print(text, markup=False)
 
-    def warn(self, text: str) -> None:
+    def warn(self, warning: WarningMessage) -> None:
         """A line that is printed even when quiet, and kept for the report."""
-        self.warnings.append(text)
-        self.console.print(f"warning: {text}", markup=False, style="yellow")
+        self.warnings.append(warning)
+        self.terminal.print(f"warning: {warning}", markup=False, style="yellow")
 
     @contextmanager
     def progress(self, name: str, total: int) -> Iterator[Advance]:
@@ -85,7 +87,7 @@ class Reporter:
                 *columns,
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
-                console=self.console,
+                console=self.terminal,
                 transient=True,
             )
             with bar:
@@ -105,6 +107,6 @@ class Reporter:
             nonlocal last
             if time.monotonic() - last >= LOG_EVERY_S:
                 last = time.monotonic()
-                self.say(f"  {name} {done}/{total}  {note}".rstrip())
+                self.info(f"  {name} {done}/{total}  {note}".rstrip())
 
         return advance

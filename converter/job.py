@@ -1,85 +1,159 @@
-"""What a conversion starts from: everything is read and checked before any work begins."""
+"""A conversion that is about to begin: everything is read and checked before any work."""
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
+from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from calibrators.data.batches import Batches
 from calibrators.data.images import ImageBatches, images_from_path, shared_images
+from calibrators.distributed import ALONE, Ranks
 from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.cache_file import ranges_from_cache
 from calibrators.ranges.ranges import Ranges, holds_ranges
-from calibrators.zscgan.sampling import TrainedGenerator, load_generator
-from converter.console import Reporter
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
+from converter.console import Console
 from converter.errors import OptionsError, OutputError
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
 from converter.qat.data import require_enough
 from converter.qat.quantizers import backend_from_name
+from converter.workspace import Workspace
 from engines.base import EngineChoice, choose_engine
 from engines.memory import open_device
 from engines.options import OptionError, refuse_unused, unused_flags
 from engines.tensorrt.library import require_calibrators
 from engines.tensorrt.rtx import check_options
+from zscgan_common.warning_message import WarningMessage
+
+KEPT = "the training so far is in {}; the same command goes on from there"
+
+
+class SampleUse(IntEnum):
+    """What samples are for, added to the seed: what chose a calibrator or layers must not judge as well."""
+
+    CALIBRATING = 0
+    CHOOSING = 1
+    JUDGING = 2
 
 
 @dataclass(frozen=True)
-class Inputs:
-    """The teacher, where and how to run it, and the images, ranges and generator that the user brought.
+class Job:
+    """What every stage may ask for: the options, the network, the images, ranges and generator that the user brought.
 
-    ``fingerprint`` is of the weights, ``ranges_for`` of weights and input: ranges hold for both together.
+    ``fingerprint`` is of the weights, ``ranges_for`` of weights and input: ranges hold for both together. ``engine``
+    is the one to build, ``batch`` the inputs of a step. ``ranks`` are the processes of torchrun; the ``workspace`` is
+    open on the first of them while stages run.
     """
 
+    options: ConvertOptions
+    console: Console
+    ranks: Ranks
+    workspace: Workspace
     teacher: Teacher
     fingerprint: str
     ranges_for: str
     device: torch.device
     engine: str
     batch: int
-    calib: ImageBatches | None
-    val: ImageBatches | None
-    qat: ImageBatches | None
-    cached: Ranges | None
+    calib: ImageBatches | None = None
+    val: ImageBatches | None = None
+    qat: ImageBatches | None = None
+    cached: Ranges | None = None
     generator: TrainedGenerator | None = None
 
+    @property
+    def seed(self) -> int:
+        """``--seed``."""
+        return self.options.synthesis.seed
 
-def inputs_from_options(options: ConvertOptions, reporter: Reporter) -> Inputs:
+    @property
+    def needs_generator(self) -> bool:
+        """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
+
+        Fine-tuning takes samples too, unless it has images of its own.
+        """
+        calibrates = self.calib is None and self.cached is None
+        tunes = self.options.qat is not None and self.options.qat.data is None
+        return self.options.generator is not None or calibrates or tunes
+
+    def checkpoint(self, path: Path) -> Path | None:
+        """``path``, where the state of a training is saved: by the first rank alone."""
+        return path if self.ranks.first else None
+
+    def samples(
+        self, trained: TrainedGenerator, use: SampleUse = SampleUse.CALIBRATING, count: int | None = None
+    ) -> SyntheticBatches:
+        """The samples for one use; those for different uses have none in common."""
+        wanted = self.options.calibration.samples if count is None else count
+        return SyntheticBatches(trained.generator, wanted, self.batch, self.seed + use)
+
+    def calibration_data(self, trained: TrainedGenerator | None) -> Batches:
+        """The real images that the user brought, else samples."""
+        if self.calib is not None:
+            return self.calib
+        assert trained is not None
+        return self.samples(trained)
+
+
+def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = ALONE) -> Job:
     """Load MODEL and look at every file that is named, so that a mistake costs seconds and leaves nothing.
 
     Raises ConversionError, CalibrationError, EngineError or OptionsError.
     """
     device = device_from_name(options.device)
     require_places(options)
-    choice = chosen_engine(options, reporter)
-    with reporter.stage("load") as stage:
+    choice = chosen_engine(options, console)
+    with console.stage("load") as stage:
         teacher = load_model(options.model)
         weights = fingerprint(teacher.module.state_dict())
-        batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
-        calib = real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples)
-        val = real_images(options.images.val, teacher, options, require_labels=True, classes=teacher.classes)
-        qat = qat_images(teacher, options)
         ranges_for = fingerprint_for_input(weights, teacher.spec)
-        cached = cached_ranges(options, ranges_for)
-        if (calib is None and cached is None) or (options.qat is not None and qat is None):
+        output = options.output or Path(f"{teacher.name}_int8")
+        job = Job(
+            options=options,
+            console=console,
+            ranks=ranks,
+            workspace=Workspace(output, told_of_kept(console)),
+            teacher=teacher,
+            fingerprint=weights,
+            ranges_for=ranges_for,
+            device=device,
+            engine=choice.name,
+            batch=options.synthesis.batch_for(*teacher.spec.shape[1:]),
+            calib=real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples),
+            val=real_images(
+                options.images.val, teacher, options, require_labels=True, classes=teacher.classes
+            ),
+            qat=qat_images(teacher, options),
+            cached=cached_ranges(options, ranges_for),
+            generator=reused_generator(options, teacher, weights, device),
+        )
+        if (job.calib is None and job.cached is None) or (options.qat is not None and job.qat is None):
             require_batch_norm(teacher)
-        generator = reused_generator(options, teacher, weights, device)
         stage.detail = (
             f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
             f"{teacher.classes} classes, input {'x'.join(map(str, teacher.spec.shape))}"
         )
     for note in teacher.notes:
-        reporter.say(f"note: {note}")
-    reporter.say(f"engine: {choice.name} ({choice.reason})")
-    warn_of_shared(calib, val, qat, reporter)
-    return Inputs(
-        teacher, weights, ranges_for, device, choice.name, batch, calib, val, qat, cached, generator
+        console.info(f"note: {note}")
+    console.info(f"engine: {choice.name} ({choice.reason})")
+    warn_of_shared(job)
+    return job
+
+
+def told_of_kept(console: Console) -> Callable[[Path], None]:
+    """Says where a run that ends badly leaves its training."""
+    return lambda kept: console.warn(
+        WarningMessage("training-kept", KEPT.format(kept), "Run the same command again.")
     )
 
 
-def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
+def chosen_engine(options: ConvertOptions, console: Console) -> EngineChoice:
     """The engine to build. Raises OptionsError or EngineUnavailableError where it can't do what was asked for."""
     choice = choose_engine(options.engine)
     try:
@@ -89,7 +163,13 @@ def chosen_engine(options: ConvertOptions, reporter: Reporter) -> EngineChoice:
     except OptionError as error:
         raise OptionsError(f"{error} (engine: {choice.reason})") from error
     for flag in unused_flags(choice.name, options.build):
-        reporter.warn(f"{flag} has no effect on {choice.name}")
+        console.warn(
+            WarningMessage(
+                "option-ignored",
+                f"{flag} has no effect on {choice.name}",
+                "The option was ignored. Leave it out, or choose another engine with --engine.",
+            )
+        )
     if options.implicit:
         if choice.name != "tensorrt":
             raise OptionsError(
@@ -125,15 +205,17 @@ def reused_generator(
     return load_generator(options.generator, fingerprint=weights, spec=teacher.spec, device=device)
 
 
-def warn_of_shared(
-    calib: ImageBatches | None, val: ImageBatches | None, qat: ImageBatches | None, reporter: Reporter
-) -> None:
+def warn_of_shared(job: Job) -> None:
     """Say so where accuracy is measured on images that the conversion has seen."""
-    for flag, images, verb in (("--calib-data", calib, "calibrated"), ("--qat-data", qat, "trained")):
-        if images is not None and val is not None and (shared := shared_images(images, val)):
-            reporter.warn(
-                f"{shared} of the {images.num_samples} images of {flag} are in --val too, so the accuracy is measured "
-                f"on images that {verb}; take other images for one of the two"
+    for flag, images, verb in (("--calib-data", job.calib, "calibrated"), ("--qat-data", job.qat, "trained")):
+        if images is not None and job.val is not None and (shared := shared_images(images, job.val)):
+            job.console.warn(
+                WarningMessage(
+                    "val-seen",
+                    f"{shared} of the {images.num_samples} images of {flag} are in --val too, so the accuracy is "
+                    f"measured on images that {verb}; take other images for one of the two",
+                    "The accuracy on this page is too good by an unknown amount.",
+                )
             )
 
 

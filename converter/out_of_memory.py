@@ -9,7 +9,7 @@ from calibrators.distributed import ALONE, Ranks
 from calibrators.zscgan.options import MIN_BATCH
 from converter.errors import ConversionError
 from converter.graph.export_errors import causes_of
-from converter.job import Inputs
+from converter.job import Job
 from converter.options import ConvertOptions
 
 BATCHED = frozenset({"baseline", "synthesis", "calibration", "qat", "sensitivity", "mixed", "verify"})
@@ -48,7 +48,7 @@ def smaller_batch(batch: int, ranks: Ranks = ALONE) -> int | None:
 def out_of_memory(
     error: BaseException,
     stage: str | None,
-    inputs: Inputs | None,
+    job: Job | None,
     options: ConvertOptions,
     *,
     trained: bool,
@@ -56,15 +56,15 @@ def out_of_memory(
 ) -> ConversionError:
     """What to tell the user of ``error``, which ``memory_error_in`` found in ``stage``.
 
-    ``inputs`` is None where they were not all read. ``trained`` says that a training of this run would be lost by
+    ``job`` is None where the inputs were not all read. ``trained`` says that a training of this run would be lost by
     another batch.
     """
     where = f" in the stage {stage}" if stage else ""
-    device = inputs.device.type if inputs else options.device
+    device = job.device.type if job else options.device
     advice = []
-    if inputs is not None and (stage in BATCHED or (stage == "engine" and options.implicit)):
-        where += f", with a batch of {inputs.batch}"
-        if half := smaller_batch(inputs.batch, ranks):
+    if job is not None and (stage in BATCHED or (stage == "engine" and options.implicit)):
+        where += f", with a batch of {job.batch}"
+        if half := smaller_batch(job.batch, ranks):
             anew = " (the generator is then trained anew)" if trained else ""
             advice.append(f"--gan-batch {half}{anew}")
     if device == "cuda":

@@ -25,10 +25,10 @@ from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
 from converter.cli.convert import command as convert
 from converter.doctor.cli import command as doctor
 from converter.environment.cache_version import ASSUMED
-from converter.pipeline import GOOD_LABELS, POOR_STATISTICS
 from converter.report.document import SCHEMA, Report
 from converter.stages import benchmark as measure
 from converter.stages import calibration
+from converter.stages.synthesis import GOOD_LABELS, POOR_STATISTICS
 from converter.trust.prediction import inputs_for
 from engines.cli.bench import bench
 from engines.cli.build import build
@@ -265,13 +265,13 @@ def fits(pattern: str, path: str) -> bool:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short conversion of the digits, one range of which is spoilt so that its layer leaves INT8."""
-    known = calibration.known
+    known = calibration.with_exact_input
     folder = tmp_path_factory.mktemp("docs") / "out"
     flags = ["--int8", "--gan-steps", "12", "--calib-samples", "64", "--val", str(DIGITS / "test.npz"),
              "--qat", "--qat-steps", "2", "--max-drop", "0"]  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
-        patch.setattr(calibration, "known", lambda *measured: known(*measured) | {"relu_3": 0.01})
+        patch.setattr(calibration, "with_exact_input", lambda *measured: known(*measured) | {"relu_3": 0.01})
         result = CliRunner().invoke(convert, [*MODEL, *INPUT, *flags, "-o", str(folder)])
     assert result.exit_code in (0, MISSED), result.output
     return folder

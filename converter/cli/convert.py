@@ -30,6 +30,7 @@ from engines.cli.build import build_options, builder_options, profile_options
 from engines.errors import EngineError
 from engines.options import BUFFERS, ENGINES
 from zscgan_common.exit_codes import FAILED, INTERRUPTED, MISSED, USAGE
+from zscgan_common.warning_message import WarningMessage
 
 FilePath = click.Path(path_type=Path)
 
@@ -218,7 +219,9 @@ def command(
     except (ValueError, OptionsError) as error:
         raise click.UsageError(str(error)) from error
     idle = [
-        f"{flag} has no effect without {need}"
+        WarningMessage(
+            "option-ignored", f"{flag} has no effect without {need}", f"Leave it out, or add {need}."
+        )
         for name, (flag, need, used) in IDLE.items()
         if name in typed and not used(given)
     ]
@@ -265,19 +268,21 @@ def qat_from_flags(given: dict[str, Any], typed: set[str]) -> QATOptions | None:
     )
 
 
-def run(options: ConvertOptions, warnings: list[str], *, as_json: bool, verbose: int, quiet: bool) -> int:
+def run(
+    options: ConvertOptions, warnings: list[WarningMessage], *, as_json: bool, verbose: int, quiet: bool
+) -> int:
     """Convert and print the result; the exit code. A user's mistake ends with one message."""
     try:
         with stopped_by_sigterm():
-            from converter.console import Reporter
+            from converter.console import Console
             from converter.pipeline import convert
             from converter.report.summary import missed_gate, summary
 
             logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
-            reporter = Reporter(quiet=quiet)
+            console = Console(quiet=quiet)
             for warning in warnings:
-                reporter.warn(warning)
-            report = convert(options, reporter, shlex.join(["zscgan-convert", *sys.argv[1:]]))
+                console.warn(warning)
+            report = convert(options, console, shlex.join(["zscgan-convert", *sys.argv[1:]]))
     except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
         if verbose > 1:
             traceback.print_exc()

@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 import torch
 from numpy.typing import NDArray
 
 from calibrators.data.images import images_from_path
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
-from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference, difference
+from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference, difference, literal_logits
 from converter.trust.predictions import chosen_classes, in_parts, percent_equal
 from engines.base import Engine
 
@@ -42,16 +41,6 @@ def references_from_model(model: ModelOptions, images: Path, int8_onnx: Path) ->
         fp32 = teacher.module(x).numpy()
     labels = torch.cat([some for _, some in batches]).numpy()
     return References(x.numpy(), labels, fp32, literal_logits(int8_onnx, x.numpy()))
-
-
-def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
-    options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 3
-    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x})[0]
-    return logits
 
 
 @dataclass(frozen=True)

@@ -188,9 +188,10 @@ def convert_and_compare(task: Task) -> Attempt:
     """
     from calibrators.options import CalibrationOptions
     from calibrators.zscgan.options import ZSCGANOptions
-    from converter.console import Reporter
+    from converter.console import Console
     from converter.options import ConvertOptions
     from converter.pipeline import convert
+    from converter.report.document import plain
 
     digits = digits_folder()
     model = ModelOptions(
@@ -211,16 +212,16 @@ def convert_and_compare(task: Task) -> Attempt:
         output=Path(task.output),
         generator=None if task.generator is None else Path(task.generator),
     )
-    report = convert(options, Reporter(quiet=True), "zscgan-doctor --selftest")
+    report = convert(options, Console(quiet=True), "zscgan-doctor --selftest")
     results = _results(task, Path(task.output), model, digits / "test.npz")
     return Attempt(
         tuple(results),
         {
             "engine": task.engine,
             "seconds": report.seconds,
-            "stages": report.stages,
+            "stages": plain(report.stages),
             "versions": report.versions,
-            "device": report.device,
+            "device": plain(report.device),
             "warnings": report.warnings,
             "layers": report.engine,
         },

@@ -1,103 +1,300 @@
-"""``report.json``: everything that was done, measured and warned of, in one file."""
+"""``report.json``: everything that was done, measured and warned of, in one file.
 
-import importlib.metadata
+Each section is a dataclass whose fields are those of the file, in its order; ``docs/report.md`` says what they mean.
+Seconds, percent and milliseconds as their names say.
+"""
+
 import json
 import math
-import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-import torch
-
-from converter.console import Reporter
-from converter.environment.machine import processor
-from converter.job import Inputs
-from converter.options import ConvertOptions
-from converter.workspace import Workspace
+from calibrators.data.input_spec import InputSpec
+from converter.trust.prediction import Prediction
 from zscgan_common.files import write_atomic
+from zscgan_common.warning_message import WarningMessage
 
 REPORT, PAGE = "report.json", "report.html"
 SCHEMA = 1
-PACKAGES = (
-    "zscgan-convert", "torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "numpy",
-    "tensorrt", "tensorrt-cu12", "tensorrt-cu13", "tensorrt-rtx-cu13-bindings", "pycuda",
-)  # fmt: skip
 
 
-@dataclass
+SOMETIMES = {"sometimes": True}
+"""Metadata of a field that the file has only where it is not None."""
+
+
+@dataclass(frozen=True)
+class DeviceSection:
+    """Where the conversion ran; ``measured_on`` is the GPU of the throughput, as ``zscgan-bench`` describes it."""
+
+    type: str
+    gpu: str | None
+    cpu: str
+    threads: int
+    ranks: int = 1
+    measured_on: dict[str, Any] | None = field(default=None, metadata=SOMETIMES)
+
+
+@dataclass(frozen=True)
+class ModelSection:
+    """The network as it was given."""
+
+    name: str
+    sha256: str
+    parameters: int
+    bn_layers: int
+    classes: int
+    input: InputSpec
+    notes: list[str] = field(default_factory=list)
+    onnx_largest_difference: float | None = None
+
+
+@dataclass(frozen=True)
+class StageSection:
+    """One stage: its time and what came of it."""
+
+    name: str
+    seconds: float = 0.0
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class TrainingStep:
+    """The losses of one step of the generator's training."""
+
+    step: int
+    bn_kl: float | None
+    label: float | None
+
+
+@dataclass(frozen=True)
+class SynthesisSection:
+    """The generator's training and its samples; ``shown`` has ``class`` and ``name`` of each column of the picture."""
+
+    steps: int
+    seconds: float
+    bn_kl: float | None
+    label_accuracy: float
+    generators: int
+    classes: int
+    shown: list[dict[str, int | str | None]]
+    reused: bool
+    history: list[TrainingStep]
+
+
+@dataclass(frozen=True)
+class CalibrationSection:
+    """The ranges, and how they were found; ``divergence`` is nats by calibrator, where several were compared."""
+
+    cache_version: str
+    algorithm: str
+    samples: int | None
+    source: str
+    ranges: dict[str, float]
+    divergence: Mapping[str, float | None] | None = field(default=None, metadata=SOMETIMES)
+
+
+@dataclass(frozen=True)
+class EdgeSection:
+    """A Q/DQ pair."""
+
+    tensor: str
+    kind: Literal["activation", "weight"]
+    axis: int | None
+    consumers: list[str]
+    range_of: str | None
+    amax: float | None
+
+
+@dataclass(frozen=True)
+class QuantizationSection:
+    """What runs in INT8; the convolutions are those of ONNX Runtime's engine."""
+
+    weights: int
+    activations: int
+    float_macs_percent: float
+    edges: list[EdgeSection]
+    convolutions: int
+    int8_convolutions: int
+
+
+@dataclass(frozen=True)
+class AgreementSection:
+    """How often INT8 chooses FP32's class on fresh samples."""
+
+    synthetic_top1: float
+    samples: int
+
+
+@dataclass(frozen=True)
+class AccuracySection:
+    """Top-1 on ``--val``."""
+
+    images: int
+    fp32_top1: float
+    fp32_by: str
+    int8_top1: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class BeforeAndAfter:
+    """A figure on held-out inputs without fine-tuning and with it."""
+
+    ptq: float | None
+    qat: float | None
+
+
+@dataclass(frozen=True)
+class ParitySection:
+    """The fine-tuned network in PyTorch beside its Q/DQ model."""
+
+    largest_logit_difference: float
+    agreement: float
+
+
+@dataclass(frozen=True)
+class TuningStep:
+    """One step of the fine-tuning; the agreement is measured in some of them."""
+
+    step: int
+    loss: float | None
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class QATSection:
+    """The fine-tuning."""
+
+    backend: str
+    steps: int
+    seconds: float
+    data: str
+    kept: str
+    agreement: BeforeAndAfter
+    kl: BeforeAndAfter
+    parity: ParitySection
+    history: list[TuningStep]
+
+
+@dataclass(frozen=True)
+class TensorSensitivity:
+    """One tensor alone in INT8."""
+
+    name: str
+    kind: str
+    layer: str
+    sqnr_db: float | None
+    kl: float
+
+
+@dataclass(frozen=True)
+class LayerSensitivity:
+    """One layer alone in INT8; ``int8`` says whether it stayed there."""
+
+    name: str
+    op: str
+    macs: int
+    parameters: int
+    sqnr_db: float | None
+    kl: float
+    int8: bool
+
+
+@dataclass(frozen=True)
+class SensitivitySection:
+    """What each tensor and each layer costs, the most expensive first; ``kl`` is that of all together, in nats."""
+
+    inputs: int
+    seconds: float
+    kl: float
+    tensors: list[TensorSensitivity]
+    layers: list[LayerSensitivity]
+
+
+@dataclass(frozen=True)
+class KeptFloat:
+    """A group of layers in float; ``drop_without`` is the drop with it in INT8 again, where that was tried."""
+
+    layers: list[str]
+    macs_share: float
+    kl: float
+    drop_without: float | None
+
+
+@dataclass(frozen=True)
+class MixedPrecisionSection:
+    """The choice of layers for ``--max-drop``."""
+
+    target: float
+    met: bool
+    by: str
+    drop: float
+    all_int8_drop: float
+    kept_float: list[KeptFloat]
+    int8_macs_share: float
+    tried: int
+
+
+@dataclass(frozen=True)
+class ThroughputSection:
+    """One engine at one batch, as ``zscgan-bench`` has it."""
+
+    engine: str
+    precision: str
+    batch: int
+    images_per_s: float
+    latency_ms: dict[str, float]
+    iterations: int
+    parts_ms: dict[str, dict[str, float]] | None = field(default=None, metadata=SOMETIMES)
+    warnings: list[str] | None = field(default=None, metadata=SOMETIMES)
+
+
+@dataclass(frozen=True)
 class Report:
-    """The fields of ``report.json``. Seconds, percent and milliseconds as their names say."""
+    """The fields of ``report.json``."""
 
     command: str
     options: dict[str, Any]
     seed: int
-    device: dict[str, Any]
+    device: DeviceSection
     versions: dict[str, str]
-    model: dict[str, Any]
-    stages: list[dict[str, Any]] = field(default_factory=list)
+    model: ModelSection
+    calibration: CalibrationSection
+    quantization: QuantizationSection
+    stages: list[StageSection] = field(default_factory=list)
     seconds: float = 0.0
-    synthesis: dict[str, Any] | None = None
-    calibration: dict[str, Any] = field(default_factory=dict)
-    quantization: dict[str, Any] = field(default_factory=dict)
+    synthesis: SynthesisSection | None = None
     engine: dict[str, Any] | None = None
-    agreement: dict[str, Any] | None = None
-    accuracy: dict[str, Any] | None = None
-    qat: dict[str, Any] | None = None
-    sensitivity: dict[str, Any] | None = None
-    mixed_precision: dict[str, Any] | None = None
-    prediction: dict[str, Any] | None = None
-    throughput: list[dict[str, Any]] = field(default_factory=list)
+    agreement: AgreementSection | None = None
+    accuracy: AccuracySection | None = None
+    qat: QATSection | None = None
+    sensitivity: SensitivitySection | None = None
+    mixed_precision: MixedPrecisionSection | None = None
+    prediction: Prediction | None = None
+    throughput: list[ThroughputSection] = field(default_factory=list)
     artifacts: dict[str, str] = field(default_factory=dict)
     artifact_bytes: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    warning_details: list[WarningMessage] = field(default_factory=list)
 
     def to_json(self) -> str:
         """The report as JSON text, ``schema`` first."""
         document = {"schema": SCHEMA, **plain(self)}
         return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
 
-    def finish(
-        self, reporter: Reporter, seconds: float, workspace: Workspace, coming: Iterable[str] = (REPORT,)
-    ) -> None:
-        """Fill in what is known at the end: stages, warnings, time, and where the outputs will lie.
 
-        ``coming`` are the outputs that will be written from the report itself; their sizes are not known yet.
-        """
-        self.seconds = round(seconds, 3)
-        self.stages = [plain(stage) for stage in reporter.stages]
-        self.warnings = list(reporter.warnings)
-        written = workspace.files()
-        self.artifacts = {name: str(workspace.output / name) for name in [*written, *coming]}
-        self.artifact_bytes = {name: workspace.path(name).stat().st_size for name in written}
+def report_from_json(text: str | bytes) -> Report:
+    """The report that ``to_json`` wrote; raises ValueError for anything else, also another schema."""
+    from pydantic import TypeAdapter
 
-
-def new_report(options: ConvertOptions, inputs: Inputs, command: str) -> Report:
-    """A report with all that is known before the work begins."""
-    teacher = inputs.teacher
-    gpu = torch.cuda.get_device_name(inputs.device) if inputs.device.type == "cuda" else None
-    return Report(
-        command=command,
-        options=plain(options),
-        seed=options.synthesis.seed,
-        device={
-            "type": inputs.device.type,
-            "gpu": gpu,
-            "cpu": processor(),
-            "threads": torch.get_num_threads(),
-        },
-        versions=versions(),
-        model={
-            "name": teacher.name,
-            "sha256": teacher.sha256,
-            "parameters": teacher.parameters,
-            "bn_layers": teacher.bn_layers,
-            "classes": teacher.classes,
-            "input": plain(teacher.spec),
-            "notes": list(teacher.notes),
-        },
-    )
+    document = json.loads(text)
+    if not isinstance(document, dict) or "schema" not in document:
+        raise ValueError("it has no schema")
+    if (schema := document.pop("schema")) != SCHEMA:
+        raise ValueError(f"expected schema {SCHEMA}, got {schema!r}")
+    return TypeAdapter(Report).validate_python(document)
 
 
 def save_report(report: Report, path: Path) -> Path:
@@ -106,21 +303,18 @@ def save_report(report: Report, path: Path) -> Path:
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as what JSON knows."""
+    """Dataclasses, tuples and paths as what JSON knows; numbers that it has no word for are None."""
     if is_dataclass(value) and not isinstance(value, type):
-        return plain(asdict(value))
+        found = ((entry, getattr(value, entry.name)) for entry in fields(value))
+        return {
+            entry.name: plain(content)
+            for entry, content in found
+            if content is not None or not entry.metadata.get("sometimes")
+        }
     if isinstance(value, dict):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple | set):
         return [plain(entry) for entry in value]
     if isinstance(value, float) and not math.isfinite(value):
-        return None  # JSON has no NaN
+        return None
     return str(value) if isinstance(value, Path) else value
-
-
-def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str]:
-    """Package -> installed version, with Python's; packages that aren't installed are left out."""
-    names = (d.metadata["Name"] for d in importlib.metadata.distributions())
-    installed = {name.lower().replace("_", "-") for name in names if name}
-    found = {package: importlib.metadata.version(package) for package in packages if package in installed}
-    return {"python": platform.python_version(), **found}

@@ -25,9 +25,9 @@ def missed_gate(report: Report, max_drop: float | None) -> str:
 def loss(report: Report) -> tuple[float | None, str]:
     """How much top-1 INT8 loses, in points, and how that is known: measured on ``--val``, or else predicted."""
     if report.accuracy is not None:
-        return report.accuracy["fp32_top1"] - report.accuracy["int8_top1"], ""
+        return report.accuracy.fp32_top1 - report.accuracy.int8_top1, ""
     predicted = report.prediction or report.mixed_precision
-    return (None, "") if predicted is None else (predicted["drop"], ", as predicted without labels")
+    return (None, "") if predicted is None else (predicted.drop, ", as predicted without labels")
 
 
 def summary(report: Report, missed: str) -> str:
@@ -36,20 +36,18 @@ def summary(report: Report, missed: str) -> str:
     if report.accuracy is not None:
         a = report.accuracy
         lines.append(
-            f"top-1 on {a['images']} images: FP32 {a['fp32_top1']:.2f} %, INT8 {a['int8_top1']:.2f} % "
-            f"({a['int8_top1'] - a['fp32_top1']:+.2f} points); same class on {a['agreement']:.2f} %"
+            f"top-1 on {a.images} images: FP32 {a.fp32_top1:.2f} %, INT8 {a.int8_top1:.2f} % "
+            f"({a.int8_top1 - a.fp32_top1:+.2f} points); same class on {a.agreement:.2f} %"
         )
     if report.agreement is not None:
-        lines.append(f"same class as FP32 on {report.agreement['synthetic_top1']:.2f} % of fresh samples")
+        lines.append(f"same class as FP32 on {report.agreement.synthetic_top1:.2f} % of fresh samples")
     if report.prediction is not None and report.accuracy is None:
         p = report.prediction
         lines.append(
-            f"predicted on real data: another class on {p['disagreement']:.2f} % ({p['low']:.2f} to {p['high']:.2f}), "
-            f"{p['drop']:.2f} points of top-1 lost ({p['drop_low']:.2f} to {p['drop_high']:.2f})"
+            f"predicted on real data: another class on {p.disagreement:.2f} % ({p.low:.2f} to {p.high:.2f}), "
+            f"{p.drop:.2f} points of top-1 lost ({p.drop_low:.2f} to {p.drop_high:.2f})"
         )
-    lines += [
-        throughput_line(report, batch) for batch in dict.fromkeys(t["batch"] for t in report.throughput)
-    ]
+    lines += [throughput_line(report, batch) for batch in dict.fromkeys(t.batch for t in report.throughput)]
     lines += [f"{name:<24} {path}" for name, path in report.artifacts.items()]
     verdict = f"MISSED: {missed}; built all the same," if missed else "PASSED"
     lines += ["", f"{verdict} in {report.seconds:.1f} s", f"next: {next_command(report)}"]
@@ -60,20 +58,20 @@ def qat_lines(report: Report) -> list[str]:
     """What fine-tuning did, where there was one."""
     if report.qat is None:
         return []
-    agreement = report.qat["agreement"]
-    verdict = "" if report.qat["kept"] == "qat" else "; it was not kept"
+    agreement = report.qat.agreement
+    verdict = "" if report.qat.kept == "qat" else "; it was not kept"
     return [
-        f"fine-tuning: same class as FP32 on {agreement['ptq']:.2f} % of held-out inputs before, "
-        f"{agreement['qat']:.2f} % after{verdict}"
+        f"fine-tuning: same class as FP32 on {agreement.ptq:.2f} % of held-out inputs before, "
+        f"{agreement.qat:.2f} % after{verdict}"
     ]
 
 
 def throughput_line(report: Report, batch: int) -> str:
     """FP32, FP16 where it was measured, and INT8 side by side at one batch."""
-    rows = [t for t in report.throughput if t["batch"] == batch]
-    speeds = ", ".join(f"{t['precision'].upper()} {t['images_per_s']:.1f}" for t in rows)
-    engine = ENGINE_NAMES[rows[0]["engine"]]
-    ratio = rows[-1]["images_per_s"] / rows[0]["images_per_s"]
+    rows = [t for t in report.throughput if t.batch == batch]
+    speeds = ", ".join(f"{t.precision.upper()} {t.images_per_s:.1f}" for t in rows)
+    engine = ENGINE_NAMES[rows[0].engine]
+    ratio = rows[-1].images_per_s / rows[0].images_per_s
     return f"{engine}, batch {batch}: {speeds} images/s ({ratio:.2f} x)"
 
 

@@ -2,13 +2,14 @@
 
 import tempfile
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
-from converter.console import Reporter
+from converter.job import Job
 from converter.options import ConvertOptions
-from converter.report.document import Report
+from converter.report.document import ThroughputSection
 from converter.stages.build import Deployed, new_plan_engine
 from converter.workspace import FP32_ONNX, Workspace
 from engines.base import Engine
@@ -21,33 +22,60 @@ from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BenchOptions, BuildOptions
 from engines.tensorrt import library as tensorrt
 from engines.tensorrt import rtx as tensorrt_rtx
+from zscgan_common.warning_message import WarningMessage
 
 BENCH_BATCHES = (1, 8)
+SLOWER = WarningMessage(
+    "int8-slower-on-cpu",
+    "INT8 is slower than FP32 in ONNX Runtime on this CPU, as it is for narrow and depthwise networks; "
+    "for a CPU like this take model.fp32.onnx",
+    "Nothing is wrong with the INT8 model: it gains on a GPU, or on a CPU with integer dot products (VNNI). Deploy "
+    "the FP32 model on a CPU like this one.",
+)
 
 
-def measure(
-    options: ConvertOptions, deployed: Deployed, workspace: Workspace, reporter: Reporter, report: Report
-) -> None:
+@dataclass(frozen=True)
+class Benchmarked:
+    """The throughput, and what is known of the GPU that gave it."""
+
+    throughput: list[ThroughputSection]
+    measured_on: dict[str, Any] | None = None
+
+
+def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
     """Throughput of FP32, on a GPU also of FP16, and of INT8, by trtexec's rules in one alternating run."""
+    options, measured_on = job.options, None
     batches = measured_batches(deployed, options.build)
     bench = BenchOptions(batches=batches, buffers=options.buffers)
-    with reporter.stage("benchmark") as stage:
+    with job.console.stage("benchmark") as stage:
         if deployed.name == "onnxruntime":
-            results = on_cpu(bench, deployed, workspace)
+            results = on_cpu(bench, deployed, job.workspace)
         else:
-            results = on_gpu(options, bench, deployed, workspace, reporter, report)
-        report.throughput = [result.to_json() for result in results]
+            results, measured_on = on_gpu(job, bench, deployed)
         engines = len(results) // len(batches)  # FP32 is the first of them, INT8 the last
         gains = ratios(results, engines)[engines - 1 :: engines]
         pairs = zip(batches, gains, strict=True)
         stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings or ()):
-        reporter.warn(warning)
+        job.console.warn(warning)
     if deployed.name == "onnxruntime" and max(gains) < 1:
-        reporter.warn(
-            "INT8 is slower than FP32 in ONNX Runtime on this CPU, as it is for narrow and depthwise networks; "
-            "for a CPU like this take model.fp32.onnx"
-        )
+        job.console.warn(SLOWER)
+    return Benchmarked(list(map(section_of, results)), measured_on)
+
+
+def section_of(result: Throughput) -> ThroughputSection:
+    """An entry of the report's ``throughput``."""
+    parts = result.parts_ms
+    return ThroughputSection(
+        engine=result.engine,
+        precision=result.precision,
+        batch=result.batch,
+        images_per_s=result.images_per_s,
+        latency_ms=dict(result.latency_ms),
+        iterations=result.iterations,
+        parts_ms=None if parts is None else {name: dict(figures) for name, figures in parts.items()},
+        warnings=None if result.warnings is None else list(map(str, result.warnings)),
+    )
 
 
 def on_cpu(bench: BenchOptions, deployed: Deployed, workspace: Workspace) -> list[Throughput]:
@@ -56,25 +84,17 @@ def on_cpu(bench: BenchOptions, deployed: Deployed, workspace: Workspace) -> lis
         return compare([fp32, int8], bench)
 
 
-def on_gpu(
-    options: ConvertOptions,
-    bench: BenchOptions,
-    deployed: Deployed,
-    workspace: Workspace,
-    reporter: Reporter,
-    report: Report,
-) -> list[Throughput]:
-    """FP32, FP16 and INT8 plans on one GPU, whose clocks are noted meanwhile."""
+def on_gpu(job: Job, bench: BenchOptions, deployed: Deployed) -> tuple[list[Throughput], dict[str, Any]]:
+    """FP32, FP16 and INT8 plans on one GPU, whose clocks are noted meanwhile; and what is known of the GPU."""
     with ExitStack() as stack:
         device = stack.enter_context(open_device(bench.buffers))
-        engines = open_baselines(options, deployed, workspace, device, stack)
+        engines = open_baselines(job.options, deployed, job.workspace, device, stack)
         engines.append(stack.enter_context(deployed.open_on(device)))
         with GpuWatch(device.pci_bus_id) as watch:
             results = compare(engines, bench, measuring=watch.running)
-    entry = report.device["measured_on"] = gpu_entry(device, bench, watch)
-    for warning in entry["warnings"]:
-        reporter.warn(warning)
-    return results
+    for warning in watch.activity.warnings() if watch.activity is not None else ():
+        job.console.warn(warning)
+    return results, gpu_entry(device, bench, watch)
 
 
 def open_baselines(

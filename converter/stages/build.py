@@ -1,4 +1,4 @@
-"""The engine of a conversion: built, and compared with the FP32 network."""
+"""The stage that builds the engine."""
 
 import shutil
 from collections.abc import Callable
@@ -9,15 +9,9 @@ from typing import Any
 
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.console import Advance, Reporter
-from converter.job import Inputs
+from converter.console import Advance
+from converter.job import Job
 from converter.options import ConvertOptions
-from converter.report.document import Report
-from converter.stages.calibration import calibration_data
-from converter.stages.synthesis import JUDGING, samples
-from converter.trust.fp32 import fp32_by, fp32_network
-from converter.trust.prediction import border_inputs, inputs_for, predicted
-from converter.trust.predictions import Logits, Predictions, in_parts, predictions
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,
@@ -39,6 +33,7 @@ from engines.tensorrt import library as tensorrt
 from engines.tensorrt import rtx as tensorrt_rtx
 from engines.tensorrt.engine import PlanEngine
 from engines.tensorrt.inspector import layers_from_json
+from zscgan_common.warning_message import WarningMessage
 
 
 @dataclass(frozen=True)
@@ -56,53 +51,53 @@ class Deployed:
         return self.open_on(None)
 
 
-def build(
-    inputs: Inputs,
-    options: ConvertOptions,
-    generator: TrainedGenerator | None,
-    workspace: Workspace,
-    reporter: Reporter,
-    report: Report,
-) -> Deployed:
+@dataclass(frozen=True)
+class Built:
+    """What was built, the kernels of ONNX Runtime's engine, and the layers of a plan that runs here."""
+
+    deployed: Deployed
+    convolutions: int
+    int8_convolutions: int
+    layers: dict[str, Any] | None = None
+
+
+def build(job: Job, generator: TrainedGenerator | None) -> Built:
     """The engine that was chosen, and the ONNX Runtime engine always: it runs on any machine."""
-    with reporter.stage("engine") as stage:
+    workspace = job.workspace
+    with job.console.stage("engine") as stage:
         onnxruntime.build(workspace.path(INT8_ONNX), workspace.path(CPU_ENGINE))
         integer, convolutions = onnxruntime.int8_kernels(workspace.path(CPU_ENGINE))
         stage.detail = (
             f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
         )
-    report.quantization |= {"convolutions": convolutions, "int8_convolutions": integer}
-    on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
-    if inputs.engine == "onnxruntime":
-        return on_cpu
+    deployed = None if job.engine == "onnxruntime" else build_plan(job, generator)
+    if deployed is None:
+        on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
+        return Built(on_cpu, convolutions, integer)
+    return Built(deployed, convolutions, integer, describe_layers(job, deployed))
+
+
+def build_plan(job: Job, generator: TrainedGenerator | None) -> Deployed | None:
+    """The plan of the chosen engine; None where this machine can't run it."""
     release_gpu_memory()
     try:
-        if inputs.engine == "tensorrt":
-            build_tensorrt(inputs, options, generator, workspace, reporter)
+        if job.engine == "tensorrt":
+            build_tensorrt(job, generator)
         else:
-            build_rtx(options, workspace, reporter)
+            build_rtx(job)
     except EngineError as error:
-        raise with_kept_log(error, workspace) from error
-    deployed = open_plan(inputs, options, workspace, reporter)
-    if deployed is None:
-        return on_cpu
-    describe_layers(deployed, options, reporter, report)
-    return deployed
+        raise with_kept_log(error, job.workspace) from error
+    return open_plan(job)
 
 
-def build_tensorrt(
-    inputs: Inputs,
-    options: ConvertOptions,
-    generator: TrainedGenerator | None,
-    workspace: Workspace,
-    reporter: Reporter,
-) -> None:
+def build_tensorrt(job: Job, generator: TrainedGenerator | None) -> None:
     """TensorRT's plan in the workspace: from the Q/DQ pairs, or by TensorRT's own calibration."""
-    with reporter.stage("engine") as stage, reporter.progress("engine", 100) as advance, ExitStack() as stack:
+    options, workspace, console = job.options, job.workspace, job.console
+    with console.stage("engine") as stage, console.progress("engine", 100) as advance, ExitStack() as stack:
         calibrator = None
         if options.implicit:
             memory = stack.enter_context(open_device(options.buffers))
-            calibrator = stack.enter_context(new_calibrator(inputs, options, generator, memory, workspace))
+            calibrator = stack.enter_context(new_calibrator(job, generator, memory))
         plan = tensorrt.engine_from_onnx(
             workspace.path(FP32_ONNX if options.implicit else INT8_ONNX),
             workspace.path(TENSORRT_ENGINE),
@@ -115,13 +110,7 @@ def build_tensorrt(
         stage.detail = f"TensorRT, {how}, {plan.stat().st_size / 1e6:.1f} MB -> {TENSORRT_ENGINE}"
 
 
-def new_calibrator(
-    inputs: Inputs,
-    options: ConvertOptions,
-    generator: TrainedGenerator | None,
-    memory: Device,
-    workspace: Workspace,
-) -> Any:
+def new_calibrator(job: Job, generator: TrainedGenerator | None, memory: Device) -> Any:
     """TensorRT 10's calibrator on the samples or the real images; a context manager."""
     from calibrators.tensorrt.calibrator import (  # imports TensorRT
         ZSCGANEntropyCalibrator,
@@ -129,21 +118,22 @@ def new_calibrator(
     )
 
     kinds = {"entropy": ZSCGANEntropyCalibrator, "max": ZSCGANMinMaxCalibrator}
-    return kinds[options.calibration.algorithm](
+    return kinds[job.options.calibration.algorithm](
         None,
-        inputs.teacher.spec,
-        batches=calibration_data(inputs, options, generator),
-        samples=options.calibration.samples,
-        batch_size=inputs.batch,
-        cache=workspace.path(IMPLICIT_CACHE),
-        fingerprint=inputs.ranges_for,
+        job.teacher.spec,
+        batches=job.calibration_data(generator),
+        samples=job.options.calibration.samples,
+        batch_size=job.batch,
+        cache=job.workspace.path(IMPLICIT_CACHE),
+        fingerprint=job.ranges_for,
         memory=memory,
     )
 
 
-def build_rtx(options: ConvertOptions, workspace: Workspace, reporter: Reporter) -> None:
+def build_rtx(job: Job) -> None:
     """The plan of TensorRT for RTX in the workspace, for the GPUs that were named."""
-    with reporter.stage("engine") as stage, reporter.progress("engine", 100) as advance:
+    options, workspace = job.options, job.workspace
+    with job.console.stage("engine") as stage, job.console.progress("engine", 100) as advance:
         plan = tensorrt_rtx.engine_from_onnx(
             workspace.path(INT8_ONNX),
             workspace.path(RTX_ENGINE),
@@ -172,13 +162,14 @@ def with_kept_log(error: EngineError, workspace: Workspace) -> EngineError:
     return type(error)(f"{error}; the builder's log is in {kept}")
 
 
-def open_plan(
-    inputs: Inputs, options: ConvertOptions, workspace: Workspace, reporter: Reporter
-) -> Deployed | None:
+def open_plan(job: Job) -> Deployed | None:
     """What opens the plan; None, with a warning, for one of TensorRT for RTX that this machine can't run."""
-    name = TENSORRT_ENGINE if inputs.engine == "tensorrt" else RTX_ENGINE
-    deployed = Deployed(inputs.engine, lambda device: new_plan_engine(workspace.path(name), options, device))
-    if inputs.engine == "tensorrt":
+    options, path = (
+        job.options,
+        job.workspace.path(TENSORRT_ENGINE if job.engine == "tensorrt" else RTX_ENGINE),
+    )
+    deployed = Deployed(job.engine, lambda device: new_plan_engine(path, options, device))
+    if job.engine == "tensorrt":
         return deployed
     number, trouble = gpus()
     if number > 0:
@@ -188,9 +179,14 @@ def open_plan(
             trouble = str(error)
     if trouble:
         half = ", with FP32 in place of FP16" if options.build.fp16 else ""
-        reporter.warn(
-            f"the plan does not run on this machine ({trouble}): agreement, accuracy and throughput below are those of "
-            f"the same INT8 network in ONNX Runtime on this CPU{half}"
+        job.console.warn(
+            WarningMessage(
+                "plan-runs-elsewhere",
+                f"the plan does not run on this machine ({trouble}): agreement, accuracy and throughput below are "
+                f"those of the same INT8 network in ONNX Runtime on this CPU{half}",
+                "The accuracy is that of the same network; the speed says nothing of the GPU. Copy the plan to a "
+                "machine with a GPU it was built for, and measure it there with zscgan-bench.",
+            )
         )
         return None
     return deployed
@@ -201,63 +197,15 @@ def new_plan_engine(path: Path, options: ConvertOptions, device: Device | None =
     return PlanEngine(path, options.buffers, host_code=options.build.version_compatible, device=device)
 
 
-def describe_layers(deployed: Deployed, options: ConvertOptions, reporter: Reporter, report: Report) -> None:
-    """Which layers of the plan run in INT8, and what the reformats cost, into the report."""
-    with reporter.stage("inspect") as stage, deployed.open() as engine:
+def describe_layers(job: Job, deployed: Deployed) -> dict[str, Any]:
+    """The report's ``engine``: which layers of the plan run in INT8, and what the reformats cost."""
+    with job.console.stage("inspect") as stage, deployed.open() as engine:
         assert isinstance(engine, PlanEngine)
         layers = layers_from_json(engine.inspector_json()).with_times(
-            engine.layer_times(options.build.opt_batch)
+            engine.layer_times(job.options.build.opt_batch)
         )
         stage.detail = layers.summary()
-        report.engine = {"name": engine.name, "precision": layers.precision, **layers.to_json()}
+        section = {"name": engine.name, "precision": layers.precision, **layers.to_json()}
     for warning in layers.warnings():
-        reporter.warn(warning)
-
-
-def verify(
-    inputs: Inputs,
-    options: ConvertOptions,
-    deployed: Deployed,
-    baseline: Predictions | None,
-    generator: TrainedGenerator | None,
-    workspace: Workspace,
-    reporter: Reporter,
-    report: Report,
-) -> None:
-    """Agreement of FP32 and INT8 on fresh samples, what is predicted from others, and accuracy on ``--val``."""
-    if generator is None and inputs.val is None:
-        reporter.warn("neither samples nor --val: how often INT8 agrees with FP32 was not measured")
-        return
-    with (
-        reporter.stage("verify") as stage,
-        fp32_network(inputs.teacher.module, inputs.device, workspace.path(FP32_ONNX)) as fp32,
-        deployed.open() as int8,
-    ):
-        found = []
-        run: Logits = int8.run
-        if deployed.name != "onnxruntime":
-            run = in_parts(run, options.build.min_batch, options.build.max_batch)
-        if generator is not None:
-            fresh = samples(generator, inputs, options, JUDGING)
-            agreement = predictions(fp32, fresh).agreement(predictions(run, fresh))
-            report.agreement = {"synthetic_top1": agreement, "samples": fresh.num_samples}
-            found.append(f"{agreement:.2f} % agreement on {fresh.num_samples} fresh samples")
-            unseen = border_inputs(
-                generator, inputs_for(inputs.batch), inputs.batch, options.synthesis.seed + JUDGING
-            )
-            prediction = predicted(fp32, run, unseen)
-            report.prediction = prediction.to_json()
-            found.append(str(prediction))
-        if inputs.val is not None:
-            assert baseline is not None
-            with reporter.progress("verify", inputs.val.num_samples) as advance:
-                quantized = predictions(run, inputs.val, advance)
-            report.accuracy = {
-                "images": inputs.val.num_samples,
-                "fp32_top1": baseline.top1,
-                "fp32_by": fp32_by(inputs.device),
-                "int8_top1": quantized.top1,
-                "agreement": baseline.agreement(quantized),
-            }
-            found.append(f"{report.accuracy['agreement']:.2f} % on {inputs.val.num_samples} images of --val")
-        stage.detail = ", ".join(found)
+        job.console.warn(warning)
+    return section

@@ -9,98 +9,120 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibrators.data.batches import Batches, first_inputs
-from calibrators.distributed import ALONE, Ranks
+from calibrators.errors import CacheError
 from calibrators.options import ALGORITHMS, Algorithm
+from calibrators.ranges.cache_file import save_cache
 from calibrators.ranges.calibrate import CalibrationResult, calibrate, observed_over, ranges_from_observed
-from calibrators.ranges.ranges import Ranges
+from calibrators.ranges.ranges import Ranges, save_ranges
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.console import Reporter
+from converter.environment.cache_version import cache_version
 from converter.graph.capture import FoldedGraph, observe
-from converter.job import Inputs
-from converter.options import ConvertOptions
+from converter.job import Job, SampleUse
 from converter.quantize.placement import QuantizationPlan
-from converter.report.document import Report
-from converter.stages.synthesis import CHOOSING, samples
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
+from zscgan_common.warning_message import WarningMessage
 
 
-def calibrated(
-    inputs: Inputs,
-    options: ConvertOptions,
-    graph: FoldedGraph,
-    plan: QuantizationPlan,
-    generator: TrainedGenerator | None,
-    reporter: Reporter,
-    report: Report,
-    ranks: Ranks = ALONE,
-) -> Ranges:
-    """A range for every activation: from the cache, from real images or from samples.
+@dataclass(frozen=True)
+class Calibrated:
+    """The ranges, the TensorRT of their cache, and the nats by calibrator where several were compared."""
+
+    ranges: Ranges
+    cache_version: str
+    divergence: dict[str, float] | None = None
+
+
+def calibrate_network(
+    job: Job, graph: FoldedGraph, plan: QuantizationPlan, generator: TrainedGenerator | None
+) -> Calibrated:
+    """A range for every activation, in the workspace and in ``--calibration-cache``.
 
     The plan's Q/DQ pairs need some of them; the rest is for TensorRT's implicit quantization, which places its
     own and takes the ranges from ``calibration.cache``. A cache has those of the plan.
     """
-    if inputs.cached is not None:
-        with reporter.stage("calibration") as stage:
-            ranges = inputs.cached.selected(name for name in graph.activations if name in inputs.cached.amax)
-            stage.detail = f"{len(ranges.amax)} ranges from {options.calibration_cache}"
-        if inputs.cached.fingerprint is None:
-            reporter.warn(
-                f"{options.calibration_cache} doesn't say for which weights it was made; its ranges were taken "
-                "as they are (--recalibrate measures them anew)"
+    if job.cached is not None:
+        ranges, judged = ranges_of_cache(job, job.cached, graph), None
+    else:
+        ranges, judged = ranges_of_data(job, graph, plan, generator)
+    return Calibrated(ranges, save_calibration(job, ranges), judged)
+
+
+def ranges_of_cache(job: Job, cached: Ranges, graph: FoldedGraph) -> Ranges:
+    """The ranges that ``--calibration-cache`` has for this graph."""
+    cache = job.options.calibration_cache
+    with job.console.stage("calibration") as stage:
+        ranges = cached.selected(name for name in graph.activations if name in cached.amax)
+        stage.detail = f"{len(ranges.amax)} ranges from {cache}"
+    if cached.fingerprint is None:
+        job.console.warn(
+            WarningMessage(
+                "cache-without-model",
+                f"{cache} doesn't say for which weights it was made; its ranges were taken as they are "
+                "(--recalibrate measures them anew)",
+                "Ranges of other weights ruin the accuracy. Unless you know the cache to be this model's, convert "
+                "again with --recalibrate.",
             )
-        return ranges
-    data = calibration_data(inputs, options, generator)
-    source = "zscgan" if inputs.calib is None else "images"
-    with (
-        reporter.stage("calibration") as stage,
-        reporter.progress("calibration", data.num_samples) as advance,
-    ):
-        results = measured(inputs, options, graph, data, advance, ranks)
-        candidates = {algorithm: known(result, inputs, graph) for algorithm, result in results.items()}
-        taken = options.calibration.algorithm
+        )
+    return ranges
+
+
+def ranges_of_data(
+    job: Job, graph: FoldedGraph, plan: QuantizationPlan, generator: TrainedGenerator | None
+) -> tuple[Ranges, dict[str, float] | None]:
+    """Ranges measured on real images or samples, and the nats of each calibrator where several were compared."""
+    data, source = job.calibration_data(generator), "zscgan" if job.calib is None else "images"
+    console, found = job.console, None
+    with console.stage("calibration") as stage, console.progress("calibration", data.num_samples) as advance:
+        results = measure_ranges(job, graph, data, advance)
+        candidates = {name: with_exact_input(result, job, graph) for name, result in results.items()}
+        taken = job.options.calibration.algorithm
         if len(candidates) > 1:
-            judged = divergences(candidates, graph, plan, judges(inputs, options, generator))
+            judged = divergences(candidates, graph, plan, judges(job, generator))
             taken = choose_calibrator(judged)
-            found = {algorithm: float(nats.mean()) for algorithm, nats in judged.items()}
-            report.calibration["divergence"] = found
+            found = {str(algorithm): float(nats.mean()) for algorithm, nats in judged.items()}
         result, amax = results[taken], candidates[taken]
         stage.detail = f"{taken}, {len(amax)} ranges from {result.samples} {source} inputs"
-    if len(candidates) > 1:
+    if found is not None:
         nats = ", ".join(f"{name} {found[name]:.1e}" for name in sorted(found, key=found.__getitem__))
-        reporter.say(
+        console.info(
             f"note: {taken} ranges keep INT8 nearest to FP32 (KL: {nats}); --calibrator names another"
         )
-    if dead := [name for name in result.dead if name in plan.observed]:
-        reporter.warn(f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}")
-    return Ranges(
+    warn_of_dead(job, plan, result, amax)
+    ranges = Ranges(
         amax,
         taken,
         result.samples,
-        options.synthesis.seed,
+        job.seed,
         source,  # type: ignore[arg-type]
-        inputs.ranges_for,
+        job.ranges_for,
     )
+    return ranges, found
 
 
-def calibration_data(inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None) -> Batches:
-    """The real images that the user brought, else samples."""
-    if inputs.calib is not None:
-        return inputs.calib
-    assert generator is not None
-    return samples(generator, inputs, options)
+def warn_of_dead(
+    job: Job, plan: QuantizationPlan, result: CalibrationResult, amax: Mapping[str, float]
+) -> None:
+    """Say which quantized tensors were zero on every input."""
+    if dead := [name for name in result.dead if name in plan.observed]:
+        job.console.warn(
+            WarningMessage(
+                "always-zero",
+                f"always zero on every input, range set to {amax[dead[0]]:g}: {', '.join(dead)}",
+                "Parts of the network that are dead, or that these inputs don't reach. If real images may reach "
+                "them, calibrate with --calib-data.",
+            )
+        )
 
 
-def judges(
-    inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None
-) -> Float[np.ndarray, "batch channels height width"]:
+def judges(job: Job, generator: TrainedGenerator | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
-    count, seed = inputs_for(inputs.batch), options.synthesis.seed + CHOOSING
-    if inputs.calib is not None:
-        data: Batches = BorderBatches(inputs.calib, seed)
+    count, seed = inputs_for(job.batch), job.seed + SampleUse.CHOOSING
+    if job.calib is not None:
+        data: Batches = BorderBatches(job.calib, seed)
     else:
         assert generator is not None
-        data = border_inputs(generator, count, inputs.batch, seed)
+        data = border_inputs(generator, count, job.batch, seed)
     return first_inputs(data, count).cpu().contiguous().numpy()
 
 
@@ -115,30 +137,52 @@ class _Activations:
         return observe(self.graph.module, x.to(self.device), self.graph.activations)[1]
 
 
-def measured(
-    inputs: Inputs,
-    options: ConvertOptions,
-    graph: FoldedGraph,
-    data: Batches,
-    on_batch: Callable[[int], None],
-    ranks: Ranks,
+def measure_ranges(
+    job: Job, graph: FoldedGraph, data: Batches, on_batch: Callable[[int], None] = lambda _: None
 ) -> dict[Algorithm, CalibrationResult]:
-    """The range of every activation over ``data``, by the calibrator that was named or by each of them."""
-    activations, wanted = _Activations(graph, inputs.device), options.calibration
-    if not options.choose_calibrator:
-        result = calibrate(activations, data, options=wanted, on_batch=on_batch, ranks=ranks)
+    """The range of every activation over ``data``, by the calibrator that was named or by each of them.
+
+    Every rank calls this.
+    """
+    activations, wanted = _Activations(graph, job.device), job.options.calibration
+    if not job.options.choose_calibrator:
+        result = calibrate(activations, data, options=wanted, on_batch=on_batch, ranks=job.ranks)
         return {wanted.algorithm: result}
-    observed = observed_over(activations, data, wanted.samples, on_batch=on_batch, ranks=ranks)
+    observed = observed_over(activations, data, wanted.samples, on_batch=on_batch, ranks=job.ranks)
     return {
-        algorithm: ranges_from_observed(observed, replace(wanted, algorithm=algorithm), ranks)
+        algorithm: ranges_from_observed(observed, replace(wanted, algorithm=algorithm), job.ranks)
         for algorithm in ALGORITHMS
     }
 
 
-def known(result: CalibrationResult, inputs: Inputs, graph: FoldedGraph) -> dict[str, float]:
+def with_exact_input(result: CalibrationResult, job: Job, graph: FoldedGraph) -> dict[str, float]:
     """The measured ranges; that of the input of a network that gets samples is known without measuring."""
     amax = dict(result.amax)
     name = graph.activations[0]
-    if inputs.calib is None and name in amax:  # the brightest or darkest pixel
-        amax[name] = max(map(abs, (*inputs.teacher.spec.low, *inputs.teacher.spec.high)))
+    if job.calib is None and name in amax:  # the brightest or darkest pixel
+        amax[name] = max(map(abs, (*job.teacher.spec.low, *job.teacher.spec.high)))
     return amax
+
+
+def save_calibration(job: Job, ranges: Ranges) -> str:
+    """``calibration.json`` and TensorRT's ``calibration.cache``, and ``--calibration-cache``; the cache's version."""
+    options, version = job.options, cache_version(job.options.trt_version)
+    if version.assumed:
+        job.console.info(
+            f"note: calibration.cache is for TensorRT {version.version}, as no TensorRT 10 is installed here "
+            "(--trt-version names another)"
+        )
+    save_ranges(ranges, job.workspace.path("calibration.json"))
+    save_cache(ranges, job.workspace.path("calibration.cache"), version=version.number)
+    path = options.calibration_cache
+    if path is None or not (options.recalibrate or not path.exists()):
+        return version.version
+    try:
+        save_ranges(ranges, path.with_suffix(".json"))
+        if path.suffix != ".json":
+            save_cache(ranges, path, version=version.number)
+    except OSError as error:
+        raise CacheError(
+            f"expected to write {path}, but: {error.strerror}; check --calibration-cache"
+        ) from error
+    return version.version

@@ -10,17 +10,13 @@ from typing import ClassVar, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float
 
-from calibrators.data.batches import Batches, first_inputs
+from calibrators.data.batches import Batches
 from calibrators.ranges.ranges import Ranges
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.graph.capture import FoldedGraph
-from converter.job import Inputs
-from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan
-from converter.stages.synthesis import CHOOSING
-from converter.trust.prediction import border_inputs, predicted_from_logits
+from converter.trust.prediction import predicted_from_logits
 from converter.trust.predictions import Predictions, predictions
-from converter.trust.trial_engine import UNQUANTIZED, running
+from converter.trust.trial_engine import running
 
 INPUTS = 512
 
@@ -64,28 +60,3 @@ class PredictedDrop:
         """The prediction's estimate."""
         with running(self.graph, plan, self.ranges.amax) as network:
             return predicted_from_logits(self.fp32, network(self.x)).drop
-
-
-def unlabelled(inputs: Inputs, options: ConvertOptions, generator: TrainedGenerator | None) -> Batches:
-    """What a loss is predicted on: samples that neither trained nor calibrated, or the real images."""
-    if generator is not None:
-        return border_inputs(generator, INPUTS, inputs.batch, options.synthesis.seed + CHOOSING)
-    assert inputs.calib is not None
-    return inputs.calib
-
-
-def drop_of_plans(
-    inputs: Inputs,
-    options: ConvertOptions,
-    fp32: FoldedGraph,
-    graph: FoldedGraph,
-    ranges: Ranges,
-    baseline: Predictions | None,
-    generator: TrainedGenerator | None,
-) -> DropOf:
-    """How the drop of ``graph`` from ``fp32`` is known: by ``--val`` where there is one, else predicted."""
-    if inputs.val is not None and baseline is not None:
-        return MeasuredDrop(graph, ranges, inputs.val, baseline)
-    x = first_inputs(unlabelled(inputs, options, generator), INPUTS).cpu().contiguous().numpy()
-    with running(fp32, UNQUANTIZED, {}) as network:
-        return PredictedDrop(graph, ranges, x, network(x))

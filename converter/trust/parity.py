@@ -1,8 +1,10 @@
 """How far the logits of an engine are from a reference, and how far they may be."""
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
+import onnxruntime as ort
 from numpy.typing import NDArray
 
 
@@ -56,3 +58,13 @@ def difference(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> D
         largest=float(np.abs(apart).max()) / spread,
         agreement=100.0 * float(np.mean(same)),
     )
+
+
+def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Logits of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
+    options = ort.SessionOptions()
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 3
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x})[0]
+    return logits

@@ -12,9 +12,8 @@ every margin changes the class of ``t / width`` of all images.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from math import log
-from typing import Any
 
 import numpy as np
 import torch
@@ -80,7 +79,7 @@ class Margins:
 
 @dataclass(frozen=True)
 class Prediction:
-    """Disagreement in percent and loss of top-1 in points, each with the ends of its interval."""
+    """The report's ``prediction``: disagreement in percent and loss of top-1 in points, with the ends of intervals."""
 
     disagreement: float
     low: float
@@ -89,10 +88,8 @@ class Prediction:
     drop_low: float
     drop_high: float
     inputs: int
-
-    def to_json(self) -> dict[str, Any]:
-        """The report's ``prediction``."""
-        return {**asdict(self), "confidence": CONFIDENCE, "known_error": asdict(KNOWN_ERROR)}
+    confidence: int = CONFIDENCE
+    known_error: KnownError = KNOWN_ERROR
 
     def __str__(self) -> str:
         return (

@@ -10,7 +10,7 @@ Waiting for an event lets the host's thread sleep, as trtexec does unless it is 
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
 from typing import Any, cast
@@ -23,6 +23,7 @@ from engines.memory.base import Device, Event, Graph, Stream
 from engines.options import BenchOptions
 from engines.tensorrt.engine import PlanEngine
 from engines.tensorrt.execution import Execution
+from zscgan_common.warning_message import WarningMessage
 
 _DEPTH = 2  # queries of one context under way at a time
 _STREAMS_EACH = 3
@@ -266,28 +267,34 @@ def _check_streams(device: Device, streams: int) -> None:
         )
 
 
-def _warnings(parts: dict[str, dict[str, float]], compute: Sequence[float]) -> list[str]:
+def _warnings(parts: dict[str, dict[str, float]], compute: Sequence[float]) -> Iterator[WarningMessage]:
     """What makes the figures say something else than the GPU's speed, by trtexec's thresholds."""
-    found = []
     median = parts["gpu_compute"]["median"]
     variation = pstdev(compute) / fmean(compute) * 100 if fmean(compute) > 0 else math.inf
     if variation > _UNSTABLE_PERCENT:
-        found.append(
+        yield WarningMessage(
+            "unstable-compute-time",
             f"the GPU's compute time is unstable: it varies by {variation:.1f} % (coefficient of variation, over "
-            f"{_UNSTABLE_PERCENT:g} %); lock the clocks by nvidia-smi --lock-gpu-clocks, or measure longer"
+            f"{_UNSTABLE_PERCENT:g} %); lock the clocks by nvidia-smi --lock-gpu-clocks, or measure longer",
+            "Take the speeds as rough. Stop what else runs on the GPU, lock its clocks, and measure with zscgan-bench.",
         )
     if parts["enqueue"]["median"] > _ENQUEUE_BOUND * median:
-        found.append(
+        yield WarningMessage(
+            "host-bound",
             "the host may be the limit: enqueueing takes over 0.8 of the GPU's compute time; take --cuda-graph or "
-            "a larger batch"
+            "a larger batch",
+            "The GPU waits for the CPU, so a faster network would not show. zscgan-bench --cuda-graph measures "
+            "without that.",
         )
     for part, direction in (("h2d", "of the input to"), ("d2h", "of the logits from")):
         if part in parts and parts[part]["median"] >= median:
-            found.append(
+            yield WarningMessage(
+                "transfer-bound",
                 f"the transfer {direction} the GPU may be the limit: it takes as long as computing; "
-                "--no-transfers measures without"
+                "--no-transfers measures without",
+                "The copies cost more than the network. If your inputs are on the GPU already, "
+                "zscgan-bench --no-transfers measures what you will see.",
             )
-    return found
 
 
 __all__ = ["Clock", "GpuQueries", "Trace", "rules_followed"]

@@ -33,7 +33,7 @@ def gpu_entry(device: Device, options: BenchOptions, watch: GpuWatch) -> dict[st
         "after": after.state and after.state.to_json(),
         "during": activity and activity.to_json(),
         **({"state_reason": reason} if reason else {}),
-        "warnings": activity.warnings() if activity is not None else [],
+        "warnings": list(map(str, activity.warnings())) if activity is not None else [],
     }
 
 

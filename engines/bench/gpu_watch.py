@@ -22,6 +22,7 @@ from engines.bench.nvml import (
     not_noted,
     open_nvml,
 )
+from zscgan_common.warning_message import WarningMessage
 
 INTERVAL_S = 0.1
 """Between two samples. One takes some calls into the driver, which is nothing beside this."""
@@ -50,20 +51,30 @@ class Activity:
             "temperature_max_c": self.temperature_max_c,
         }
 
-    def warnings(self) -> list[str]:
-        """What makes the measurement doubtful, in words."""
+    def warnings(self) -> list[WarningMessage]:
+        """What makes the measurement doubtful."""
         found = []
         clock = self.sm_clock_mhz
         if clock is not None and clock["min"] < (1 - _FALL) * clock["max"]:
             found.append(
-                f"the GPU's SM clock was between {clock['min']:g} and {clock['max']:g} MHz while measuring, "
-                f"{clock['median']:g} MHz at the median"
+                WarningMessage(
+                    "clock-varied",
+                    f"the GPU's SM clock was between {clock['min']:g} and {clock['max']:g} MHz while measuring, "
+                    f"{clock['median']:g} MHz at the median",
+                    "Some of the measurements ran on a slower GPU. Let it cool, lock its clocks, and measure with "
+                    "zscgan-bench.",
+                )
             )
         if serious := [limit for limit in self.clock_limits or () if limit not in HARMLESS]:
             heat = "" if self.temperature_max_c is None else f", at up to {self.temperature_max_c} °C,"
             found.append(
-                f"the GPU's clocks were held down in {self.held_down_percent:.0f} % of {self.samples} samples while "
-                f"measuring{heat} by: {', '.join(serious)}"
+                WarningMessage(
+                    "clocks-held-down",
+                    f"the GPU's clocks were held down in {self.held_down_percent:.0f} % of {self.samples} samples "
+                    f"while measuring{heat} by: {', '.join(serious)}",
+                    "The GPU is slower than it could be, all precisions alike. Fix the cause, and measure with "
+                    "zscgan-bench.",
+                )
             )
         return found
 

@@ -8,6 +8,8 @@ from statistics import fmean, median
 import numpy as np
 from numpy.typing import NDArray
 
+from zscgan_common.warning_message import WarningMessage
+
 Clock = Callable[[], float]
 
 
@@ -27,11 +29,14 @@ class Throughput:
     latency_ms: Mapping[str, float]
     iterations: int
     parts_ms: Mapping[str, Mapping[str, float]] | None = None
-    warnings: tuple[str, ...] | None = None
+    warnings: tuple[WarningMessage, ...] | None = None
 
     def to_json(self) -> dict[str, object]:
         """The report's entry, without what was not measured."""
-        return {name: value for name, value in asdict(self).items() if value is not None}
+        found = {name: value for name, value in asdict(self).items() if value is not None}
+        if self.warnings is not None:
+            found["warnings"] = tuple(map(str, self.warnings))
+        return found
 
 
 def percentile(sorted_values: Sequence[float], percent: float) -> float:

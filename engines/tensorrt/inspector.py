@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from engines.errors import BuildError
+from zscgan_common.warning_message import WarningMessage
 
 UNKNOWN = "unknown"
 REFORMATS_WORTH_A_WARNING = 0.10
@@ -166,22 +167,38 @@ class EngineLayers:
         layers = tuple(replace(layer, ms=left.pop(layer.name, None)) for layer in self.layers)
         return replace(self, layers=layers, unmatched_ms=sum(left.values(), 0.0))
 
-    def warnings(self, *, int8: bool = True) -> list[str]:
-        """What a user can gain from, in plain words; ``int8`` says whether INT8 was asked for."""
+    def warnings(self, *, int8: bool = True) -> list[WarningMessage]:
+        """What a user can gain from; ``int8`` says whether INT8 was asked for."""
         if not self.detailed:
             return [
-                "the plan holds layer names alone, so the precision of its layers is unknown; build it with "
-                "detailed profiling verbosity"
+                WarningMessage(
+                    "plan-without-details",
+                    "the plan holds layer names alone, so the precision of its layers is unknown; build it with "
+                    "detailed profiling verbosity",
+                    "Which layers run in INT8 can't be told from this plan; one that this tool builds has the details.",
+                )
             ]
         found = []
         if int8 and self.not_int8:
-            found.append(_left_out(self.not_int8, len(self.compute)))
+            found.append(
+                WarningMessage(
+                    "not-int8",
+                    _left_out(self.not_int8, len(self.compute)),
+                    "TensorRT found no INT8 kernel for them, or a faster one in another precision. The table of "
+                    "TensorRT's layers below names them; --fp16 speeds up those that are left in FP32.",
+                )
+            )
         times = self.times_ms
         if times and times["total"] and times["reformat"] / times["total"] >= REFORMATS_WORTH_A_WARNING:
             slowest = sorted(self.reformats, key=lambda layer: -(layer.ms or 0.0))
             found.append(
-                f"reformats take {100 * times['reformat'] / times['total']:.0f} % of the time "
-                f"({times['reformat']:.3g} of {times['total']:.3g} ms), most of all: {_listed(slowest)}"
+                WarningMessage(
+                    "reformats",
+                    f"reformats take {100 * times['reformat'] / times['total']:.0f} % of the time "
+                    f"({times['reformat']:.3g} of {times['total']:.3g} ms), most of all: {_listed(slowest)}",
+                    "Data is converted between neighbours that want another layout. The table of TensorRT's layers "
+                    "below names the places; a layer there that is not in INT8 is the usual cause.",
+                )
             )
         return found
 
@@ -220,7 +237,7 @@ class EngineLayers:
                 for layer in self.reformats
             ],
             "times_ms": self.times_ms,
-            "warnings": self.warnings(int8=int8),
+            "warnings": list(map(str, self.warnings(int8=int8))),
         }  # fmt: skip
 
 

@@ -1,15 +1,16 @@
 import io
 
 import pytest
-from rich.console import Console
+from rich.console import Console as Terminal
 
 from converter import console
-from converter.console import Reporter
+from converter.console import Console
+from zscgan_common.warning_message import WarningMessage
 
 
-def reporter(**options: bool) -> tuple[Reporter, io.StringIO]:
+def reporter(**options: bool) -> tuple[Console, io.StringIO]:
     stream = io.StringIO()
-    return Reporter(console=Console(file=stream, width=200), **options), stream
+    return Console(terminal=Terminal(file=stream, width=200), **options), stream
 
 
 def test_a_stage_says_its_name_and_what_came_of_it() -> None:
@@ -32,9 +33,9 @@ def test_quiet_prints_warnings_alone() -> None:
     report, stream = reporter(quiet=True)
     with report.stage("load"), report.progress("work", 10) as advance:
         advance(5, "half")
-    report.warn("careful")
+    report.warn(WarningMessage("care", "careful"))
     assert stream.getvalue() == "warning: careful\n"
-    assert report.warnings == ["careful"]
+    assert [str(warning) for warning in report.warnings] == ["careful"]
 
 
 def test_logs_get_a_line_now_and_then_and_no_bar(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,13 +26,10 @@ from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
-from converter.console import Reporter
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
-from converter.job import Inputs
 from converter.load.devices import moved
 from converter.load.model import Teacher
 from converter.load.torch_export import module_from_exported
-from converter.pipeline import fp32_baseline
 from converter.qat import data
 from converter.qat.data import Samples
 from converter.qat.export import graph_from_student
@@ -41,9 +38,11 @@ from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import descend_student, expected_of, score, step_loss
 from converter.quantize.placement import plan_from_onnx
+from converter.stages.baseline import fp32_baseline
 from converter.workspace import Workspace
 from examples.digits.model import digits_resnet
 from tests.converter.graph.test_families import family_graph, family_model
+from tests.converter.jobs import job_of
 from tests.converter.networks import randomised
 from tests.converter.qat import double
 from tests.fake_cuda import Waits, backward, fake_cuda
@@ -175,15 +174,15 @@ def test_what_a_forward_makes_is_made_on_the_gpu(tmp_path: Path) -> None:
 def test_fp32_on_val_runs_on_the_gpu(tmp_path: Path) -> None:
     """In a workspace without model.fp32.onnx, so that nothing else can run it."""
     np.savez(tmp_path / "val.npz", images=np.zeros((4, 8, 8), np.uint8), labels=np.array([0, 1, 0, 0]))
-    spec, reporter = InputSpec((1, 8, 8)), Reporter()
+    spec = InputSpec((1, 8, 8))
     val = images_from_path(tmp_path / "val.npz", spec)
     with fake_cuda():
         teacher = Teacher(randomised(digits_resnet()).to(CUDA), spec, 10, None, "digits", "", 0, 9)
-        inputs = Inputs(teacher, "", "", CUDA, "onnxruntime", 4, None, val, None, None)
-        baseline = fp32_baseline(inputs, Workspace(tmp_path), reporter)
+        job = job_of(teacher=teacher, device=CUDA, val=val, workspace=Workspace(tmp_path))
+        baseline = fp32_baseline(job)
     assert baseline is not None
     assert baseline.top1 == 75.0  # all fake logits are 1, and the first of equal ones is chosen
-    assert reporter.stages[-1].detail == "FP32 top-1 75.00 % on 4 images, by PyTorch on the GPU"
+    assert job.console.stages[-1].detail == "FP32 top-1 75.00 % on 4 images, by PyTorch on the GPU"
 
 
 def test_mixing_devices_is_an_error_here_as_on_a_gpu() -> None:

@@ -23,17 +23,14 @@ from calibrators.zscgan import training
 from calibrators.zscgan.sampling import load_torch
 from converter import pipeline
 from converter.cli.convert import command
-from converter.console import Reporter
 from converter.errors import CaptureError, ConversionError, LoadError
-from converter.job import Inputs
-from converter.load.options import ModelOptions
-from converter.options import ConvertOptions
+from converter.job import Job
 from converter.out_of_memory import memory_error_in, out_of_memory, smaller_batch
-from converter.report.document import Report
 from converter.stages import synthesis
 from converter.workspace import CHECKPOINT, MARKER, Workspace
 from engines.errors import BuildError
 from tests.converter.digits import INPUT, MODEL
+from tests.converter.jobs import job_of
 
 ROOT = Path(__file__).parents[2]
 FLAGS = [
@@ -115,12 +112,9 @@ def test_the_batch_that_is_advised_fits_the_ranks(batch: int, world: int, smalle
 
 def told(device: str, stage: str, batch: int = 64, world: int = 1, *, trained: bool = False) -> str:
     """The message for a GPU or a CPU that is full."""
-    inputs = Inputs.__new__(Inputs)  # of which no more is asked
-    for name, value in {"device": torch.device(device), "batch": batch}.items():
-        object.__setattr__(inputs, name, value)
-    options = ConvertOptions(model=ModelOptions("model.pth"))
+    job = job_of(device=torch.device(device), batch=batch)
     error = out_of_memory(
-        torch.OutOfMemoryError(GPU_FULL), stage, inputs, options, trained=trained, ranks=Ranks(0, world)
+        torch.OutOfMemoryError(GPU_FULL), stage, job, job.options, trained=trained, ranks=Ranks(0, world)
     )
     assert isinstance(error, ConversionError)
     return str(error)
@@ -144,19 +138,12 @@ def test_the_advice_depends_on_the_stage_and_the_device() -> None:
 def ended_in(stage: str, error: Exception, monkeypatch: pytest.MonkeyPatch, *flags: str) -> Result:
     """A conversion of the digits that ``error`` ends in ``stage``, with the model loaded and no work done."""
 
-    def lead(
-        inputs: Inputs,
-        options: ConvertOptions,
-        reporter: Reporter,
-        report: Report,
-        ranks: Ranks,
-        started: float,
-    ) -> None:
+    def lead(job: Job, command: str, started: float) -> None:
         with Workspace(Path("out")) as workspace:
             if stage == "verify":  # long after the training
-                with reporter.stage("synthesis"):
+                with job.console.stage("synthesis"):
                     workspace.path("generator.pt").write_text("")
-            with reporter.stage(stage):
+            with job.console.stage(stage):
                 raise error
 
     monkeypatch.setattr(pipeline, "lead", lead)
@@ -186,7 +173,7 @@ def test_a_model_that_is_too_large_to_load(here: Path, monkeypatch: pytest.Monke
     def full(*_: object) -> None:
         raise LoadError("the network's forward failed") from MemoryError("Unable to allocate 3.00 GiB")
 
-    monkeypatch.setattr(pipeline, "inputs_from_options", full)
+    monkeypatch.setattr(pipeline, "job_from_options", full)
     result = CliRunner().invoke(command, FLAGS)
     assert result.exit_code == 1
     assert "error: out of memory on this machine (asked for 3.00 GiB); end other programs" in result.output

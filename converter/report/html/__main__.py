@@ -1,11 +1,10 @@
 """``python -m converter.report.html report.json``: the page anew, from a report and the picture that lies beside it."""
 
-import json
 from pathlib import Path
 
 import click
 
-from converter.report.document import PAGE, SCHEMA, Report
+from converter.report.document import PAGE, report_from_json
 from converter.report.html.page import save_page
 from converter.workspace import SAMPLES
 from zscgan_common.text import first_line
@@ -17,15 +16,11 @@ from zscgan_common.text import first_line
 def command(report: Path, output: Path | None) -> None:
     """Write REPORT, a report.json, as a page for a browser."""
     try:
-        document = json.loads(report.read_bytes())
-        schema = document.pop("schema", None)
-        content = Report(**document)
-    except (ValueError, AttributeError, TypeError, RecursionError) as error:
+        content = report_from_json(report.read_bytes())
+    except (ValueError, RecursionError) as error:
         raise click.ClickException(
-            f"expected a report.json of zscgan-convert, but {report}: {first_line(error)}"
+            f"expected a report.json of zscgan-convert, but {report}: {first_line(error)}; convert again"
         ) from error
-    if schema != SCHEMA:
-        raise click.ClickException(f"expected a report with schema {SCHEMA}, got {schema!r}; convert again")
     try:
         page = save_page(content, report.with_name(SAMPLES), output or report.with_name(PAGE))
     except (

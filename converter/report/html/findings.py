@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from converter.report.document import Report
+from converter.report.document import Report, ThroughputSection
 from converter.report.html.formats import number, percent, words
 from converter.report.summary import ENGINE_NAMES, missed_gate
 from converter.workspace import (
@@ -38,7 +38,7 @@ FILES = {
 
 def headline(report: Report) -> str:
     """The result in one sentence: what was built, what it costs in accuracy, what it gains in speed, and doubts."""
-    what = f"{report.model['name']} was converted to INT8 for {built_engine(report)}, {how(report)}"
+    what = f"{report.model.name} was converted to INT8 for {built_engine(report)}, {how(report)}"
     facts = [fact for fact in (accuracy(report), speed(report)) if fact]
     doubts = [missed_gate(report, report.options.get("max_drop"))]
     if report.warnings:
@@ -56,12 +56,12 @@ def built_engine(report: Report) -> str:
 
 def how(report: Report) -> str:
     """Where its ranges and its weights come from."""
-    source = report.calibration.get("source")
+    source = report.calibration.source
     if report.synthesis is None and source != "images":
         text = "with the ranges of a cache"
     else:
         text = "calibrated with real images" if source == "images" else "calibrated without data"
-    if report.qat is not None and report.qat["kept"] == "qat":
+    if report.qat is not None and report.qat.kept == "qat":
         text += " and fine-tuned"
     kept = kept_layers(report)
     return f"{text}, {words(kept, 'layer')} kept in float" if kept else text
@@ -71,25 +71,25 @@ def kept_layers(report: Report) -> int:
     """How many layers mixed precision left in float."""
     if report.mixed_precision is None:
         return 0
-    return sum(len(kept["layers"]) for kept in report.mixed_precision["kept_float"])
+    return sum(len(kept.layers) for kept in report.mixed_precision.kept_float)
 
 
 def accuracy(report: Report) -> str:
     """The best that is known of its accuracy: measured, predicted, or how often it says what FP32 says."""
     if (measured := report.accuracy) is not None:
         return (
-            f"top-1 on {words(measured['images'], 'image')} is {percent(measured['int8_top1'])}, "
-            f"{against(measured['int8_top1'] - measured['fp32_top1'])} FP32"
+            f"top-1 on {words(measured.images, 'image')} is {percent(measured.int8_top1)}, "
+            f"{against(measured.int8_top1 - measured.fp32_top1)} FP32"
         )
     if (guess := report.prediction) is not None:
         return (
-            f"it is predicted to lose {number(guess['drop'])} points of top-1 (between {number(guess['drop_low'])} "
-            f"and {number(guess['drop_high'])} with {guess['confidence']:g} % confidence), which was not measured"
+            f"it is predicted to lose {number(guess.drop)} points of top-1 (between {number(guess.drop_low)} "
+            f"and {number(guess.drop_high)} with {guess.confidence:g} % confidence), which was not measured"
         )
     if report.agreement is not None:
         return (
-            f"it chooses the class of FP32 on {percent(report.agreement['synthetic_top1'])} of "
-            f"{report.agreement['samples']:,} samples; its accuracy was not measured"
+            f"it chooses the class of FP32 on {percent(report.agreement.synthetic_top1)} of "
+            f"{report.agreement.samples:,} samples; its accuracy was not measured"
         )
     return "how well it agrees with FP32 was not measured"
 
@@ -104,10 +104,10 @@ def against(change: float) -> str:
 def speed(report: Report) -> str:
     """INT8 beside FP32 at the smallest batch; empty where that was not measured."""
     for row in speeds(report):
-        if row.figures["precision"] == "int8" and row.ratio is not None:
-            engine = ENGINE_NAMES[row.figures["engine"]]
+        if row.figures.precision == "int8" and row.ratio is not None:
+            engine = ENGINE_NAMES[row.figures.engine]
             where = "" if engine == built_engine(report) else f" in {engine}"
-            batch = row.figures["batch"]
+            batch = row.figures.batch
             return f"it runs at {row.ratio:.2f} times the speed of FP32{where} at batch {batch}"
     return ""
 
@@ -116,25 +116,25 @@ def speed(report: Report) -> str:
 class Speed:
     """One entry of ``throughput`` and its images per second over those of FP32, same engine and batch."""
 
-    figures: dict[str, Any]
+    figures: ThroughputSection
     ratio: float | None
 
 
 def speeds(report: Report) -> Iterator[Speed]:
     """The measurements in the report's order."""
     fp32 = {
-        (entry["engine"], entry["batch"]): entry["images_per_s"]
+        (entry.engine, entry.batch): entry.images_per_s
         for entry in report.throughput
-        if entry["precision"] == "fp32"
+        if entry.precision == "fp32"
     }
     for entry in report.throughput:
-        base = fp32.get((entry["engine"], entry["batch"]))
-        yield Speed(entry, entry["images_per_s"] / base if base else None)
+        base = fp32.get((entry.engine, entry.batch))
+        yield Speed(entry, entry.images_per_s / base if base else None)
 
 
 def percentiles(report: Report) -> list[str]:
     """The latencies that were measured, ``median`` first."""
-    return list(dict.fromkeys(name for entry in report.throughput for name in entry["latency_ms"]))
+    return list(dict.fromkeys(name for entry in report.throughput for name in entry.latency_ms))
 
 
 def bytes_saved(report: Report) -> float | None:

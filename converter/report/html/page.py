@@ -9,9 +9,8 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from converter.report.document import Report, plain
+from converter.report.document import Report, report_from_json
 from converter.report.html import figures, findings, formats
-from converter.report.html.advice import advice
 from converter.report.html.picture import Picture, picture_from_file
 from converter.report.summary import ENGINE_NAMES
 from zscgan_common.files import write_atomic
@@ -28,13 +27,13 @@ class Section:
 
 SECTIONS = (
     Section("comparison", "FP32 against INT8", lambda _: True),
-    Section("warnings", "Warnings", lambda report: report.warnings),
+    Section("warnings", "Warnings", lambda report: report.warning_details),
     Section("samples", "Samples", lambda report: report.synthesis),
-    Section("ranges", "Ranges", lambda report: report.calibration.get("ranges")),
+    Section("ranges", "Ranges", lambda report: report.calibration.ranges),
     Section("tuning", "Fine-tuning", lambda report: report.qat),
     Section("layers", "What each layer costs", lambda report: report.sensitivity),
     Section("mixed", "Layers kept in float", lambda report: report.mixed_precision),
-    Section("quantizers", "Q/DQ pairs", lambda report: report.quantization.get("edges")),
+    Section("quantizers", "Q/DQ pairs", lambda report: report.quantization.edges),
     Section("engine", "TensorRT's layers", lambda report: report.engine),
     Section("time", "Time", lambda report: report.stages),
     Section("reproduce", "To reproduce", lambda _: True),
@@ -48,7 +47,7 @@ def save_page(report: Report, picture: Path, path: Path) -> Path:
 
 def page(report: Report, picture: Picture | None = None) -> str:
     """The report as HTML; the same report gives the same text."""
-    report = Report(**plain(report))  # numbers that JSON has no word for become None here as well
+    report = report_from_json(report.to_json())  # numbers that JSON has no word for become None here as well
     shown = [section for section in SECTIONS if section.needs(report)]
     return environment().get_template("page.html.j2").render(report=report, picture=picture, sections=shown)
 
@@ -66,7 +65,6 @@ def environment() -> Environment:
     for name in ("change", "flags", "number", "percent", "points", "seconds", "size", "times", "words"):
         made.filters[name] = getattr(formats, name)
     made.globals |= {
-        "advice": advice,
         "engine_names": ENGINE_NAMES,
         "figures": figures,
         "findings": findings,

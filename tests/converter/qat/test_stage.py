@@ -15,10 +15,10 @@ from onnx import numpy_helper
 
 from calibrators.ranges.ranges import Ranges, load_ranges
 from calibrators.zscgan import resume as checkpoint
-from converter import pipeline
 from converter.cli.convert import command
 from converter.qat import training
 from converter.stages import benchmark as measure
+from converter.stages import calibration
 from converter.stages import fine_tuning as stage
 from converter.workspace import QAT_CHECKPOINT
 from engines.options import BenchOptions
@@ -33,16 +33,17 @@ QAT = ["--qat", "--qat-steps", "10"]
 @pytest.fixture(autouse=True, scope="module")
 def quick() -> Iterator[None]:
     """Throughput is measured, but not for long, few inputs are held out, and the ranges are too narrow."""
-    calibrated = pipeline.calibrated
+    measured = calibration.ranges_of_data
 
-    def narrowed(*arguments: Any) -> Ranges:
-        ranges = calibrated(*arguments)
-        return replace(ranges, amax={name: NARROW * value for name, value in ranges.amax.items()})
+    def narrowed(*arguments: Any) -> tuple[Ranges, Any]:
+        ranges, divergence = measured(*arguments)
+        amax = {name: NARROW * value for name, value in ranges.amax.items()}
+        return replace(ranges, amax=amax), divergence
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
         patch.setattr("converter.qat.data.HELD_OUT", 128)
-        patch.setattr(pipeline, "calibrated", narrowed)
+        patch.setattr(calibration, "ranges_of_data", narrowed)
         yield
 
 

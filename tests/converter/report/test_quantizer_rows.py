@@ -1,6 +1,7 @@
 """The plan's quantizers as the report lists them."""
 
 from converter.quantize.placement import ActivationQuantizer, QuantizationPlan, WeightQuantizer
+from converter.report.document import EdgeSection
 from converter.report.quantizer_rows import edges_from_plan
 
 
@@ -10,28 +11,7 @@ def test_each_quantizer_is_an_edge() -> None:
         (WeightQuantizer("conv.weight", 1, "conv"),),
     )
     assert edges_from_plan(plan, {"relu": 2.5, "cat": 4.0, "left": 1.0}) == [
-        {
-            "tensor": "relu",
-            "kind": "activation",
-            "axis": None,
-            "consumers": ["conv", "add"],
-            "range_of": "relu",
-            "amax": 2.5,
-        },
-        {
-            "tensor": "left",
-            "kind": "activation",
-            "axis": None,
-            "consumers": ["cat"],
-            "range_of": "cat",
-            "amax": 4.0,
-        },
-        {
-            "tensor": "conv.weight",
-            "kind": "weight",
-            "axis": 1,
-            "consumers": ["conv"],
-            "range_of": None,
-            "amax": None,
-        },
+        EdgeSection("relu", "activation", None, ["conv", "add"], "relu", 2.5),
+        EdgeSection("left", "activation", None, ["cat"], "cat", 4.0),
+        EdgeSection("conv.weight", "weight", 1, ["conv"], None, None),
     ]

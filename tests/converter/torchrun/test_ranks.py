@@ -121,7 +121,7 @@ def test_memory_that_runs_out_on_one_rank_ends_both_with_one_message(tmp_path: P
     sabotage = """if os.environ["RANK"] == "1":
     def full(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1.00 GiB.")
-    pipeline.measured = full"""
+    pipeline.measure_ranges = full"""
     with torchrun(tmp_path, "--gan-steps", "2", "-o", "out", sabotage=sabotage) as process:
         _, said = process.communicate(timeout=LONGEST_S)
     assert process.returncode == 1

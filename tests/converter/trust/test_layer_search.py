@@ -17,14 +17,12 @@ from calibrators.data.batches import TensorBatches, first_inputs
 from calibrators.ranges.ranges import Ranges, load_ranges, save_ranges
 from converter.cli.convert import command
 from converter.graph.capture import FoldedGraph
-from converter.job import Inputs
-from converter.load.options import ModelOptions
-from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
-from converter.report.document import Report
+from converter.report.document import AccuracySection, MixedPrecisionSection
 from converter.report.summary import missed_gate
 from converter.stages import benchmark as measure
-from converter.trust.accuracy_drop import MeasuredDrop, PredictedDrop, drop_of_plans
+from converter.stages import mixed_precision as stage
+from converter.trust.accuracy_drop import MeasuredDrop, PredictedDrop
 from converter.trust.layer_search import (
     Choice,
     Excluded,
@@ -32,13 +30,16 @@ from converter.trust.layer_search import (
     fewest_excluded,
     order_of_exclusion,
 )
+from converter.trust.prediction import Prediction
 from converter.trust.predictions import predictions
 from converter.trust.sensitivity import sensitivity_from_graph
 from converter.trust.trial_engine import UNQUANTIZED, running
 from engines.options import BenchOptions
 from tests.converter import networks
 from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.jobs import job_of
 from tests.converter.reference import graph_of, inputs_of, planned
+from tests.converter.report.html.reports import bare_report
 
 PRICES = {0: 0.1, 1: 3.0, 2: 0.05, 3: 1.0, 4: 0.2}
 
@@ -169,18 +170,19 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     assert guess(candidates.plan(choice.excluded)) < guess(plan)
 
 
-def test_a_fine_tuned_network_is_compared_with_the_one_that_was_given() -> None:
+def test_a_fine_tuned_network_is_compared_with_the_one_that_was_given(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     given, x = graph_of(networks.Perceptron), inputs_of(networks.Perceptron, batch=16)
     _, amax = planned(given, x)
     tuned = onnx.ModelProto()
     tuned.CopyFrom(given.onnx)
     weight = next(initializer for initializer in tuned.graph.initializer if len(initializer.dims) == 2)
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
-    inputs = object.__new__(Inputs)
-    for name, value in (("val", None), ("calib", TensorBatches(x, torch.zeros(16, dtype=torch.long), 8))):
-        object.__setattr__(inputs, name, value)
-    options, ranges = ConvertOptions(ModelOptions("mine.pth")), Ranges(amax, "max", 16, 0, "images", None)
-    drop_of = drop_of_plans(inputs, options, given, replace(given, onnx=tuned), ranges, None, None)
+    batches = TensorBatches(x, torch.zeros(16, dtype=torch.long), 8)
+    monkeypatch.setattr(stage, "unlabelled", lambda *_: batches)
+    ranges = Ranges(amax, "max", 16, 0, "images", None)
+    drop_of = stage.drop_of_plans(job_of(), given, replace(given, onnx=tuned), ranges, None, None)
     assert drop_of.by == "prediction"
     assert drop_of(QuantizationPlan((), ())) > 1  # no quantizer, but other weights
 
@@ -193,15 +195,15 @@ def test_first_inputs_cuts_the_last_batch() -> None:
 
 
 def test_the_gate_is_measured_where_there_are_labels_and_predicted_else() -> None:
-    report = Report("", {}, 0, {}, {}, {})
+    report = bare_report()
     assert missed_gate(report, 0.5) == ""
-    report.mixed_precision = {"drop": 0.8}
+    report = replace(report, mixed_precision=MixedPrecisionSection(0.5, False, "", 0.8, 0.9, [], 100.0, 1))
     assert "0.80 points of top-1, as predicted without labels, more than --max-drop 0.5" in missed_gate(
         report, 0.5
     )
-    report.prediction = {"drop": 0.4}
+    report = replace(report, prediction=Prediction(1.0, 0.5, 2.0, 0.4, 0.2, 0.8, 512))
     assert missed_gate(report, 0.5) == missed_gate(report, None) == ""
-    report.accuracy = {"fp32_top1": 92.4, "int8_top1": 91.8}
+    report = replace(report, accuracy=AccuracySection(500, 92.4, "", 91.8, 99.0))
     assert missed_gate(report, 0.6) == ""
     assert "0.60 points of top-1, more than" in missed_gate(report, 0.5)
 

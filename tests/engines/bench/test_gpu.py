@@ -140,7 +140,7 @@ def test_what_limits_the_figures_is_told(bench: Bench, times: dict[str, float], 
         setattr(bench.trt.behaviour if name == "enqueue_ms" else bench.device, name, value)
     warnings = bench.measure().warnings
     assert warnings is not None
-    assert [warning for warning in warnings if words in warning]
+    assert [warning for warning in warnings if words in warning.text]
 
 
 def test_unsteady_gpu(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +161,7 @@ def test_unsteady_gpu(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     bench.trt.behaviour = Changing()
     warnings = bench.measure().warnings
     assert warnings is not None
-    assert "varies by 4.8 %" in warnings[0]
+    assert "varies by 4.8 %" in warnings[0].text
 
 
 @pytest.mark.parametrize(

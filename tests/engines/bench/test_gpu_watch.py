@@ -61,7 +61,7 @@ def test_a_fall_that_nobody_sees_before_or_after_is_seen(nvml: Nvml) -> None:
     assert found.sm_clock_mhz is not None
     assert (found.sm_clock_mhz["min"], found.sm_clock_mhz["max"]) == (1200, 1980)
     assert found.clock_limits == {"sw_power_cap": 100.0, "hw_thermal_slowdown": 100.0}
-    clock, limits = found.warnings()
+    clock, limits = map(str, found.warnings())
     assert "SM clock was between 1200 and 1980 MHz while measuring" in clock
     assert "held down in 100 % of" in limits
     assert "at up to 84 °C, by: sw_power_cap, hw_thermal_slowdown" in limits
@@ -86,7 +86,7 @@ def test_a_jetson_tells_little(nvml: Nvml) -> None:
     found = watched(Busy(nvml, 600, 600, 300)).activity
     assert found is not None
     assert (found.clock_limits, found.temperature_max_c) == (None, None)
-    assert ["between 300 and 600 MHz" in warning for warning in found.warnings()] == [True]
+    assert ["between 300 and 600 MHz" in warning.text for warning in found.warnings()] == [True]
 
 
 def test_without_nvml_nothing_is_watched(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -111,7 +111,7 @@ def test_samples_by_hand() -> None:
         held_down_percent=50.0,
         temperature_max_c=84,
     )
-    assert "held down in 50 % of 4 samples" in found.warnings()[1]
+    assert "held down in 50 % of 4 samples" in found.warnings()[1].text
 
 
 @pytest.mark.parametrize(
@@ -130,7 +130,7 @@ def test_samples_by_hand() -> None:
 def test_warnings(samples: list[Sample], words: list[str]) -> None:
     found = activity(samples)
     assert found is not None
-    warnings = found.warnings()
+    warnings = list(map(str, found.warnings()))
     assert len(warnings) == len(words)
     for warning, wanted in zip(warnings, words, strict=True):
         assert wanted in warning

@@ -96,7 +96,7 @@ def test_one_int8_convolution_makes_an_int8_plan() -> None:
 
 
 def test_layers_that_missed_int8_are_named_by_their_onnx_nodes() -> None:
-    assert read(*NETWORK).warnings() == [
+    assert list(map(str, read(*NETWORK).warnings())) == [
         "2 of 3 convolutions and matrix products run in FP16, not in INT8: node_block + node_block_relu, node_linear"
     ]
     assert read(*NETWORK).warnings(int8=False) == []
@@ -114,7 +114,8 @@ def test_layers_that_missed_int8_are_named_by_their_onnx_nodes() -> None:
 def test_a_long_list_is_cut() -> None:
     (warning,) = read(*(convolution(f"c{index}", FLOAT, FLOAT, Metadata="") for index in range(5))).warnings()
     assert (
-        warning == "5 of 5 convolutions and matrix products run in FP32, not in INT8: c0, c1, c2 and 2 more"
+        warning.text
+        == "5 of 5 convolutions and matrix products run in FP32, not in INT8: c0, c1, c2 and 2 more"
     )
 
 
@@ -264,7 +265,7 @@ def test_names_alone_give_no_precision() -> None:
     assert [layer.kind for layer in found.layers] == ["reformat", "other"]
     assert (found.detailed, found.precision, found.int8_percent) == (False, "unknown", None)
     assert found.summary() == "2 layers, their precision unknown"
-    assert "detailed profiling verbosity" in found.warnings()[0]
+    assert "detailed profiling verbosity" in found.warnings()[0].text
 
 
 def test_unknown_precisions_are_counted_as_such() -> None:
@@ -329,7 +330,7 @@ def test_times_are_joined_by_name() -> None:
         "int8": 0.40, "not_int8": 0.36, "reformat": 0.18, "other": 0.06, "total": 1.0
     })  # fmt: skip
     assert found.summary().endswith("2 reformats (18 % of the time)")
-    assert found.warnings()[1] == (
+    assert found.warnings()[1].text == (
         "reformats take 18 % of the time (0.18 of 1 ms), most of all: "
         "Reformatting CopyNode for Input Tensor 0 to pool, input_quantizer"
     )

@@ -1,18 +1,26 @@
 """Reports to make pages of: one with every field filled in, one with as few as a conversion can leave."""
 
+import json
 import math
 from typing import Any
 
-from converter.report.document import Report
+from converter.report.document import SCHEMA, Report, plain, report_from_json
 
 HOSTILE = "<img src=x onerror=\"alert('1')\"> & 'q' </script><script>alert(2)</script>"
 """What a file or a class may be called."""
 
 
+POOR_LABELS = {
+    "code": "poor-labels",
+    "text": "the classifier gives the wanted label to only 73.4 % of the samples; more --gan-steps make better ones",
+    "advice": "Usual with many classes. Train longer with --gan-steps.",
+}
+
+
 def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tabby cat") -> Report:
     """A conversion with everything: samples, --val, fine-tuning, mixed precision, prediction, a TensorRT plan."""
     nodes = [f"relu_{i}" for i in range(layers)]
-    return Report(
+    return report(
         command=f"zscgan-convert {name}.pth --int8 --qat --val images --max-drop 0.5 -o out",
         options={
             "model": {"model": f"{name}.pth", "input_shape": [3, 224, 224], "trust_pickle": False},
@@ -54,6 +62,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             ],
         },
         calibration={
+            "cache_version": "10.16.1",
             "algorithm": "mse",
             "samples": 512,
             "source": "zscgan",
@@ -63,6 +72,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
         quantization={
             "weights": layers,
             "activations": layers,
+            "float_macs_percent": 0.0,
             "edges": edges(nodes),
             "convolutions": layers,
             "int8_convolutions": layers - 1,
@@ -83,6 +93,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             "data": "zscgan",
             "kept": "qat",
             "agreement": {"ptq": 95.31, "qat": 97.27},
+            "kl": {"ptq": 0.0213, "qat": 0.0101},
             "parity": {"largest_logit_difference": 0.0132, "agreement": 99.8},
             "history": [
                 {"step": s, "loss": 0.4 / (s + 1), "agreement": 95.0 + s / 30 if s % 10 == 0 else None}
@@ -130,23 +141,49 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             )
         },
         artifact_bytes={"model.fp32.onnx": 46_750_120, "model.int8.onnx": 11_803_440, "samples.png": 36_216},
-        warnings=[
-            "the classifier gives the wanted label to only 73.4 % of the samples; more --gan-steps make better ones",
-            "a warning that nobody has thought of",
-        ],
+        warnings=[POOR_LABELS["text"], "a warning that says it all"],
+        warning_details=[POOR_LABELS, {"code": "plain", "text": "a warning that says it all"}],
     )
+
+
+def report(**document: Any) -> Report:
+    """The report of these fields; numbers that JSON has no word for stay."""
+    content = plain(document | {"schema": SCHEMA})
+    return report_from_json(json.dumps(content))
 
 
 def bare_report() -> Report:
     """Ranges from a cache, no samples, no --val, ONNX Runtime."""
-    return Report(
+    return report(
         command="zscgan-convert tiny.pth --int8 --calibration-cache tiny.cache",
         options={"model": {"model": "tiny.pth"}, "max_drop": None},
         seed=0,
         device={"type": "cpu", "gpu": None, "cpu": "AMD EPYC", "threads": 2},
         versions={"python": "3.11.7", "zscgan-convert": "0.1.0"},
-        model={"name": "tiny", "sha256": "ab" * 32, "classes": 2, "notes": []},
-        calibration={"algorithm": "entropy", "samples": None, "source": "cache", "ranges": {"input": 2.64}},
+        model={
+            "name": "tiny",
+            "sha256": "ab" * 32,
+            "parameters": 12,
+            "bn_layers": 0,
+            "classes": 2,
+            "input": {"shape": [1, 8, 8]},
+            "notes": [],
+        },
+        calibration={
+            "algorithm": "entropy",
+            "samples": None,
+            "source": "cache",
+            "ranges": {"input": 2.64},
+            "cache_version": "10.16.1",
+        },
+        quantization={
+            "weights": 0,
+            "activations": 0,
+            "float_macs_percent": 0.0,
+            "edges": [],
+            "convolutions": 0,
+            "int8_convolutions": 0,
+        },
     )
 
 

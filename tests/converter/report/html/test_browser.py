@@ -111,7 +111,7 @@ def test_contrast_is_that_of_wcag() -> None:
 def test_charts_are_drawn(full: Chrome) -> None:
     bars = chart_named(full, "Range of each activation")
     widths = [mark.find_element(By.CSS_SELECTOR, ".bar").rect["width"] for mark in chart_marks(bars)]
-    ranges = list(full_report(LAYERS).calibration["ranges"].values())
+    ranges = list(full_report(LAYERS).calibration.ranges.values())
     scale = max(widths) / max(ranges)
     assert widths == pytest.approx([value * scale for value in ranges], abs=1.0)
     curve = chart_named(full, "Batch-norm KL divergence")

@@ -14,16 +14,19 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from jinja2 import UndefinedError
 from PIL import Image
 
-from converter.console import Reporter
+from converter import pipeline
 from converter.pipeline import write_page
-from converter.report.document import Report
+from converter.report.document import Report, plain
 from converter.report.html.__main__ import command
 from converter.report.html.page import page, save_page
 from converter.report.html.picture import Picture
 from converter.workspace import Workspace
+from tests.converter.jobs import job_of
 from tests.converter.report.html.reports import HOSTILE, bare_report, full_report
+from tests.converter.report.html.reports import report as report_of
 
 PICTURE = Picture("data:image/png;base64,AAAA", 684, 426)
 VOID = frozenset({"br", "img", "input", "link", "meta"})
@@ -156,15 +159,15 @@ def renamed(value: Any) -> Any:
 
 
 def test_whatever_a_report_says_is_text() -> None:
-    fields = renamed(dataclasses.asdict(full_report()))
+    fields = renamed(plain(full_report()))
     fields["calibration"]["ranges"] = {HOSTILE: 1.0}
     fields["artifacts"][HOSTILE] = HOSTILE
-    hostile, plain = Read(page(Report(**fields), PICTURE)), Read(page(full_report(), PICTURE))
+    hostile, usual = Read(page(report_of(**fields), PICTURE)), Read(page(full_report(), PICTURE))
     assert len(hostile.all("img")) == 1
     assert len(hostile.all("script")) == 1
-    assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in plain.elements}
+    assert {tag for tag, _ in hostile.elements} == {tag for tag, _ in usual.elements}
     assert {name for _, a in hostile.elements for name in a} == {
-        name for _, a in plain.elements for name in a
+        name for _, a in usual.elements for name in a
     }
     assert HOSTILE in hostile.words
 
@@ -189,9 +192,9 @@ def leaves(value: Any) -> Iterator[float]:
 def derived(report: Report) -> Iterator[float]:
     """What the page works out: a difference, ratios to FP32, sizes in MB and kB."""
     assert report.accuracy is not None
-    yield report.accuracy["int8_top1"] - report.accuracy["fp32_top1"]
+    yield report.accuracy.int8_top1 - report.accuracy.fp32_top1
     for start in (0, 3):
-        group = [entry["images_per_s"] for entry in report.throughput[start : start + 3]]
+        group = [entry.images_per_s for entry in report.throughput[start : start + 3]]
         yield from (speed / group[0] for speed in group)
     sizes = report.artifact_bytes
     yield sizes["model.fp32.onnx"] / sizes["model.int8.onnx"]
@@ -239,8 +242,9 @@ def test_the_picture_is_described_by_its_classes() -> None:
     assert image["alt"] == "Grid of generated samples, one column a class: tabby cat, volcano."
     report = full_report()
     assert report.synthesis is not None
-    report.synthesis["shown"] = [{"class": 3, "name": None}, {"class": 281, "name": None}]
-    (image,) = Read(page(report, PICTURE)).all("img")
+    shown: list[dict[str, int | str | None]] = [{"class": 3, "name": None}, {"class": 281, "name": None}]
+    unnamed = dataclasses.replace(report.synthesis, shown=shown)
+    (image,) = Read(page(dataclasses.replace(report, synthesis=unnamed), PICTURE)).all("img")
     assert image["alt"] == "Grid of generated samples, one column a class: class 3, class 281."
 
 
@@ -252,19 +256,14 @@ def test_the_picture_is_described_by_its_classes() -> None:
             "2 generators were trained against the network alone, in 250 steps and 269.3 s, one after the other.",
         ),
         ({"generators": 1}, "1 generator was trained against the network alone, in 250 steps and 269.3 s."),
-        (
-            {"generators": None},
-            "1 generator was trained against the network alone, in 250 steps and 269.3 s.",
-        ),
         ({"reused": True}, "2 generators were trained by an earlier run, in 250 steps, one after the other."),
     ],
 )
 def test_how_the_samples_were_made(given: dict[str, Any], words: str) -> None:
     report = full_report()
     assert report.synthesis is not None
-    report.synthesis |= given
-    report.synthesis = {name: value for name, value in report.synthesis.items() if value is not None}
-    assert words in Read(page(report, PICTURE)).words
+    made = dataclasses.replace(report.synthesis, **given)
+    assert words in Read(page(dataclasses.replace(report, synthesis=made), PICTURE)).words
 
 
 def test_a_page_is_made_anew_from_the_files(tmp_path: Path) -> None:
@@ -295,15 +294,17 @@ def test_other_files_are_refused(content: str, word: str, tmp_path: Path) -> Non
 
 
 def test_a_page_that_cannot_be_made_costs_nothing_else(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    report, reporter = full_report(), Reporter()
-    assert report.prediction is not None
-    del report.prediction["known_error"]
-    report.artifacts["report.html"] = "out/report.html"
+    def broken(*_: object) -> None:
+        raise UndefinedError("no known_error")
+
+    monkeypatch.setattr(pipeline, "save_page", broken)
+    report = dataclasses.replace(full_report(), artifacts={"report.html": "out/report.html"})
     with Workspace(tmp_path / "out") as workspace:
-        write_page(report, workspace, reporter)
+        report = write_page(job_of(workspace=workspace), report)
         assert workspace.files() == []
     assert "report.html" not in report.artifacts
     assert "known_error" in report.warnings[-1]
+    assert [warning.code for warning in report.warning_details] == ["no-page"]
     assert "report.html could not be made" in capsys.readouterr().err

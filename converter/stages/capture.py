@@ -1,0 +1,119 @@
+"""The stage that writes the FP32 network as ONNX, and shows that it says what the network says."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+
+from calibrators.data.batches import random_pixels
+from converter.errors import CaptureError
+from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
+from converter.graph.layer_sizes import float_macs_percent
+from converter.job import Job
+from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.workspace import FP32_ONNX
+from engines.errors import BuildError
+from engines.onnxruntime.engine import OnnxRuntimeEngine
+from zscgan_common.files import write_atomic
+from zscgan_common.warning_message import WarningMessage
+
+LARGEST_ONNX = 2**31 - 1
+"""Bytes of a protobuf file."""
+CHECKED_BATCHES = 1, 2, 5
+ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
+MUCH_FLOAT = 10.0
+"""Percent of the multiply-adds."""
+
+
+@dataclass(frozen=True)
+class Captured:
+    """The folded FP32 network, where its quantizers go, and how far ONNX Runtime is from PyTorch with it."""
+
+    graph: FoldedGraph
+    plan: QuantizationPlan
+    largest_difference: float
+
+
+def graph_of(job: Job) -> FoldedGraph:
+    """The folded graph of the classifier, which moves to the device; that of an ONNX file is the user's own."""
+    teacher = job.teacher
+    if teacher.onnx is None:
+        return graph_from_model(teacher.module, teacher.spec, job.device)
+    teacher.module.to(job.device)
+    return graph_from_onnx(teacher.onnx, teacher.spec, job.device)
+
+
+def capture(job: Job) -> Captured:
+    """The folded graph, and its FP32 ONNX in the workspace, compared with the teacher on random pixels.
+
+    Raises CaptureError where the two differ by more than rounding, and CacheError where ``--calibration-cache`` lacks
+    ranges that the network needs.
+    """
+    with job.console.stage("capture") as stage:
+        graph = graph_of(job)
+        difference = write_fp32(job, graph)
+        stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, logits within {difference:.1e}"
+    plan = plan_from_onnx(graph.onnx)
+    warn_of_float(job, graph, plan)
+    if job.cached is not None:
+        job.cached.selected(plan.observed)  # before the training, not after it
+    return Captured(graph, plan, difference)
+
+
+def write_fp32(job: Job, graph: FoldedGraph) -> float:
+    """``model.fp32.onnx`` in the workspace; how far its logits are from the teacher's, in several batch sizes."""
+    if graph.onnx.ByteSize() >= LARGEST_ONNX:
+        raise CaptureError(
+            f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
+            "one ONNX file can hold; convert a smaller one"
+        )
+    path = write_atomic(job.workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
+    x = random_pixels(job.teacher.spec, max(CHECKED_BATCHES), job.seed).to(job.device)
+    with torch.no_grad():
+        ours = job.teacher.module(x).cpu().numpy()
+    with OnnxRuntimeEngine(path) as engine:
+        difference = max(
+            largest_difference(engine, x[:batch].cpu().numpy(), ours[:batch]) for batch in CHECKED_BATCHES
+        )
+    if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
+        raise CaptureError(
+            f"the FP32 ONNX model and PyTorch differ by {difference:.3g} in a logit of at most "
+            f"{np.abs(ours).max():.3g}; the network does something that torch.onnx writes wrongly"
+        )
+    return difference
+
+
+def largest_difference(
+    engine: OnnxRuntimeEngine,
+    x: Float[np.ndarray, "batch channels height width"],
+    expected: NDArray[np.float32],
+) -> float:
+    """How far a logit of the FP32 ONNX model is from PyTorch's ``expected``; raises CaptureError for another shape."""
+    try:
+        logits = engine.run(x)
+    except BuildError as error:
+        raise CaptureError(
+            f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"
+        ) from error
+    if logits.shape != expected.shape:
+        raise CaptureError(
+            f"expected the FP32 ONNX model to give logits of shape {list(expected.shape)} for a batch of {len(x)}, got "
+            f"{list(logits.shape)}; {ANY_BATCH}"
+        )
+    return float(np.abs(expected - logits).max())
+
+
+def warn_of_float(job: Job, graph: FoldedGraph, plan: QuantizationPlan) -> None:
+    """Warn where much of the network stays in float, whatever the ranges are."""
+    percent = float_macs_percent(graph.onnx, plan)
+    if percent >= MUCH_FLOAT:
+        job.console.warn(
+            WarningMessage(
+                "much-float",
+                f"{percent:.0f} % of the multiply-adds stay in float: they multiply two activations, or weights that "
+                "are not constant or not two-dimensional, which get no quantizers",
+                "INT8 speeds up the rest alone. On a GPU --fp16 speeds up these too.",
+            )
+        )
