@@ -18,6 +18,8 @@ Array = NDArray[np.float64]
 
 _UNLIMITED = 2**40
 _LAYERS = ("Conv", "ConvTranspose", "Gemm")
+_OLDEST_IR = 4
+"""Where initializers need no longer be inputs."""
 _EPSILON = 1e-5
 """BatchNormalization's own default."""
 
@@ -49,6 +51,7 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     prepared = ir.serde.deserialize_model(model)
     common.InlinePass()(prepared)
     common.RemoveInitializersFromInputsPass()(prepared)
+    prepared.ir_version = max(prepared.ir_version, _OLDEST_IR)
     fold_constants(
         prepared, onnx_shape_inference=True, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
     )

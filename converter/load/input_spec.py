@@ -16,12 +16,14 @@ class Origin:
 
     ``weights`` are the torchvision weights (an entry of its enum) whose preprocessing applies; ``assumed``
     says that it's a guess from the architecture. ``sizes`` are (channels, height, width) as the file fixed
-    them, -1 where it leaves one open.
+    them, -1 where it leaves one open. ``white`` is the value of a white pixel, where the network normalises its own
+    input and black is 0.
     """
 
     weights: Any | None = None
     assumed: bool = False
     sizes: tuple[int, ...] = (-1, -1, -1)
+    white: float | None = None
 
 
 def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int, int]:
@@ -52,10 +54,11 @@ def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int,
 
 
 def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec, tuple[str, ...]]:
-    """Shape and normalisation of the input, and a note where torchvision's normalisation is an assumption.
+    """Shape and normalisation of the input, and a note where the normalisation wasn't typed and is not certain.
 
-    Flags come before the preset, the preset before torchvision's weights. Raises OptionsError where
-    something is unknown: a wrong normalisation would quietly cost accuracy, so none is made up.
+    Flags come before the preset, the preset before what the network does itself and before torchvision's weights.
+    Raises OptionsError where something is unknown: a wrong normalisation would quietly cost accuracy, so none is made
+    up.
     """
     shape = shape_from_options(options, origin)
     notes: tuple[str, ...] = ()
@@ -63,6 +66,8 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
         mean, std = options.mean, options.std
     elif options.preset is not None:
         mean, std = PRESETS[options.preset].mean, PRESETS[options.preset].std
+    elif origin.white is not None:
+        mean, std = (0.0,), (1.0 / origin.white,)
     elif origin.weights is not None:
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
@@ -79,9 +84,24 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
             f"0.485,0.456,0.406 --std 0.229,0.224,0.225, or --preset {_PRESET_NAMES} (unit: pixels in [0, 1])"
         )
     try:
-        return InputSpec(shape, mean, std), notes
+        spec = InputSpec(shape, mean, std)
     except ValueError as error:
         raise OptionsError(str(error)) from error
+    return spec, notes + _note_of_own(spec, origin.white)
+
+
+def _note_of_own(spec: InputSpec, white: float | None) -> tuple[str, ...]:
+    """What to say of a network that normalises its own input."""
+    if white is None:
+        return ()
+    if max(map(abs, spec.low)) == 0 and all(abs(high - white) <= 1e-3 * white for high in spec.high):
+        return (
+            f"the graph normalises its own input: pixels are 0 to {white:g} (--mean and --std say otherwise)",
+        )
+    return (
+        f"the graph normalises its own input, for pixels of 0 to {white:g}, and what was typed comes before that: it "
+        f"gets values of {min(spec.low):g} to {max(spec.high):g}",
+    )
 
 
 def _times(shape: tuple[int, ...]) -> str:

@@ -24,6 +24,7 @@ from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.load import architectures
 from converter.load.determinism import refuse_random
 from converter.load.float_only import refuse_lowered
+from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
 from converter.load.options import ModelOptions
@@ -195,7 +196,8 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
             raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
         if kind == "onnx":
             source = source_from_onnx(path)
-            return _Network(source.module, Origin(sizes=source.sizes), source.notes, source)
+            origin = Origin(sizes=source.sizes, white=white_pixel(source.model))
+            return _Network(source.module, origin, source.notes, source)
         if kind == "torchscript":
             refuse_lowered(path)
             return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())

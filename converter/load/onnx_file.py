@@ -1,5 +1,7 @@
 """An ONNX file as a classifier: the user's own graph, and its twin in PyTorch with live batch norms."""
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -7,23 +9,31 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import torch
+from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
-from torch import fx
+from torch import Tensor, fx
 
 from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
 from converter.graph.capture import BATCH, SAME
+from converter.graph.free_batch import with_free_shapes
 from converter.graph.simplify import prepare
 from converter.graph.twin import twin_from_onnx
+from converter.graph.unfused import unfused
+from converter.load.unfit import refuse_unfit
 from engines.errors import BuildError
+from engines.onnx_passes.external_data import LARGEST_ONNX, too_large
 from engines.onnx_passes.file import load_onnx, nodes
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from zscgan_common.text import cut, first_line
 
 OLDEST_OPSET = 13
 """Where DequantizeLinear got one scale a channel."""
-_QUANTIZED = ("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "ConvInteger", "MatMulInteger")
+
+
+_CHANNELS = (1, 3, 4)
+"""Of images."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +41,8 @@ class OnnxSource:
     """``model`` for batches of any size, in float32, with its constants folded, and its twin.
 
     ``sizes`` are channels, height and width, -1 where the file leaves one open. ``original`` is the file's network in
-    float32, for batches of ``batch`` images. ``notes`` say what was changed.
+    float32, for batches of ``batch`` images. ``notes`` say what was changed. ``fixed_at`` is the node that fixes the
+    batch inside, where that could not be changed.
     """
 
     model: onnx.ModelProto
@@ -40,6 +51,7 @@ class OnnxSource:
     original: onnx.ModelProto
     batch: int
     notes: tuple[str, ...] = ()
+    fixed_at: str | None = None
 
 
 def source_from_onnx(path: Path) -> OnnxSource:
@@ -51,54 +63,66 @@ def source_from_onnx(path: Path) -> OnnxSource:
     try:
         model = load_onnx(path)
     except BuildError as error:
-        raise LoadError(f"{error}; copy or export it again") from error
-    quantized = next(filter(_is_quantized, nodes(model.graph)), None)
-    if quantized is not None:
-        raise LoadError(
-            f"{path} is already quantized ({quantized.op_type}); expected the float model. To build an engine from it: "
-            f"zscgan-build {path}"
-        )
+        raise LoadError(str(error)) from error
+    refuse_unfit(model, path)
+    model = unfused(with_unique_names(model))
     notes = []
     if _halves(model):
         model = in_float32(model)
         notes.append("converted the FP16 weights to FP32")
+        if (size := model.ByteSize()) > LARGEST_ONNX:
+            raise LoadError(str(too_large(path, size)))
     batch, *sizes = _image_sizes(model)
     free = with_free_batch(with_newer_opset(model, path))
     if batch > 0:
         notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
-    prepared = prepare(free)
-    return OnnxSource(prepared, twin_from_onnx(prepared), tuple(sizes), model, max(1, batch), tuple(notes))
+    prepared, fixed_at = prepare(free), None
+    if batch > 0 and min(sizes) > 0:
+        prepared, fixed_at = with_free_shapes(prepared, batch, sizes)
+    twin = twin_from_onnx(prepared)
+    return OnnxSource(prepared, twin, tuple(sizes), model, max(1, batch), tuple(notes), fixed_at)
 
 
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
     """Raise CaptureError unless the twin says of two batches together what ONNX Runtime says of each with the file."""
-    x = random_pixels(spec, 2 * source.batch, 0)
+    count = 2 * source.batch
+    # Of different brightness: what depends on the other images, such as a mean over all, then shows.
+    x = random_pixels(spec, count, 0) * torch.linspace(1, 0.2, count).view(-1, 1, 1, 1)
+    where = f": its batch is fixed at node {source.fixed_at}" if source.fixed_at else ""
     try:
         with torch.no_grad():
-            ours = source.module(x)
+            ours = source.module.forward(x)  # called, a graph module prints what goes wrong in it
     except (RuntimeError, ValueError, TypeError) as error:
         raise CaptureError(
-            f"expected {path} to take any number of images, but it fails on {len(x)}: {first_line(error)}; "
-            "export it with a dynamic batch"
+            f"expected {path} to take any number of images, but it fails on {count}"
+            f"{where or f': {first_line(error)}'}; export it with a dynamic batch"
         ) from error
     original = onnx.ModelProto()
     original.CopyFrom(source.original)
-    for dim, size in zip(_image_input(original).type.tensor_type.shape.dim[1:], spec.shape, strict=True):
+    first, *others = _image_input(original).type.tensor_type.shape.dim
+    if first.dim_value <= 0:
+        first.dim_param = BATCH
+    for dim, size in zip(others, spec.shape, strict=True):
         dim.dim_value = size
-    with TemporaryDirectory() as folder:
-        onnx.save_model(original, Path(folder) / "original.onnx")
-        with OnnxRuntimeEngine(Path(folder) / "original.onnx") as engine:
-            theirs = np.concatenate([engine.run(part.contiguous().numpy()) for part in x.split(source.batch)])
+    theirs = _said_by_onnxruntime(original, x.split(source.batch), path)
     allowed = SAME * max(1.0, float(np.abs(theirs).max()))
     if ours.shape != theirs.shape or not np.abs(ours.numpy() - theirs).max() <= allowed:
         raise CaptureError(
-            f"expected {path} to say the same of {len(x)} images together as of {source.batch} at a time, but it "
-            "doesn't; export it with a dynamic batch"
+            f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but it "
+            f"doesn't{where}; export it with a dynamic batch"
         )
 
 
-def _is_quantized(node: onnx.NodeProto) -> bool:
-    return node.op_type in _QUANTIZED or node.op_type.startswith("QLinear")
+def _said_by_onnxruntime(model: onnx.ModelProto, parts: Sequence[Tensor], path: Path) -> NDArray[np.float32]:
+    """The logits of ``model``, which is that of ``path``, for each of ``parts``. Raises CaptureError."""
+    with TemporaryDirectory() as folder:
+        copy = Path(folder) / path.name
+        onnx.save_model(model, copy)
+        try:
+            with OnnxRuntimeEngine(copy) as engine:
+                return np.concatenate([engine.run(part.contiguous().numpy()) for part in parts])
+        except BuildError as error:
+            raise CaptureError(str(error).replace(str(copy), str(path))) from error
 
 
 def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
@@ -127,7 +151,22 @@ def _image_sizes(model: onnx.ModelProto) -> list[int]:
             f"expected a float input of batch x channels x height x width, got {value.name}: {kind} "
             f"{got or 'scalar'}; cut the network behind its preprocessing with onnx.utils.extract_model"
         )
-    return [dim.dim_value if dim.dim_value > 0 else -1 for dim in tensor.shape.dim]
+    sizes = [dim.dim_value if dim.dim_value > 0 else -1 for dim in tensor.shape.dim]
+    if (
+        sizes[3] in _CHANNELS
+        and sizes[1] not in _CHANNELS
+        and (sizes[1] > 0 or _is_transposed(model, value.name))
+    ):
+        raise LoadError(
+            f"expected an input of batch x channels x height x width, got {value.name} with its {sizes[3]} channels "
+            f"last; export it with the channels first (tf2onnx: --inputs-as-nchw {value.name}), or cut the network "
+            "behind its Transpose with onnx.utils.extract_model"
+        )
+    return sizes
+
+
+def _is_transposed(model: onnx.ModelProto, name: str) -> bool:
+    return any(node.op_type == "Transpose" and name in node.input for node in model.graph.node)
 
 
 def with_newer_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
@@ -141,6 +180,20 @@ def with_newer_opset(model: onnx.ModelProto, path: Path) -> onnx.ModelProto:
             f"expected {path} to be of opset {OLDEST_OPSET} or newer, or to be raised to it, but: {first_line(error)}; "
             "export it again with a newer opset"
         ) from error
+
+
+def with_unique_names(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, in which of several nodes of one name only the first keeps it, as ONNX Runtime demands."""
+    uses = Counter(node.name for node in nodes(model.graph))
+    taken = set[str]()
+    for node in nodes(model.graph):
+        stem, number = node.name, 0
+        while node.name in taken or (number and node.name in uses):
+            number += 1
+            node.name = f"{stem}_{number}"
+        if stem:
+            taken.add(node.name)
+    return model
 
 
 def with_free_batch(model: onnx.ModelProto) -> onnx.ModelProto:

@@ -57,11 +57,11 @@ def kind_of_file(path: Path) -> Kind:
         raise LoadError(f"{path} can't be read: {error.strerror}") from error
     if not head:
         raise LoadError(f"{path} is empty (0 bytes); {EXPECTED}")
-    if path.suffix == ".onnx":
-        return "onnx"
     for magic, name in _FOREIGN:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if path.suffix == ".onnx":
+        return "onnx"
     if head[4:8] == b"PTMF" or re.fullmatch(rb"ET\d\d", head[4:8]):
         raise LoadError(
             f"{path} was made for mobile (a flatbuffer of the lite interpreter or ExecuTorch); give the float "

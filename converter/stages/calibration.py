@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibrators.data.batches import Batches, first_inputs
+from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CacheError
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.cache_file import save_cache
@@ -18,6 +19,7 @@ from calibrators.zscgan.sampling import TrainedGenerator
 from converter.environment.cache_version import cache_version
 from converter.graph.capture import FoldedGraph, observe
 from converter.job import Job, SampleUse
+from converter.load.input_normalisation import normalised_values
 from converter.quantize.placement import QuantizationPlan
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
@@ -156,12 +158,22 @@ def measure_ranges(
 
 
 def with_exact_input(result: CalibrationResult, job: Job, graph: FoldedGraph) -> dict[str, float]:
-    """The measured ranges; that of the input of a network that gets samples is known without measuring."""
+    """The measured ranges; with samples, those of pixels are known without measuring."""
     amax = dict(result.amax)
-    name = graph.activations[0]
-    if job.calib is None and name in amax:  # the brightest or darkest pixel
-        amax[name] = max(map(abs, (*job.teacher.spec.low, *job.teacher.spec.high)))
-    return amax
+    if job.calib is not None:
+        return amax
+    pixels = pixel_ranges(graph, job.teacher.spec, job.device)
+    return amax | {name: value for name, value in pixels.items() if name in amax}
+
+
+def pixel_ranges(graph: FoldedGraph, spec: InputSpec, device: torch.device) -> dict[str, float]:
+    """What the brightest or darkest pixel is, at the input and where the graph has normalised it."""
+    known = {graph.activations[0]: max(map(abs, (*spec.low, *spec.high)))}
+    if normalised := normalised_values(graph.onnx):
+        bounds = torch.tensor([spec.low, spec.high], device=device).view(2, -1, 1, 1)
+        values = observe(graph.module, bounds.expand(2, *spec.shape), normalised)[1]
+        known |= {name: float(value.abs().max()) for name, value in values.items()}
+    return known
 
 
 def save_calibration(job: Job, ranges: Ranges) -> str:

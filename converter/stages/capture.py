@@ -15,12 +15,11 @@ from converter.job import Job
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError
+from engines.onnx_passes.external_data import LARGEST_ONNX
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from zscgan_common.files import write_atomic
 from zscgan_common.warning_message import WarningMessage
 
-LARGEST_ONNX = 2**31 - 1
-"""Bytes of a protobuf file."""
 CHECKED_BATCHES = 1, 2, 5
 ANY_BATCH = "the network must take any batch size: write x.flatten(1), or sizes taken from x.shape[0]"
 MUCH_FLOAT = 10.0

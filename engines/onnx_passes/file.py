@@ -9,27 +9,44 @@ from onnx import GraphProto, NodeProto, TensorProto, numpy_helper
 
 from engines.errors import BuildError
 from engines.files import existing_file
+from engines.onnx_passes.external_data import LARGEST_ONNX, too_large, with_external_data
 from zscgan_common.text import first_line
 
 
 def load_onnx(path: Path) -> onnx.ModelProto:
     """The model of ``path``, with the weights that are stored beside it, checked. Raises BuildError."""
-    existing_file(path)
+    if (size := existing_file(path).stat().st_size) > LARGEST_ONNX:
+        raise too_large(path, size)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of ONNX, about a place of weights that it can't read
-            model = onnx.load(path)
+            model = onnx.load(path, load_external_data=False)
+            with_external_data(model, path, _tensors(model.graph))
+        _declare_outputs(model)
         onnx.checker.check_model(model)
         # What the checker doesn't look at: the bytes of weights, and names, which are bytes where they are no UTF-8.
         for tensor in _tensors(model.graph):
             numpy_helper.to_array(tensor)
         if not all(isinstance(name, str) for name in _names(model.graph)):
             raise ValueError("a name in it is no UTF-8 text")
+    except BuildError:
+        raise
     except OSError as error:
         raise BuildError(f"expected to read {path}: {error.strerror or error}") from error
     except Exception as error:  # of protobuf and ONNX, which have no common base
-        raise BuildError(f"expected an ONNX network, but {path} is none: {first_line(error)}") from error
+        raise BuildError(
+            f"expected an ONNX network, but {path} is none: {first_line(error)}; copy or export it again"
+        ) from error
     return model
+
+
+def _declare_outputs(model: onnx.ModelProto) -> None:
+    """Infer the shapes of outputs that have none, which the checker demands and ONNX Runtime doesn't."""
+    if all(value.type.tensor_type.HasField("shape") for value in model.graph.output):
+        return
+    inferred = onnx.shape_inference.infer_shapes(model)
+    for value, known in zip(model.graph.output, inferred.graph.output, strict=True):
+        value.CopyFrom(known)
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -16,6 +16,7 @@ from converter.graph.twin import (  # noqa: F401 - each enters its operators in 
     host,
     indexing,
     linear,
+    microsoft,
     normalisation,
     pooling,
     reductions,

@@ -81,8 +81,6 @@ def _message(found: dict[str, str]) -> str:
 
 def _refusal(node: Node) -> str | None:
     """What the table lacks of ``node``: empty for the whole operator."""
-    if node.domain:
-        return ""
     if node.op == "Constant":
         return None if node.attributes.keys() <= _CONSTANTS else f" with attribute {min(node.attributes)}"
     if node.op == "If":
@@ -94,6 +92,15 @@ def _refusal(node: Node) -> str | None:
     return None if None in reasons else f" with {reasons[0]}"
 
 
+class _Graph(fx.Graph):
+    """A graph none of whose nodes is called ``self``, which the code of its module needs."""
+
+    def create_node(self, op: str, target: Any, *args: Any, **kwargs: Any) -> fx.Node:
+        if kwargs.get("name") == "self":
+            kwargs["name"] = "self_"
+        return super().create_node(op, target, *args, **kwargs)
+
+
 class _Builder:
     """An FX graph that grows by one ONNX node at a time.
 
@@ -103,7 +110,7 @@ class _Builder:
 
     def __init__(self, opsets: dict[str, int], learnable: frozenset[str]) -> None:
         self.opsets, self.learnable = opsets, learnable
-        self.graph, self.root = fx.Graph(), nn.Module()
+        self.graph, self.root = _Graph(), nn.Module()
         self.places, self.targets = Places(self.root), dict[str, str]()
         self.statics: dict[str, Tensor] = {}
         self.nodes: dict[str, fx.Node] = {}

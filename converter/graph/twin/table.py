@@ -135,7 +135,10 @@ def enter_all(
 
 @dataclass(frozen=True)
 class Node:
-    """An ONNX node with its attributes as plain values; a tensor of one element is (number, its type)."""
+    """An ONNX node with its attributes as plain values; a tensor of one element is (number, its type).
+
+    ``op`` begins with the domain, if that isn't ONNX's own.
+    """
 
     op: str
     domain: str
@@ -148,7 +151,7 @@ class Node:
     @property
     def label(self) -> str:
         """The operator with its domain."""
-        return f"{self.domain or 'ai.onnx'}.{self.op}"
+        return self.op if self.domain else f"ai.onnx.{self.op}"
 
 
 def nodes_of(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> Iterator[Node]:
@@ -159,7 +162,7 @@ def nodes_of(graph: onnx.GraphProto, opsets: Mapping[str, int]) -> Iterator[Node
         while len(outputs) > 1 and not outputs[-1]:
             outputs.pop()
         yield Node(
-            proto.op_type,
+            f"{domain}.{proto.op_type}" if domain else proto.op_type,
             domain,
             opsets.get(domain, 0),
             proto.name or proto.output[0],

@@ -1,6 +1,7 @@
 """Batch norms, computed weights and idle nodes of ONNX models, taken out without changing what the model says."""
 
 from collections import Counter
+from functools import cache
 
 import numpy as np
 import onnx
@@ -11,7 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 from torchvision.ops import FrozenBatchNorm2d
 
+from calibrators.data.input_spec import InputSpec
+from converter.graph.capture import graph_from_onnx, observe
 from converter.graph.simplify import prepare, simplify
+from converter.quantize.placement import plan_from_onnx
+from converter.quantize.qdq import qdq_from_onnx
 
 
 def exported(module: nn.Module) -> onnx.ModelProto:
@@ -69,6 +74,19 @@ class ReadTwice(nn.Module):
         return self.norm(y) * y  # type: ignore[no-any-return]
 
 
+class SharedWeight(nn.Module):
+    """Two convolutions with one weight, a batch norm behind the first alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 3, 3, padding=1), nn.BatchNorm2d(3)
+        self.second = nn.Conv2d(3, 3, 3, padding=1)
+        self.second.weight = self.first.weight
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(self.norm(self.first(x)).relu())  # type: ignore[no-any-return]
+
+
 CASES: dict[str, tuple[nn.Module, list[str]]] = {
     "conv, norm, norm": (
         nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), nn.BatchNorm2d(4), nn.BatchNorm2d(4), nn.ReLU()),
@@ -84,6 +102,10 @@ CASES: dict[str, tuple[nn.Module, list[str]]] = {
         ),
         ["ConvTranspose", "ConvTranspose"],
     ),
+    "linear": (
+        nn.Sequential(nn.Flatten(1), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.BatchNorm1d(5)),
+        ["Reshape", "Gemm"],
+    ),
     "frozen": (
         nn.Sequential(nn.Conv2d(3, 4, 3, bias=False), FrozenBatchNorm2d(4), nn.ReLU()),
         ["Conv", "Relu"],
@@ -94,6 +116,7 @@ CASES: dict[str, tuple[nn.Module, list[str]]] = {
     ),
     "spectral norm": (nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Conv2d(3, 4, 3))), ["Conv"]),
     "shared": (Shared(), ["Conv", "Conv"]),
+    "shared weight": (SharedWeight(), ["Conv", "Relu", "Conv"]),
     "before a padded convolution": (
         nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 3, padding=1)),
         ["BatchNormalization", "Conv"],
@@ -103,10 +126,15 @@ CASES: dict[str, tuple[nn.Module, list[str]]] = {
 }
 
 
+@cache
+def case(name: str) -> onnx.ModelProto:
+    """The exported network of a case; not to be changed."""
+    return exported(CASES[name][0])
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_the_simplified_model_says_the_same(name: str) -> None:
-    module, expected = CASES[name]
-    model = exported(module)
+    model, expected = case(name), CASES[name][1]
     simplified = simplify(model)
     onnx.checker.check_model(simplified, full_check=True)
     assert operators(simplified) == expected
@@ -115,13 +143,36 @@ def test_the_simplified_model_says_the_same(name: str) -> None:
     np.testing.assert_allclose(outputs(simplified, x), theirs, atol=2e-6 * np.abs(theirs).max(), rtol=0)
 
 
-def test_linear_layers_take_their_batch_norms() -> None:
-    module = nn.Sequential(nn.Flatten(1), nn.Linear(192, 5), nn.BatchNorm1d(5), nn.BatchNorm1d(5))
-    model = exported(module)
-    simplified = simplify(model)
-    assert "BatchNormalization" not in operators(simplified)
+def flattened(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy that gives one row for each input."""
+    flat = onnx.ModelProto()
+    flat.CopyFrom(model)
+    flat.graph.node.append(helper.make_node("Flatten", [flat.graph.output[0].name], ["rows"]))
+    flat.graph.output[0].CopyFrom(helper.make_tensor_value_info("rows", TensorProto.FLOAT, [None, None]))
+    return flat
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_is_folded_is_what_gets_quantized(name: str) -> None:
+    """The INT8 model, whose weights are the folded ones, against ONNX Runtime on the model with its batch norms."""
+    model = flattened(case(name))
+    graph = graph_from_onnx(model, InputSpec((3, 8, 8)))
+    plan = plan_from_onnx(graph.onnx)
+    layers = [node for node in graph.onnx.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
+    assert [weight.tensor for weight in plan.weights] == [layer.input[1] for layer in layers]
     x = np.random.default_rng(0).standard_normal((5, 3, 8, 8), np.float32)
-    np.testing.assert_allclose(outputs(simplified, x), outputs(model, x), atol=5e-6)
+    values = observe(graph.module, torch.from_numpy(x), plan.observed)[1]
+    int8 = qdq_from_onnx(graph.onnx, plan, {key: float(value.abs().max()) for key, value in values.items()})
+    onnx.checker.check_model(int8, full_check=True)
+    stored = {tensor.name: numpy_helper.to_array(tensor) for tensor in int8.graph.initializer}
+    folded = {tensor.name: numpy_helper.to_array(tensor) for tensor in simplify(model).graph.initializer}
+    for planned in plan.weights:
+        scale, weight = stored[f"{planned.tensor}_scale"], folded[planned.tensor]
+        others = tuple(axis for axis in range(weight.ndim) if axis != planned.axis)
+        steps = weight / np.expand_dims(scale, others) - stored[f"{planned.tensor}_quantized"]
+        assert np.abs(steps).max() <= 0.5 + 1e-4
+    theirs = outputs(model, x)
+    np.testing.assert_allclose(outputs(int8, x), theirs, atol=0.04 * np.abs(theirs).max(), rtol=0)
 
 
 def test_folded_weights_are_rounded_once() -> None:

@@ -1,5 +1,6 @@
 """ONNX files as MODEL: what is taken, what is changed, and what is refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +11,11 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from calibrators.data.input_spec import InputSpec
+from converter import pipeline
 from converter.cli.convert import command
 from converter.errors import CaptureError, LoadError, UnsupportedOperatorError
 from converter.graph.capture import graph_from_onnx
+from converter.load import onnx_file as onnx_source
 from converter.load.model import load_model
 from converter.load.onnx_file import require_same, source_from_onnx
 from converter.load.options import ModelOptions
@@ -116,11 +119,51 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
     assert {value.dtype for value in source.module.parameters()} == {torch.float32}
 
 
-def test_a_batch_that_is_fixed_inside_is_refused(tmp_path: Path) -> None:
+def test_a_batch_that_is_fixed_inside_is_made_free(tmp_path: Path) -> None:
     path = classifier(tmp_path / "mine.onnx", batch=1, reshape=(1, 8))
     source = source_from_onnx(path)
-    with pytest.raises(CaptureError, match=r"any number of images, but it fails on 2: .*dynamic batch"):
+    require_same(source, SPEC, path)
+    assert source.notes == ("the file fixes its batch to 1; the converted network takes any",)
+
+
+def test_a_network_that_mixes_its_images_is_refused(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = classifier(tmp_path / "mine.onnx", batch=1)
+    model = onnx.load(path)
+    model.graph.node[2].CopyFrom(helper.make_node("Sub", ["a/norm", "all"], ["a/elu"]))
+    model.graph.node.insert(2, helper.make_node("ReduceMean", ["a/norm"], ["all"], "mean of all"))
+    onnx.save(model, path)
+    match = (
+        r"the same of 2 images together .* fixed at node mean of all \(ReduceMean\); export it with a dynamic"
+    )
+    with pytest.raises(CaptureError, match=match):
+        require_same(source_from_onnx(path), SPEC, path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_network_that_onnxruntime_refuses_is_named(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "mine.onnx")
+    source = source_from_onnx(path)
+    source.original.graph.node[0].name = source.original.graph.node[1].name
+    with pytest.raises(CaptureError, match=rf"ONNX Runtime can load, got {path}: .*same node name"):
         require_same(source, SPEC, path)
+
+
+def test_half_precision_that_is_too_large_in_float32_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = classifier(tmp_path / "mine.onnx")
+    half = onnx.load(path)
+    half.graph.initializer[0].CopyFrom(
+        numpy_helper.from_array(weights_of_a_classifier()["w1"].astype(np.float16), "w1")
+    )
+    half.graph.node.insert(0, helper.make_node("Cast", ["w1"], ["w1_"], to=TensorProto.FLOAT))
+    half.graph.node[1].input[1] = "w1_"
+    onnx.save(half, path)
+    monkeypatch.setattr(onnx_source, "LARGEST_ONNX", path.stat().st_size + 100)
+    with pytest.raises(LoadError, match="a network of less than 2 GB"):
+        source_from_onnx(path)
 
 
 def refused(model: onnx.ModelProto, path: Path, match: str, error: type[Exception] = LoadError) -> None:
@@ -154,6 +197,44 @@ def test_an_operator_without_a_twin_is_named(tmp_path: Path) -> None:
     refused(model, path, match, UnsupportedOperatorError)
 
 
+def test_weights_beside_the_file_end_up_inside(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "mine.onnx")
+    model = onnx.load(path)
+    onnx.save_model(model, path, save_as_external_data=True, location="mine.bin", size_threshold=0)
+    source = source_from_onnx(path)
+    (tmp_path / "mine.bin").unlink()
+    graph = graph_from_onnx(source.model, SPEC)
+    onnx.checker.check_model(graph.onnx, full_check=True)
+    assert run_onnx(graph.onnx, torch.zeros(1, 3, 8, 8), ["scores"], source="pixels")[0].shape == (1, 5)
+
+
+@pytest.mark.parametrize(
+    ("content", "match"),
+    [
+        (b"", r"is empty \(0 bytes\)"),
+        (b"just text\n", "expected an ONNX network, but mine.onnx is none: .*; copy or export it again"),
+        (b"\x89PNG\r\n\x1a\n" + bytes(99), "is a PNG image"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "run `git lfs pull`"),
+        (onnx.ModelProto(ir_version=8).SerializeToString(), "is none: .*opset_import"),
+        (None, "keeps its weights in mine.bin, but there is no file mine.bin; copy it beside the model"),
+    ],
+)
+def test_what_is_no_model_ends_in_one_message(
+    content: bytes | None, match: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if content is None:
+        model = onnx.load(classifier(Path("mine.onnx")))
+        onnx.save_model(model, "mine.onnx", save_as_external_data=True, location="mine.bin", size_threshold=0)
+        Path("mine.bin").unlink()
+    else:
+        Path("mine.onnx").write_bytes(content)
+    result = CliRunner().invoke(command, ["mine.onnx", "--int8", "--preset", "unit"])
+    assert result.exit_code == 1
+    assert re.fullmatch(rf"error: .*{match}.*\n", result.stderr)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.onnx"]
+
+
 @pytest.mark.parametrize("keep", [0.2, 0.9])
 def test_a_file_cut_short_ends_in_one_message(
     keep: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -168,7 +249,8 @@ def test_a_file_cut_short_ends_in_one_message(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["mine.onnx"]
 
 
-def test_the_whole_way(tmp_path: Path) -> None:
+def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pipeline, "measure", lambda *_: None)  # seconds that say nothing here
     path = classifier(tmp_path / "mine.onnx", batch=1)
     flags = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "32", "--no-html"]
     result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])

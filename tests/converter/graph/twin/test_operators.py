@@ -41,6 +41,8 @@ ALLOWED = {
 TYPES = {"bool", "int8", "int16", "int32", "int64", "uint8", "bfloat16", "float16", "float32", "float64"}
 # No case of onnx, or only for an opset that is too old: compared with ONNX Runtime below.
 NOT_IN_ONNX = {"GlobalLpPool", "Not"}
+MICROSOFT = "com.microsoft"
+OF_ONNXRUNTIME = {f"{MICROSOFT}.{name}" for name in ("Gelu", "BiasGelu", "FastGelu", "QuickGelu")}
 
 
 @contextmanager
@@ -137,7 +139,7 @@ def test_every_operator_of_the_table_passes_a_case() -> None:
     for name, result in outcomes().items():
         if result == "passed":
             passed |= operators_of(cases()[name].model)
-    assert TENSOR_OPERATORS.keys() - passed == NOT_IN_ONNX
+    assert TENSOR_OPERATORS.keys() - passed == NOT_IN_ONNX | OF_ONNXRUNTIME
 
 
 # Variants of operators in the table that a twin refuses, with a word of the message.
@@ -180,3 +182,25 @@ def test_what_onnx_has_no_case_for_equals_onnx_runtime(operator: str, attributes
     session = onnxruntime.InferenceSession(model.SerializeToString())
     (theirs,) = session.run(None, {"x0": x})
     torch.testing.assert_close(twin_from_onnx(model)(torch.tensor(x)), torch.tensor(theirs))
+
+
+@pytest.mark.parametrize(
+    ("operator", "attributes", "inputs"),
+    [
+        ("Gelu", {}, 1),
+        ("BiasGelu", {}, 2),
+        ("FastGelu", {}, 1),
+        ("FastGelu", {}, 2),
+        ("QuickGelu", {"alpha": 1.5}, 1),
+    ],
+)
+def test_operators_of_onnx_runtime_equal_it(operator: str, attributes: Any, inputs: int) -> None:
+    given = [np.linspace(-3, 3, 24, dtype=np.float32).reshape(4, 6), np.linspace(-1, 1, 6, dtype=np.float32)][
+        :inputs
+    ]
+    model = one_node_model(operator, given, domain=MICROSOFT, **attributes)
+    model.opset_import.append(onnx.helper.make_opsetid(MICROSOFT, 1))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    (theirs,) = session.run(None, {f"x{number}": value for number, value in enumerate(given)})
+    ours = twin_from_onnx(model)(*map(torch.tensor, given))
+    torch.testing.assert_close(ours, torch.tensor(theirs), atol=1e-6, rtol=1e-6)
