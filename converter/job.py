@@ -21,10 +21,10 @@ from converter.console import Console
 from converter.errors import OptionsError, OutputError
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
+from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.qat.quantizers import backend_from_name
 from converter.workspace import Workspace
-from engines.base import EngineChoice, choose_engine
+from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
 from engines.options import OptionError, refuse_unused, unused_flags
 from engines.tensorrt.library import require_calibrators

@@ -1,4 +1,4 @@
-"""What holds for the project as a whole: import directions, imports on a bare machine, clean files."""
+"""What holds for the project as a whole: import directions, places, imports on a bare machine, clean files."""
 
 import ast
 import re
@@ -11,11 +11,12 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-PACKAGES = ("converter", "calibrators", "engines")
+PACKAGES = ("converter", "calibrators", "engines", "zscgan_common")
 MAY_IMPORT = {
-    "converter": {"converter", "calibrators", "engines"},
-    "calibrators": {"calibrators"},
-    "engines": {"engines"},
+    "converter": {"converter", "calibrators", "engines", "zscgan_common"},
+    "calibrators": {"calibrators", "zscgan_common"},
+    "engines": {"engines", "zscgan_common"},
+    "zscgan_common": {"zscgan_common"},
 }
 
 # Nobody has to have these, and each needs a GPU, a driver or a large download.
@@ -127,6 +128,78 @@ def test_imports_go_in_one_direction() -> None:
             if target in {*PACKAGES, "tests"} - MAY_IMPORT[top]:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
+
+
+def module_imports() -> dict[str, set[str]]:
+    """Module -> the modules that it imports anywhere; of ``from package import name`` the package, or the module."""
+    files = {module_name(path): path for path in sources()}
+    found: dict[str, set[str]] = {}
+    for name, path in files.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module]
+        full = [(node.module or "", f"{node.module}.{alias.name}") for node in nodes for alias in node.names]
+        found[name] = {long if long in files else short for short, long in full} & files.keys() - {name}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Some circle of ``graph``, from a node back to itself; empty where there is none."""
+    done: set[str] = set()
+
+    def search(node: str, way: list[str]) -> list[str]:
+        if node in way:
+            return [*way[way.index(node) :], node]
+        if node in done:
+            return []
+        for following in sorted(graph.get(node, ())):
+            if found := search(following, [*way, node]):
+                return found
+        done.add(node)
+        return []
+
+    return next(filter(None, (search(node, []) for node in sorted(graph))), [])
+
+
+def test_circle_finds_one() -> None:
+    assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) == []
+    assert circle({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+
+
+def test_no_modules_import_one_another() -> None:
+    imports = module_imports()
+    assert len(imports) > 150
+    assert circle(imports) == []
+
+
+def test_no_folders_import_one_another() -> None:
+    """A module that lies in no folder of its package stands for itself."""
+    files = {module_name(path): path for path in sources()}
+
+    def room(module: str) -> str:
+        folder = files[module].parent.relative_to(ROOT).as_posix()
+        return folder if "/" in folder else module
+
+    rooms: dict[str, set[str]] = {}
+    for module, imported in module_imports().items():
+        rooms.setdefault(room(module), set()).update({room(name) for name in imported} - {room(module)})
+    assert circle(rooms) == []
+
+
+def test_tests_are_where_one_looks_for_them() -> None:
+    """A test file in a folder of the packages' names, and beside others for the module that it is called after."""
+    wrong = []
+    for package in PACKAGES:
+        places: dict[str, set[str]] = {}
+        for path in (ROOT / package).rglob("*.py"):
+            places.setdefault(path.stem, set()).add(path.parent.relative_to(ROOT).as_posix())
+        for test in (ROOT / "tests" / package).rglob("test_*.py"):
+            folder = test.parent.relative_to(ROOT / "tests").as_posix()
+            expected = places.get(test.stem.removeprefix("test_"), {folder})
+            if not (ROOT / folder).is_dir() or folder not in expected:
+                wrong.append(
+                    f"{test.relative_to(ROOT)}: expected it in tests/{' or '.join(sorted(expected))}"
+                )
+    assert wrong == []
 
 
 def test_every_folder_of_modules_is_a_package() -> None:

@@ -17,11 +17,11 @@ from torch import Tensor, fx, nn
 from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError
+from converter.graph.devices import moved
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
 from converter.graph.simplify import simplify
 from converter.graph.twin import twin_from_onnx, value_name
-from converter.load.devices import moved
 from zscgan_common.text import first_line
 
 INPUT, LOGITS, BATCH = "input", "logits", "batch"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 import onnx
 
 from converter.graph.capture import BATCH
-from converter.quantize.placement import QuantizationPlan
 
 
 @dataclass(frozen=True)
@@ -34,14 +33,6 @@ def layers_from_onnx(model: onnx.ModelProto) -> dict[str, Layer]:
         )
         for node in model.graph.node
     }
-
-
-def float_macs_percent(model: onnx.ModelProto, plan: QuantizationPlan) -> float:
-    """How much of the multiply-adds of ``model`` is not done by layers whose weights ``plan`` quantizes."""
-    quantized = {weight.consumer for weight in plan.weights}
-    layers = layers_from_onnx(model).values()
-    in_float = sum(layer.macs for layer in layers if layer.name not in quantized)
-    return 100.0 * in_float / max(1, sum(layer.macs for layer in layers))
 
 
 def _macs(

@@ -6,11 +6,11 @@ from typing import Literal
 
 from calibrators.distributed import ALONE, Ranks
 from converter.graph.capture import FoldedGraph
+from converter.qat.backends import backend_from_name
 from converter.qat.data import Source
 from converter.qat.export import graph_from_student
 from converter.qat.network import Student, student_from_graph, teacher_from_graph
 from converter.qat.options import QATOptions
-from converter.qat.quantizers import backend_from_name
 from converter.qat.training import Score, TuningState, new_state, train_student
 from converter.quantize.placement import QuantizationPlan
 

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from converter.qat.options import BACKENDS
-
 
 @dataclass(frozen=True)
 class QuantizerSpec:
@@ -34,17 +32,6 @@ Backend = Callable[[QuantizerSpec], nn.Module]
 
 Its gradient is straight through where ``|x| <= amax`` and zero elsewhere.
 """
-
-
-def backend_from_name(name: str) -> Backend:
-    """The maker of quantizers of ``--qat-backend``. Raises QATError where its package is missing."""
-    if name == "modelopt":
-        from converter.qat.modelopt import load_backend
-    elif name == "pytorch-quantization":
-        from converter.qat.pytorch_quantization import load_backend
-    else:
-        raise ValueError(f"expected --qat-backend to be one of {', '.join(BACKENDS)}, got {name}")
-    return load_backend()
 
 
 def amax_of(quantizer: nn.Module) -> Tensor:

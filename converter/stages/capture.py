@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from calibrators.data.batches import random_pixels
 from converter.errors import CaptureError
 from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
-from converter.graph.layer_sizes import float_macs_percent
 from converter.job import Job
+from converter.quantize.float_share import float_macs_percent
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError

@@ -4,8 +4,8 @@ import onnx
 
 from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
-from converter.graph.layer_sizes import float_macs_percent
 from converter.job import Job
+from converter.quantize.float_share import float_macs_percent
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.qdq import qdq_from_onnx
 from converter.workspace import INT8_ONNX

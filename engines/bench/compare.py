@@ -3,7 +3,7 @@
 Warm-up, then queries for a minimum time and number; one query is one batch. Throughput is queries by host wall
 time, times the batch; latency is the time of one query, copies included. Engines that are compared take turns in
 rounds, so that a machine that slows down slows all of them. An engine on a GPU times its queries on the GPU
-(``engines.bench.gpu``); here is the timing of all others, one query after another.
+(``engines.tensorrt.queries``); here is the timing of all others, one query after another.
 """
 
 import math
@@ -16,26 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import Engine
-from engines.bench.stats import Clock, Throughput, latency_of, noise, percentile
+from engines.measurement import Clock, Queries, Throughput, latency_of, noise, percentile
 from engines.options import BenchOptions
 
 __all__ = ["Clock", "Throughput", "compare", "percentile", "ratios"]
-
-
-@runtime_checkable
-class Queries(Protocol):
-    """The measurements of one engine at one batch."""
-
-    def warm_up(self, seconds: float) -> None:
-        """Runs for ``seconds``, at least once."""
-        ...
-
-    def measure(self, seconds: float, iterations: int) -> None:
-        """Runs for ``seconds`` and at least ``iterations`` times."""
-        ...
-
-    def result(self, percentiles: Sequence[float]) -> Throughput: ...
-    def close(self) -> None: ...
 
 
 @runtime_checkable

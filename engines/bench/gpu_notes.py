@@ -3,10 +3,10 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from engines.bench.gpu import rules_followed
 from engines.bench.gpu_watch import GpuWatch
 from engines.memory.base import Device
 from engines.options import BenchOptions
+from engines.tensorrt.queries import rules_followed
 
 
 def say_rules(device: Device, options: BenchOptions, say: Callable[[str], None]) -> None:

@@ -6,7 +6,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from engines.base import Engine, EngineChoice, choose_engine
+from engines.base import Engine
+from engines.choose import EngineChoice, choose_engine
 from engines.errors import BuildError, EngineUnavailableError
 from engines.files import existing_file
 from engines.memory import open_device

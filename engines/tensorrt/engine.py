@@ -10,15 +10,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.base import Logits
-from engines.bench.compare import Queries
-from engines.bench.stats import Clock
 from engines.errors import BuildError, EngineUnavailableError
+from engines.measurement import Clock, Queries
 from engines.memory import open_device
 from engines.memory.base import Device
 from engines.options import BUFFERS, BenchOptions
 from engines.tensorrt.api import ICudaEngine, TensorRT
 from engines.tensorrt.build_log import new_logger
 from engines.tensorrt.execution import Execution, PlanTensors, new_context, tensors_of
+from engines.tensorrt.queries import GpuQueries
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -220,8 +220,6 @@ class PlanEngine:
 
     def queries(self, batch: int, options: BenchOptions, clock: Clock) -> Queries:
         """Queries of ``batch`` images to be timed; to be closed before the engine is."""
-        from engines.bench.gpu import GpuQueries
-
         self._check_open()
         return GpuQueries(self, batch, options, clock)
 

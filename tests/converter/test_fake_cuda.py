@@ -27,7 +27,7 @@ from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
-from converter.load.devices import moved
+from converter.graph.devices import moved
 from converter.load.model import Teacher
 from converter.load.torch_export import module_from_exported
 from converter.qat import data

@@ -18,7 +18,7 @@ from calibrators.zscgan.successive import new_ensemble
 from converter import job as module
 from converter import pipeline
 from converter.cli.convert import command
-from engines.base import EngineChoice
+from engines.choose import EngineChoice
 from engines.errors import EngineUnavailableError
 from tests.converter.digits import DIGITS, INPUT, MODEL
 

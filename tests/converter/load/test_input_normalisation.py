@@ -18,6 +18,7 @@ from converter.load.input_normalisation import normalised_values, white_pixel
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.quantize.placement import plan_from_onnx
+from converter.stages.benchmark import Benchmarked
 from converter.stages.calibration import pixel_ranges
 
 node = helper.make_node
@@ -182,7 +183,7 @@ def test_the_ranges_of_pixels_are_known(white: float, tmp_path: Path) -> None:
 
 
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "measure", lambda *_: None)  # seconds that say nothing here
+    monkeypatch.setattr(pipeline, "benchmark", lambda *_: Benchmarked([]))  # seconds that say nothing here
     model, _ = MODELS["torchvision's, of bytes"]
     onnx.save(model, tmp_path / "net.onnx")
     flags = ["--int8", "--gan-steps", "4", "--calib-samples", "32", "--no-html", "-o", str(tmp_path / "out")]

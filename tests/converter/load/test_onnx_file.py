@@ -20,6 +20,7 @@ from converter.load.model import load_model
 from converter.load.onnx_file import require_same, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.quantize.placement import plan_from_onnx
+from converter.stages.benchmark import Benchmarked
 from tests.converter.reference import run_onnx
 
 SPEC = InputSpec((3, 8, 8))
@@ -250,7 +251,7 @@ def test_a_file_cut_short_ends_in_one_message(
 
 
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pipeline, "measure", lambda *_: None)  # seconds that say nothing here
+    monkeypatch.setattr(pipeline, "benchmark", lambda *_: Benchmarked([]))  # seconds that say nothing here
     path = classifier(tmp_path / "mine.onnx", batch=1)
     flags = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "32", "--no-html"]
     result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 
 from converter.graph.twin import parameter_of
+from converter.qat.backends import backend_from_name
 from converter.qat.learned_ranges import ActivationRange
 from converter.qat.network import student_from_graph, teacher_from_graph, unsigned_ranges
 from converter.qat.options import BACKENDS, QATOptions
-from converter.qat.quantizers import amax_of, backend_from_name
+from converter.qat.quantizers import amax_of
 from converter.quantize.fake_quant import simulated
 from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.networks import Perceptron, Residual, Shared

@@ -10,9 +10,10 @@ from onnx.reference import ReferenceEvaluator
 from torch import Tensor
 
 from converter.errors import QATError
+from converter.qat.backends import backend_from_name
 from converter.qat.learned_ranges import quantized
 from converter.qat.options import BACKENDS
-from converter.qat.quantizers import Backend, QuantizerSpec, amax_of, backend_from_name
+from converter.qat.quantizers import Backend, QuantizerSpec, amax_of
 from converter.quantize.fake_quant import levels_of, rounded_to_scale, rounded_weight
 from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.qat import double

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 import torch
 
+from converter.qat.backends import backend_from_name
 from converter.qat.learned_ranges import ActivationRange, WeightRange
-from converter.qat.quantizers import QuantizerSpec, amax_of, backend_from_name
+from converter.qat.quantizers import QuantizerSpec, amax_of
 from converter.quantize.qdq import LARGEST_BIAS, quantized_weight
 
 

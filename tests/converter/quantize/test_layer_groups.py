@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from calibrators.data.input_spec import InputSpec
 from converter.doctor.reference import literal_logits
 from converter.graph.capture import FoldedGraph, graph_from_model
-from converter.graph.layer_sizes import float_macs_percent, layers_from_onnx
+from converter.graph.layer_sizes import layers_from_onnx
+from converter.quantize.float_share import float_macs_percent
 from converter.quantize.layer_groups import groups_from_onnx
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.quantize.qdq import qdq_from_onnx

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from engines.bench.compare import compare, percentile, ratios
-from engines.bench.stats import Throughput, summary
+from engines.measurement import Throughput, summary
 from engines.options import BenchOptions, OptionError
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from engines.base import EngineChoice
+from engines.choose import EngineChoice
 from engines.cli.bench import bench
 from engines.onnxruntime import engine as onnxruntime
 from tests.engines.commands import run

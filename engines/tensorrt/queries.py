@@ -13,15 +13,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 import numpy as np
 
-from engines.bench.stats import Clock, Throughput, latency_of, noise, summary
 from engines.errors import BuildError
+from engines.measurement import Clock, Throughput, latency_of, noise, summary
 from engines.memory.base import Device, Event, Graph, Stream
 from engines.options import BenchOptions
-from engines.tensorrt.engine import PlanEngine
 from engines.tensorrt.execution import Execution
 from zscgan_common.warning_message import WarningMessage
 
@@ -60,6 +59,21 @@ def rules_followed(options: BenchOptions) -> str:
     return f"{what}: neither the defaults of trtexec 10 nor those of 11"
 
 
+class Plan(Protocol):
+    """What is measured of a plan."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def precision(self) -> str: ...
+    @property
+    def input_shape(self) -> tuple[int, int, int]: ...
+    @property
+    def device(self) -> Device: ...
+    def check_batch(self, batch: int) -> None: ...
+    def new_execution(self) -> Execution: ...
+
+
 class GpuQueries:
     """The measurements of one plan at one batch; to be closed before its engine is.
 
@@ -67,7 +81,7 @@ class GpuQueries:
     where ``options.cuda_graph`` can't be had.
     """
 
-    def __init__(self, engine: PlanEngine, batch: int, options: BenchOptions, clock: Clock) -> None:
+    def __init__(self, engine: Plan, batch: int, options: BenchOptions, clock: Clock) -> None:
         self._engine, self._batch, self._transfers = engine, batch, options.transfers
         self._device = engine.device
         self._traces: list[Trace] = []

@@ -4,6 +4,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from statistics import fmean, median
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +38,22 @@ class Throughput:
         if self.warnings is not None:
             found["warnings"] = tuple(map(str, self.warnings))
         return found
+
+
+@runtime_checkable
+class Queries(Protocol):
+    """The measurements of one engine at one batch."""
+
+    def warm_up(self, seconds: float) -> None:
+        """Runs for ``seconds``, at least once."""
+        ...
+
+    def measure(self, seconds: float, iterations: int) -> None:
+        """Runs for ``seconds`` and at least ``iterations`` times."""
+        ...
+
+    def result(self, percentiles: Sequence[float]) -> Throughput: ...
+    def close(self) -> None: ...
 
 
 def percentile(sorted_values: Sequence[float], percent: float) -> float:

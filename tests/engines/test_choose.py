@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from engines import gpu
-from engines.base import choose_engine
+from engines.choose import choose_engine
 from engines.errors import EngineUnavailableError
 from engines.gpu import Gpus
 from tests.tensorrt_double.builder import tensorrt_double

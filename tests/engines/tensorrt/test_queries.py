@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from engines.bench.compare import compare
-from engines.bench.gpu import rules_followed
-from engines.bench.stats import Throughput
 from engines.errors import BuildError
+from engines.measurement import Throughput
 from engines.options import BenchOptions
 from engines.tensorrt.engine import PlanEngine
+from engines.tensorrt.queries import rules_followed
 from tests.engines.networks import small_network
 from tests.tensorrt_double.memory import HostDevice
 from tests.tensorrt_double.runtime import plan_of, runtime_double
