@@ -29,7 +29,7 @@ INPUT, LOGITS, BATCH = "input", "logits", "batch"
 SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
 
-_OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
+OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
 
 @dataclass(frozen=True)
@@ -92,14 +92,19 @@ def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     x = torch.zeros(2, *spec.shape)
     _check_forward(model, x)
-    with _silent_exporters(), torch.no_grad():
+    with silent_exporters(), torch.no_grad():
         program = _exported(model, x)
-        if has_squeezes(program.graph):
-            exported = program.module(check_guards=False)
-            keep_batch_axis(exported)
-            program = _exported(exported, x)
-        proto = _onnx_program(program, x).model_proto
-    return without_notes(proto)
+    return onnx_from_program(program, x, dynamic=True)
+
+
+def onnx_from_program(program: torch.export.ExportedProgram, x: Tensor, *, dynamic: bool) -> onnx.ModelProto:
+    """``program``, in eval mode, as torch.onnx writes it, with its batch norms; ``dynamic`` if it takes any batch."""
+    with silent_exporters(), torch.no_grad():
+        if dynamic and has_squeezes(program.graph):
+            module = program.module(check_guards=False)
+            keep_batch_axis(module)
+            program = _exported(module, x)
+        return without_notes(_onnx_program(program, x).model_proto)
 
 
 def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -258,7 +263,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
             (x,),
             dynamo=True,
             optimize=False,
-            opset_version=_OPSET,
+            opset_version=OPSET,
             input_names=[INPUT],
             output_names=[LOGITS],
             verbose=False,
@@ -273,7 +278,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
 
 
 @contextmanager
-def _silent_exporters() -> Iterator[None]:
+def silent_exporters() -> Iterator[None]:
     """No log records and no output meanwhile.
 
     On a failure torch logs and prints whole graphs, where one message is raised instead.

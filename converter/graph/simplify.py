@@ -52,12 +52,18 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     common.InlinePass()(prepared)
     common.RemoveInitializersFromInputsPass()(prepared)
     prepared.ir_version = max(prepared.ir_version, _OLDEST_IR)
-    fold_constants(
-        prepared, onnx_shape_inference=True, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
-    )
+    given = set(prepared.graph.initializers)
+    while True:
+        fold_constants(
+            prepared, onnx_shape_inference=True, input_size_limit=_UNLIMITED, output_size_limit=_UNLIMITED
+        )
+        if not _fold_sizes(prepared.graph):
+            break
     rewrite(prepared, pattern_rewrite_rules=[materialize_reshape_shape_rule, fuse_pad_into_conv_rule])
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
     _drop_allowzero(prepared.graph)
+    _drop_empty_biases(prepared.graph, given)
+    _name_squeezed_axes(prepared.graph)
     for node in list(prepared.graph):
         if _is_idle(node):
             _replace(node, ir.node("Identity", [node.inputs[0]]))
@@ -66,12 +72,56 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     return ir.serde.serialize_model(prepared)
 
 
+def _fold_sizes(graph: ir.Graph) -> bool:
+    """Whether a known size was read alone, and is a constant now; onnxscript folds those that are read as a list."""
+    known = [(node, size) for node in graph if (size := _known_size(node)) is not None]
+    for node, size in known:
+        _replace(node, ir.node("Constant", [], {"value": ir.tensor(size, ir.DataType.INT64)}, name=node.name))
+    return bool(known)
+
+
+def _known_size(node: ir.Node) -> int | None:
+    """The number that ``node`` takes out of the shape of a value, where that has this size for every input."""
+    shape = node.inputs[0].producer() if node.op_type == "Gather" and node.inputs[0] is not None else None
+    if shape is None or shape.op_type != "Shape" or shape.attributes or node.inputs[1] is None:
+        return None
+    index = ir.convenience.get_const_tensor(node.inputs[1])
+    sizes = shape.inputs[0].shape if shape.inputs[0] is not None else None
+    if index is None or index.shape.rank() or sizes is None:
+        return None
+    size = sizes[int(index.numpy())]
+    return size if isinstance(size, int) else None
+
+
 def _drop_allowzero(graph: ir.Graph) -> None:
     """Take the attribute, which is new in opset 14, from reshapes to constant shapes without a zero."""
     for node in graph:
         shape = _constant(node.inputs[1]) if node.op_type == "Reshape" else None
         if shape is not None and shape.all():
             node.attributes.pop("allowzero", None)
+
+
+def _drop_empty_biases(graph: ir.Graph, given: set[str]) -> None:
+    """Take from convolutions the zeros that an exporter computes where the network has no bias."""
+    for node in graph:
+        bias = node.inputs[2] if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3 else None
+        numbers = _constant(bias)
+        if bias is not None and bias.name not in given and numbers is not None and not numbers.any():
+            node.resize_inputs(2)
+
+
+def _name_squeezed_axes(graph: ir.Graph) -> None:
+    """Let squeezes of all axes of size 1 name them: not the batch, which a single image would else lose."""
+    for node in list(graph):
+        shape = node.inputs[0].shape if node.op_type == "Squeeze" and node.inputs[0] is not None else None
+        if shape is None or any(node.inputs[1:]) or "axes" in node.attributes:
+            continue
+        axes = ir.Value(
+            name=_free_name(graph, f"{node.outputs[0].name}_axes"),
+            const_value=ir.tensor([axis for axis, size in enumerate(shape) if size == 1], ir.DataType.INT64),
+        )
+        graph.register_initializer(axes)
+        _replace(node, ir.node("Squeeze", [node.inputs[0], axes], name=node.name))
 
 
 def _is_idle(node: ir.Node) -> bool:

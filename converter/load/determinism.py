@@ -13,12 +13,12 @@ AGREEING = 1e-3
 """Up to this part of the largest output, two runs differ by the order of their sums alone."""
 
 
-def refuse_random(network: Callable[[Tensor], Any], shape: tuple[int, int, int]) -> None:
-    """Raise LoadError where ``network`` gives two answers to the same images of ``shape``.
+def refuse_random(network: Callable[[Tensor], Any], shape: tuple[int, int, int], images: int = 2) -> None:
+    """Raise LoadError where ``network`` gives two answers to the same ``images`` images of ``shape``.
 
     What its forward raises passes; outputs that are no logits are left to others.
     """
-    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(0))
+    x = torch.rand(images, *shape, generator=torch.Generator().manual_seed(0))
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         one, other = network(x.clone()), network(x.clone())

@@ -26,10 +26,12 @@ from converter.load.determinism import refuse_random
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
+from converter.load.logits import logits_of
 from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.state_dict import (
     EXPECTED,
+    Kind,
     State,
     is_state,
     kind_of_file,
@@ -39,7 +41,8 @@ from converter.load.state_dict import (
     state_from_safetensors,
     without_wrappers,
 )
-from converter.load.torch_export import module_from_exported, module_from_torchscript
+from converter.load.torch_export import program_from_pt2, script_from_archive
+from converter.load.torch_source import image_sizes, source_from_program, source_from_script
 from converter.load.user_module import FORMS, module_from_callable
 
 
@@ -49,7 +52,8 @@ class Teacher:
 
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``notes`` are choices that the user should
-    see, one line each. ``onnx`` is the user's own graph where MODEL is an ONNX file, whose twin ``module`` then is.
+    see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript), whose
+    twin ``module`` then is.
     """
 
     module: nn.Module
@@ -66,7 +70,7 @@ class Teacher:
 
 @dataclass(frozen=True)
 class _Network:
-    """A network as it was read, and what its source says of the input; ``source`` is that of an ONNX file."""
+    """A network as it was read, and what its source says of the input; ``source`` is that of a file with a graph."""
 
     module: nn.Module
     origin: Origin
@@ -194,15 +198,9 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
     if kind in ("exported", "torchscript", "onnx"):
         if options.arch is not None:
             raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
-        if kind == "onnx":
-            source = source_from_onnx(path)
-            origin = Origin(sizes=source.sizes, white=white_pixel(source.model))
-            return _Network(source.module, origin, source.notes, source)
-        if kind == "torchscript":
-            refuse_lowered(path)
-            return _Network(module_from_torchscript(path, shape_from_options(options, Origin())), Origin())
-        module, sizes = module_from_exported(path, trust_pickle=options.trust_pickle)
-        return _Network(module, Origin(sizes=sizes))
+        source = _source_from_file(path, kind, options)
+        origin = Origin(sizes=source.sizes, white=white_pixel(source.model))
+        return _Network(source.module, origin, source.notes, source)
     if kind == "safetensors":
         state = without_wrappers(state_from_safetensors(path))
         notes: tuple[str, ...] = ()
@@ -215,6 +213,19 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
     require_real(state, path)
     module, origin, more = _network_for_state(state, options, sha256)
     return _Network(module, origin, notes + more)
+
+
+def _source_from_file(path: Path, kind: Kind, options: ModelOptions) -> OnnxSource:
+    """The graph in a file that holds one."""
+    if kind == "onnx":
+        return source_from_onnx(path)
+    if kind == "torchscript":
+        refuse_lowered(path)
+        shape = shape_from_options(options, Origin())
+        return source_from_script(script_from_archive(path), path, shape)
+    program = program_from_pt2(path, trust_pickle=options.trust_pickle)
+    _, *sizes = image_sizes(program, path)
+    return source_from_program(program, path, shape_from_options(options, Origin(sizes=tuple(sizes))))
 
 
 def _whole_module(loaded: Any) -> tuple[nn.Module | None, str]:
@@ -322,15 +333,9 @@ def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
     wrap = (
         "wrap it in a module whose forward returns the logits alone, and name it by --arch file.py:callable"
     )
-    if not isinstance(output, Tensor):
-        raise LoadError(
-            f"expected the network to return one tensor of logits, got a {type(output).__name__}; {wrap}"
-        )
-    if output.dim() != 2 or len(output) != 2 or output.shape[1] < 1:
-        got = "x".join(map(str, output.shape))
-        raise LoadError(f"expected logits of shape 2x(classes) for two images, got {got}; {wrap}")
-    if not torch.isfinite(output).all():
+    logits = logits_of(output, 2, wrap)
+    if not torch.isfinite(logits).all():
         raise LoadError(
             "the network's logits for a black image are NaN or infinite; the checkpoint is damaged"
         )
-    return output.shape[1]
+    return logits.shape[1]

@@ -1,7 +1,7 @@
 """An ONNX file as a classifier: the user's own graph, and its twin in PyTorch with live batch norms."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -42,7 +42,8 @@ class OnnxSource:
 
     ``sizes`` are channels, height and width, -1 where the file leaves one open. ``original`` is the file's network in
     float32, for batches of ``batch`` images. ``notes`` say what was changed. ``fixed_at`` is the node that fixes the
-    batch inside, where that could not be changed.
+    batch inside, where that could not be changed. ``reference`` answers in place of ``original`` where that was written
+    from a network of PyTorch.
     """
 
     model: onnx.ModelProto
@@ -52,6 +53,7 @@ class OnnxSource:
     batch: int
     notes: tuple[str, ...] = ()
     fixed_at: str | None = None
+    reference: Callable[[Tensor], Tensor] | None = None
 
 
 def source_from_onnx(path: Path) -> OnnxSource:
@@ -64,6 +66,11 @@ def source_from_onnx(path: Path) -> OnnxSource:
         model = load_onnx(path)
     except BuildError as error:
         raise LoadError(str(error)) from error
+    return source_from_model(model, path)
+
+
+def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
+    """The network ``model``, which was read from ``path`` or written from what is there; raises as source_from_onnx."""
     refuse_unfit(model, path)
     model = unfused(with_unique_names(model))
     notes = []
@@ -84,7 +91,7 @@ def source_from_onnx(path: Path) -> OnnxSource:
 
 
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
-    """Raise CaptureError unless the twin says of two batches together what ONNX Runtime says of each with the file."""
+    """Raise CaptureError unless the twin says of two batches together what the original says of each."""
     count = 2 * source.batch
     # Of different brightness: what depends on the other images, such as a mean over all, then shows.
     x = random_pixels(spec, count, 0) * torch.linspace(1, 0.2, count).view(-1, 1, 1, 1)
@@ -97,6 +104,22 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
             f"expected {path} to take any number of images, but it fails on {count}"
             f"{where or f': {first_line(error)}'}; export it with a dynamic batch"
         ) from error
+    theirs = _said_by_original(source, spec, x.split(source.batch), path)
+    allowed = SAME * max(1.0, float(np.abs(theirs).max()))
+    if ours.shape != theirs.shape or not np.abs(ours.numpy() - theirs).max() <= allowed:
+        raise CaptureError(
+            f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but it "
+            f"doesn't{where}; export it with a dynamic batch"
+        )
+
+
+def _said_by_original(
+    source: OnnxSource, spec: InputSpec, parts: Sequence[Tensor], path: Path
+) -> NDArray[np.float32]:
+    """The logits of what ``source`` was made from, for each of ``parts``. Raises CaptureError."""
+    if source.reference is not None:
+        with torch.no_grad():
+            return np.concatenate([source.reference(part).numpy() for part in parts])
     original = onnx.ModelProto()
     original.CopyFrom(source.original)
     first, *others = _image_input(original).type.tensor_type.shape.dim
@@ -104,13 +127,7 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
         first.dim_param = BATCH
     for dim, size in zip(others, spec.shape, strict=True):
         dim.dim_value = size
-    theirs = _said_by_onnxruntime(original, x.split(source.batch), path)
-    allowed = SAME * max(1.0, float(np.abs(theirs).max()))
-    if ours.shape != theirs.shape or not np.abs(ours.numpy() - theirs).max() <= allowed:
-        raise CaptureError(
-            f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but it "
-            f"doesn't{where}; export it with a dynamic batch"
-        )
+    return _said_by_onnxruntime(original, parts, path)
 
 
 def _said_by_onnxruntime(model: onnx.ModelProto, parts: Sequence[Tensor], path: Path) -> NDArray[np.float32]:

@@ -7,7 +7,9 @@ PyTorch's restricted unpickler reads (``checkpoint.restricted_pickles``).
 
 import json
 import re
+import zipfile
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ _FUNCTION = re.compile(
     r"Max|Min|Mod|PythonMod|FloorDiv|CleanDiv|CeilToInt|FloorToInt|TruncToInt|TruncToFloat|RoundToInt|"
     r"RoundDecimal|ToFloat|IntTrueDiv|FloatTrueDiv|PowByNatural|FloatPow|ModularIndexing|Where|"
     r"Piecewise|Identity|Pow|Mul|Add|Eq|Ne|Lt|Le|Gt|Ge|And|Or|Not|Abs|floor|ceiling|true|false|True|"
-    r"False|oo|int_oo"
+    r"False|Integer|Rational|oo|int_oo"
 )
 _SYMBOL = re.compile(r"Symbol\('[a-z]+\d+'(?:, [a-z]+=(?:True|False))*\)")
 _NAME = re.compile(r"[A-Za-z_]\w*")
@@ -48,12 +50,43 @@ def refuse_code(path: Path) -> None:
                     raise LoadError(_message(path, f"the expression {text[:60]!r}"))
 
 
+def on_cpu(path: Path) -> Path | BytesIO:
+    """``path``, or where the program was exported on a GPU, a copy in memory of the same program on the CPU.
+
+    PyTorch reads such a file on a machine with a GPU alone.
+    """
+    with zipfile.ZipFile(path) as old:
+        changed = {}
+        for name in old.namelist():
+            if name.endswith(".json") and _move_to_cpu(decoded := json.loads(old.read(name))):
+                changed[name] = json.dumps(decoded).encode()
+            elif "/data/sample_inputs/" in name:
+                changed[name] = b""  # a pickle of tensors on the GPU, which nothing here needs
+        if not any(name.endswith(".json") for name in changed):
+            return path
+        copy = BytesIO()
+        with zipfile.ZipFile(copy, "w") as new:
+            for name in old.namelist():
+                new.writestr(name, changed[name] if name in changed else old.read(name))
+    copy.seek(0)
+    return copy
+
+
 def honest_expression(text: str) -> bool:
     """Whether ``text`` is arithmetic on integers and symbols, without attributes, strings or other calls."""
     rest = _SYMBOL.sub("0", text)
     if not _HONEST.fullmatch(rest) or re.search(r"\.\s*[A-Za-z_(]", rest):
         return False
     return all(_FUNCTION.fullmatch(name) or re.fullmatch(r"[a-z]+\d+", name) for name in _NAME.findall(rest))
+
+
+def _move_to_cpu(value: Any) -> bool:
+    """Whether a decoded JSON names a GPU; its place, in place, is then the CPU."""
+    if isinstance(value, dict) and value.keys() == {"type", "index"} and value["type"] == "cuda":
+        value.update(type="cpu", index=None)
+        return True
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return sum(map(_move_to_cpu, parts)) > 0  # of all parts, where any() would stop at the first
 
 
 def _expressions(value: Any) -> Iterator[str]:

@@ -26,10 +26,10 @@ from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
-from converter.graph.capture import FoldedGraph, graph_from_model, observe
+from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, observe
 from converter.graph.devices import moved
-from converter.load.model import Teacher
-from converter.load.torch_export import module_from_exported
+from converter.load.model import Teacher, load_model
+from converter.load.options import ModelOptions
 from converter.qat import data
 from converter.qat.data import Samples
 from converter.qat.export import graph_from_student
@@ -160,15 +160,16 @@ class Places(nn.Module):
 def test_what_a_forward_makes_is_made_on_the_gpu(tmp_path: Path) -> None:
     """Also that of a program which was exported on a CPU."""
     spec, path = InputSpec((3, 8, 8)), tmp_path / "model.pt2"
-    batch = ({0: torch.export.Dim("batch")},)
-    program = torch.export.export(Places().eval(), (torch.zeros(2, 3, 8, 8),), dynamic_shapes=batch)
-    torch.export.save(program, path)
-    for model in (Places(), module_from_exported(path, trust_pickle=False)[0]):
-        with fake_cuda():
-            graph = graph_from_model(model, spec, CUDA)
-            x = torch.zeros(3, 3, 8, 8, device=CUDA)
-            assert model(x).is_cuda
-            assert graph.module(x).is_cuda
+    torch.export.save(torch.export.export(Places().eval(), (torch.zeros(2, 3, 8, 8),)), path)
+    loaded = load_model(ModelOptions(str(path), preset="unit"))
+    assert loaded.onnx is not None
+    with fake_cuda():
+        x = torch.zeros(3, 3, 8, 8, device=CUDA)
+        model = Places()
+        assert graph_from_model(model, spec, CUDA).module(x).is_cuda
+        assert model(x).is_cuda
+        assert graph_from_onnx(loaded.onnx, spec, CUDA).module(x).is_cuda
+        assert moved(loaded.module, CUDA)(x).is_cuda
 
 
 def test_fp32_on_val_runs_on_the_gpu(tmp_path: Path) -> None:

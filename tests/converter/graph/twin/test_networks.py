@@ -18,7 +18,7 @@ from torchvision.models.shufflenetv2 import ShuffleNetV2
 from torchvision.models.swin_transformer import SwinTransformer
 from torchvision.models.vision_transformer import VisionTransformer
 
-from converter.graph.capture import _silent_exporters
+from converter.graph.capture import silent_exporters
 from converter.graph.twin import twin_from_onnx
 from tests.converter import networks
 
@@ -116,7 +116,7 @@ def network_of(name: str) -> tuple[nn.Module, Tensor]:
 
 def exported(model: nn.Module, x: Tensor, exporter: str, opset: int) -> onnx.ModelProto:
     """``model`` as ONNX with its batch norms, of any batch size."""
-    with _silent_exporters(), warnings.catch_warnings():
+    with silent_exporters(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         if exporter == "dynamo":
             dims = ({0: torch.export.Dim("batch", max=64)},)
