@@ -34,7 +34,7 @@ help:
 	@echo 'make lint    ruff format --check, ruff check'
 	@echo 'make types   mypy'
 	@echo 'make check   lint, types and test'
-	@echo 'make format  format the code and mend what ruff can mend'
+	@echo 'make format  format the code and fix what ruff can fix'
 	@echo 'make clean   delete caches and outputs; .venv stays'
 
 demo: $(VENV)/.installed-demo

@@ -40,7 +40,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
 PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
-PACKAGES = ("converter", "calibrators", "engines")
+PACKAGES = ("converter", "calibrators", "engines", "zscgan_common")
 COMMANDS = {
     "zscgan-convert": convert,
     "zscgan-bench": bench,
