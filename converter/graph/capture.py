@@ -2,6 +2,7 @@
 
 import logging
 import re
+import warnings
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from torch import Tensor, fx, nn
 from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError
+from converter.graph.decompositions import with_known_operators
 from converter.graph.devices import moved
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
@@ -104,7 +106,7 @@ def onnx_from_program(program: torch.export.ExportedProgram, x: Tensor, *, dynam
             module = program.module(check_guards=False)
             keep_batch_axis(module)
             program = _exported(module, x)
-        return without_notes(_onnx_program(program, x).model_proto)
+        return without_notes(_onnx_program(with_known_operators(program), x).model_proto)
 
 
 def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -279,14 +281,16 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
 
 @contextmanager
 def silent_exporters() -> Iterator[None]:
-    """No log records and no output meanwhile.
+    """No log records, warnings and output meanwhile.
 
-    On a failure torch logs and prints whole graphs, where one message is raised instead.
+    On a failure torch logs and prints whole graphs, where one message is raised instead. It warns of the weights that a
+    hook sets at each call, as the old weight_norm and spectral_norm do, and captures them all the same.
     """
     before = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:
-        with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
             yield
     finally:
         logging.disable(before)

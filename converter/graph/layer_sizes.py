@@ -2,10 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
+from onnx import helper
 
 from converter.graph.capture import BATCH
 
@@ -44,12 +45,25 @@ def _macs(
     result, data = sizes.get(node.output[0]), sizes.get(node.input[0]) if node.input else None
     if result is None or data is None:
         return 0
-    if node.op_type in ("Conv", "ConvTranspose") and node.input[1] in constants:
-        pixels = data if node.op_type == "ConvTranspose" else result
-        return math.prod(pixels) * math.prod(constants[node.input[1]][1:])
+    if node.op_type in ("Conv", "ConvTranspose"):
+        weight = constants.get(node.input[1]) or sizes.get(node.input[1], (0, 0))
+        return math.prod(data if node.op_type == "ConvTranspose" else result) * math.prod(weight[1:])
     if node.op_type in ("Gemm", "MatMul"):
         return math.prod(result) * data[-1]
+    if node.op_type == "Einsum":
+        return _macs_of_einsum(node, [constants.get(name) or sizes.get(name, ()) for name in node.input])
     return 0
+
+
+def _macs_of_einsum(node: onnx.NodeProto, shapes: Sequence[tuple[int, ...]]) -> int:
+    """One for each combination of the labels; 0 for an equation with an ellipsis."""
+    equation = next(helper.get_attribute_value(a).decode() for a in node.attribute if a.name == "equation")
+    terms = equation.replace(" ", "").split("->")[0].split(",")
+    if "." in equation or any(len(term) != len(shape) for term, shape in zip(terms, shapes, strict=True)):
+        return 0
+    return math.prod(
+        {c: size for pair in zip(terms, shapes, strict=True) for c, size in zip(*pair, strict=True)}.values()
+    )
 
 
 def _sizes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -14,6 +14,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.passes import common
 
+from converter.graph.ir_values import constant_of, free_name, new_constant
+from converter.graph.products import rewrite_products
+
 Array = NDArray[np.float64]
 
 _UNLIMITED = 2**40
@@ -64,6 +67,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     _drop_allowzero(prepared.graph)
     _drop_empty_biases(prepared.graph, given)
     _name_squeezed_axes(prepared.graph)
+    rewrite_products(prepared.graph)
+    _widen_indices(prepared.graph)
     for node in list(prepared.graph):
         if _is_idle(node):
             _replace(node, ir.node("Identity", [node.inputs[0]]))
@@ -96,7 +101,7 @@ def _known_size(node: ir.Node) -> int | None:
 def _drop_allowzero(graph: ir.Graph) -> None:
     """Take the attribute, which is new in opset 14, from reshapes to constant shapes without a zero."""
     for node in graph:
-        shape = _constant(node.inputs[1]) if node.op_type == "Reshape" else None
+        shape = constant_of(node.inputs[1]) if node.op_type == "Reshape" else None
         if shape is not None and shape.all():
             node.attributes.pop("allowzero", None)
 
@@ -124,24 +129,28 @@ def _name_squeezed_axes(graph: ir.Graph) -> None:
         _replace(node, ir.node("Squeeze", [node.inputs[0], axes], name=node.name))
 
 
+def _widen_indices(graph: ir.Graph) -> None:
+    """Give operators that index by int64 alone no int32, which torch.onnx passes on from an index of that type."""
+    for node in list(graph):
+        indices = node.inputs[1] if node.op_type in ("GatherND", "ScatterND") and not node.domain else None
+        if indices is not None and indices.dtype == ir.DataType.INT32:
+            cast = ir.node("Cast", [indices], {"to": ir.DataType.INT64})
+            cast.outputs[0].dtype, cast.outputs[0].shape = ir.DataType.INT64, indices.shape
+            graph.insert_before(node, cast)
+            node.replace_input_with(1, cast.outputs[0])
+
+
 def _is_idle(node: ir.Node) -> bool:
     """Whether the output of ``node`` is its first input, in type, shape and every number."""
     if node.op_type == "Dropout":
         training = node.inputs[2] if len(node.inputs) > 2 else None
-        constant = _constant(training)
+        constant = constant_of(training)
         evaluates = training is None or (constant is not None and not constant.any())
         return evaluates and not any(output.uses() for output in node.outputs[1:])
     if node.op_type not in _NEUTRAL or node.domain:
         return False
-    constant = _constant(node.inputs[1])
+    constant = constant_of(node.inputs[1])
     return constant is not None and constant.ndim == 0 and float(constant) == _NEUTRAL[node.op_type]
-
-
-def _constant(value: ir.Value | None) -> NDArray[np.generic] | None:
-    """The numbers of an initializer, or None."""
-    if value is None or not value.is_initializer() or value.const_value is None:
-        return None
-    return np.asarray(value.const_value.numpy())
 
 
 def _replace(old: ir.Node, new: ir.Node) -> None:
@@ -192,14 +201,14 @@ class _Folder:
         for value, name in self.names.items():
             if value.is_initializer() and value.uses():
                 del self.graph.initializers[str(value.name)]
-                value.name = _free_name(self.graph, name)
+                value.name = free_name(self.graph, name)
                 self.graph.register_initializer(value)
 
     def _weights(self, layer: ir.Node, affine: "_Affine") -> tuple[ir.Value, ir.Value]:
         """Weight and bias of ``layer`` with ``affine`` behind it."""
         weight, bias = (
-            _constant(layer.inputs[1]),
-            _constant(layer.inputs[2] if len(layer.inputs) > 2 else None),
+            constant_of(layer.inputs[1]),
+            constant_of(layer.inputs[2] if len(layer.inputs) > 2 else None),
         )
         assert weight is not None
         assert layer.inputs[1] is not None
@@ -221,8 +230,7 @@ class _Folder:
         return self.names.get(value, str(value.name))
 
     def _store(self, numbers: NDArray[np.generic], name: str) -> ir.Value:
-        value = ir.Value(name=_free_name(self.graph, f"{name}_folded"), const_value=ir.tensor(numbers))
-        self.graph.register_initializer(value)
+        value = new_constant(self.graph, f"{name}_folded", numbers)
         self.names[value] = name
         return value
 
@@ -241,7 +249,7 @@ def _layer_before(node: ir.Node) -> ir.Node | None:
     ]
     for layer in layers:
         assert layer is not None
-        constants = [_constant(value) for value in layer.inputs[1:] if value is not None]
+        constants = [constant_of(value) for value in layer.inputs[1:] if value is not None]
         if layer.op_type in _LAYERS and not layer.domain and all(c is not None for c in constants):
             return layer
     return None
@@ -271,7 +279,7 @@ def _affine_of(node: ir.Node, layer: ir.Node) -> _Affine | None:
     if node.op_type == "BatchNormalization":
         return _affine_of_batch_norm(node, layer)
     first = node.inputs[0] is layer.outputs[0]
-    numbers = _by_channel(_constant(node.inputs[1 if first else 0]), layer)
+    numbers = _by_channel(constant_of(node.inputs[1 if first else 0]), layer)
     if numbers is None or (node.op_type == "Div" and not (first and numbers.all())):
         return None
     one, zero = np.ones_like(numbers), np.zeros_like(numbers)
@@ -284,7 +292,7 @@ def _affine_of(node: ir.Node, layer: ir.Node) -> _Affine | None:
 
 def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node) -> Array | None:
     """``constant`` as one number for each output channel of ``layer``; None where it is something else."""
-    weight = _constant(layer.inputs[1])
+    weight = constant_of(layer.inputs[1])
     if constant is None or weight is None or not np.issubdtype(constant.dtype, np.floating):
         return None
     shape = (*[1] * (weight.ndim - constant.ndim), *constant.shape)
@@ -297,19 +305,10 @@ def _by_channel(constant: NDArray[np.generic] | None, layer: ir.Node) -> Array |
 
 
 def _affine_of_batch_norm(node: ir.Node, layer: ir.Node) -> _Affine | None:
-    constants = [_constant(value) for value in node.inputs[1:5]]
+    constants = [constant_of(value) for value in node.inputs[1:5]]
     trains = node.attributes.get_int("training_mode", 0) or any(o.uses() for o in node.outputs[1:])
     if trains or node.inputs[0] is not layer.outputs[0] or any(constant is None for constant in constants):
         return None
     gamma, beta, mean, variance = (np.asarray(c).astype(np.float64) for c in constants)
     factor = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", _EPSILON))
     return _Affine(factor, beta - mean * factor)
-
-
-def _free_name(graph: ir.Graph, name: str) -> str:
-    taken = {*graph.initializers, *(value.name for value in graph.inputs)}
-    taken |= {output.name for node in graph for output in node.outputs}
-    number = 0
-    while (candidate := f"{name}_{number}" if number else name) in taken:
-        number += 1
-    return candidate

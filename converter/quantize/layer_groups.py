@@ -1,8 +1,9 @@
 """What leaves INT8 together: the groups of layers among which mixed precision chooses.
 
-A group is one layer with weights, and with it every quantizer that ``quantize.placement`` would not place if that
-layer were float: its own input, the identity of the residual Add that fuses into it, the max pool or Concat that
-ran on integers for its sake. No group leaves a fusion half quantized, as the plan without it is made by the rules.
+A group is one layer with weights or one product of two activations, and with it every quantizer that
+``quantize.placement`` would not place if that layer were float: its own inputs, the identity of the residual Add that
+fuses into it, the max pool or Concat that ran on integers for its sake. No group leaves a fusion half quantized, as the
+plan without it is made by the rules.
 
 A depthwise convolution has one multiply-add for each value that it reads and each position of its kernel, so it
 waits for memory: alone in float it would read and write tensors two or four times as large and have them converted
@@ -18,7 +19,7 @@ import onnx
 from onnx import helper
 
 from converter.graph.layer_sizes import Layer, layers_from_onnx
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import LAYERS, QuantizationPlan, plan_from_onnx
 from converter.quantize.quantized_inputs import Part, parts_of
 
 _BETWEEN = frozenset({
@@ -30,7 +31,7 @@ _BETWEEN = frozenset({
 
 @dataclass(frozen=True)
 class Group:
-    """``layers`` with weights (first outputs of their nodes), and all ``parts`` that leave the plan with them."""
+    """``layers`` of rule 1 (first outputs of their nodes), and all ``parts`` that leave the plan with them."""
 
     layers: tuple[str, ...]
     parts: frozenset[Part]
@@ -40,9 +41,8 @@ class Group:
 def groups_from_onnx(model: onnx.ModelProto, plan: QuantizationPlan) -> tuple[Group, ...]:
     """The groups of ``plan``, which was made for ``model``, in the graph's order; each layer is in one."""
     sizes, parts = layers_from_onnx(model), frozenset(parts_of(plan))
-    quantized = [
-        name for name in sizes if any(part.consumer == name and part.kind == "weight" for part in parts)
-    ]
+    read = {part.consumer for part in parts}
+    quantized = [name for name, layer in sizes.items() if layer.op in LAYERS and name in read]
     return tuple(_group(model, layers, parts, sizes) for layers in _tied(model, quantized))
 
 

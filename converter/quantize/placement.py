@@ -1,7 +1,9 @@
 """Where quantizers go: TensorRT's rules for explicit quantization, applied once to the FP32 ONNX model.
 
 1. Conv, ConvTranspose, Gemm and MatMul with constant weights: activation per tensor, weight per output
-   channel. Not the bias, not the output, nothing between a convolution and what fuses into it.
+   channel. Not the bias, not the output, nothing between a convolution and what fuses into it. MatMul of two
+   activations, as in attention: both of them per tensor, but for those of ``quantize.attention``. Softmax, layer
+   norms and GELU stay in float.
 2. Average pools (also ReduceMean over space): the input, where an integer layer reads the result. Elsewhere
    the pool would only gain a conversion. Where the input also has float readers (the Mul beside the pool of a
    squeeze-and-excitation block) the pool stays float: a large tensor would be written in both precisions.
@@ -26,7 +28,9 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+from converter.quantize.attention import products_in_float
+
+LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _DATA_MOVEMENT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -108,6 +112,7 @@ class _Graph:
             if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in self.initializers
         }
         names = [value.name for value in graph.input] + [name for node in self.nodes for name in node.output]
+        self.products_in_float = products_in_float(self.nodes, self.initializers, self.shapes)
         self.order = {name: position for position, name in enumerate(names)}
         self.depths: dict[str, int] = {}
         for node in self.nodes:
@@ -161,15 +166,24 @@ class _Draft:
 
 def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[WeightQuantizer]:
     """Rule 1; the weight quantizers of ``node``."""
-    if node.op_type not in _LAYERS or node.output[0] in graph.excluded:
+    if node.op_type not in LAYERS or node.output[0] in graph.excluded:
         return []
     if node.output[0] not in graph.shapes or node.input[0] not in graph.shapes:
         return []
     weight = _weight_quantizer(graph, node)
-    if weight is None:
-        return []
-    draft.add(node.input[0], node, node.input[0])
-    return [weight]
+    if weight is not None:
+        draft.add(node.input[0], node, node.input[0])
+        return [weight]
+    if _is_integer_product(graph, node):
+        for name in node.input:
+            draft.add(name, node, name)
+    return []
+
+
+def _is_integer_product(graph: _Graph, node: onnx.NodeProto) -> bool:
+    """Whether ``node`` multiplies two activations that rule 1 quantizes."""
+    activations = all(name in graph.shapes for name in node.input)
+    return node.op_type == "MatMul" and activations and node.output[0] not in graph.products_in_float
 
 
 def _weight_quantizer(graph: _Graph, node: onnx.NodeProto) -> WeightQuantizer | None:
@@ -179,8 +193,10 @@ def _weight_quantizer(graph: _Graph, node: onnx.NodeProto) -> WeightQuantizer | 
     if node.op_type in ("Conv", "ConvTranspose"):
         # ConvTranspose's [in, out/groups, ...] has one scale an output of a group, shared by the groups.
         axis = 1 if node.op_type == "ConvTranspose" else 0
-    elif len(weight.dims) != 2:
+    elif len(weight.dims) < 2:
         return None
+    elif node.op_type == "MatMul":
+        axis = len(weight.dims) - 1  # the products of a batch share the scale of a column
     else:
         axis = 0 if graph.attribute(node, "transB", 0) else 1
     return WeightQuantizer(weight.name, axis, node.output[0])

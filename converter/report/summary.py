@@ -33,6 +33,8 @@ def loss(report: Report) -> tuple[float | None, str]:
 def summary(report: Report, missed: str) -> str:
     """A few lines for a person."""
     lines = ["", *qat_lines(report)]
+    if in_float := report.quantization.float_macs_percent:
+        lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
     if report.accuracy is not None:
         a = report.accuracy
         lines.append(

@@ -11,13 +11,14 @@ from calibrators.data.batches import random_pixels
 from converter.errors import CaptureError
 from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
 from converter.job import Job
-from converter.quantize.float_share import float_macs_percent
+from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError
 from engines.onnx_passes.external_data import LARGEST_ONNX
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from zscgan_common.files import write_atomic
+from zscgan_common.text import cut
 from zscgan_common.warning_message import WarningMessage
 
 CHECKED_BATCHES = 1, 2, 5
@@ -108,11 +109,13 @@ def warn_of_float(job: Job, graph: FoldedGraph, plan: QuantizationPlan) -> None:
     """Warn where much of the network stays in float, whatever the ranges are."""
     percent = float_macs_percent(graph.onnx, plan)
     if percent >= MUCH_FLOAT:
+        found = [f"{layer.name} ({layer.op})" for layer in layers_in_float(graph.onnx, plan)]
         job.console.warn(
             WarningMessage(
                 "much-float",
-                f"{percent:.0f} % of the multiply-adds stay in float: they multiply two activations, or weights that "
-                "are not constant or not two-dimensional, which get no quantizers",
-                "INT8 speeds up the rest alone. On a GPU --fp16 speeds up these too.",
+                f"{percent:.0f} % of the multiply-adds stay in float: {cut(found, 5)}",
+                "INT8 speeds up the rest alone; on a GPU --fp16 speeds up these too. TensorRT gains nothing by INT8 in "
+                "weights that depend on the input, einsums that are no matrix product, attention over more than 512 "
+                "tokens, and products of two activations with fewer than 16 columns or summands.",
             )
         )

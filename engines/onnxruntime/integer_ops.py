@@ -7,6 +7,7 @@ import numpy as np
 from onnx import NodeProto
 
 from engines.onnx_passes.graph import Array, OnnxGraph, attributes, is_scale
+from engines.onnxruntime.uint8_activations import is_uint8
 
 CONTRIB = "com.microsoft"
 # Begins the names of the MatMulIntegerToFloat nodes that were convolutions.
@@ -210,6 +211,25 @@ def fully_connected(graph: OnnxGraph, node: NodeProto, producers: Mapping[str, N
     if operands.bias is not None and operands.bias.shape != (matrix.shape[1],):
         return False
     _product(graph, operands, operands.codes, matrix, node.output[0])
+    return True
+
+
+def product_of_activations(graph: OnnxGraph, node: NodeProto, producers: Mapping[str, NodeProto]) -> bool:
+    """Writes a MatMul of two quantized activations as MatMulIntegerToFloat; False where an operand is no uint8."""
+    left, right = (producers.get(name) for name in node.input[:2])
+    if (
+        node.op_type != "MatMul"
+        or left is None
+        or right is None
+        or not left.op_type == right.op_type == "DequantizeLinear"
+    ):
+        return False
+    if not all(is_uint8(graph, operand) for operand in (left, right)):
+        return False
+    pairs = zip(left.input, right.input, strict=True)
+    graph.write(
+        "MatMulIntegerToFloat", [name for pair in pairs for name in pair], node.output[0], domain=CONTRIB
+    )
     return True
 
 

@@ -7,8 +7,8 @@ activations. Three rewrites that keep every scale, every clip and every weight a
    one becomes uint8 with zero point 128, which holds the same values as int8 with zero point 0
    (``engines.onnxruntime.uint8_activations``).
 2. A convolution whose result goes to a quantizer and nowhere else becomes one ``QLinearConv``.
-3. A convolution with a float result (the main branch of a residual addition) and a fully connected layer
-   become ``MatMulIntegerToFloat`` over gathered patches (``engines.onnxruntime.integer_ops``).
+3. A convolution with a float result (the main branch of a residual addition), over gathered patches, a fully
+   connected layer and a product of two activations become ``MatMulIntegerToFloat`` (``integer_ops``).
 
 AVX2 without VNNI multiplies uint8 by int8 with ``vpmaddubsw``, which adds two products in a *saturating*
 int16. Codes 0…127 are safe (2·127·128 = 32512 < 32767); for signed tensors the weights become uint8 with zero
@@ -31,6 +31,7 @@ from engines.onnxruntime.integer_ops import (
     CONTRIB,
     float_convolution,
     fully_connected,
+    product_of_activations,
     quantized_convolution,
 )
 from engines.onnxruntime.uint8_activations import is_uint8, lower_quantizers
@@ -61,8 +62,9 @@ def _lower_layers(graph: OnnxGraph) -> None:
     """Replaces convolutions and fully connected layers with quantized inputs by integer operators."""
     producers, consumers = graph.producers(), graph.consumers()
     for node in list(graph.nodes):
-        if node.op_type in {"Gemm", "MatMul"} and fully_connected(graph, node, producers):
-            graph.nodes.remove(node)
+        if node.op_type in {"Gemm", "MatMul"}:
+            if fully_connected(graph, node, producers) or product_of_activations(graph, node, producers):
+                graph.nodes.remove(node)
         elif node.op_type == "Conv":
             quantizer = _only_quantizer(graph, consumers[node.output[0]], node)
             if quantizer is not None and quantized_convolution(graph, node, quantizer, producers):

@@ -12,14 +12,14 @@ from onnx import numpy_helper
 from torch import Tensor, nn
 
 from calibrators.data.input_spec import InputSpec
-from converter.doctor.reference import literal_logits
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.graph.layer_sizes import layers_from_onnx
-from converter.quantize.float_share import float_macs_percent
+from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.layer_groups import groups_from_onnx
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.quantize.qdq import qdq_from_onnx
 from converter.quantize.quantized_inputs import parts_of
+from converter.trust.parity import literal_logits
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter import networks
@@ -197,3 +197,36 @@ def test_what_stays_in_float_by_hand() -> None:
     of_weights, of_scores = 4 * 6 * 8, 4 * 8 * 4
     assert float_macs_percent(model, plan) == pytest.approx(100 * of_scores / (of_weights + of_scores))
     assert float_macs_percent(model, plan_from_onnx(model, ["q"])) == 100
+
+
+def test_einsums_and_computed_kernels_count_too() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[batch, 4, 6] x, float[1, 4, 5, 5] s, float[2, 4, 3, 3] k)
+          => (float[batch, 4] y, float[1, 2, 3, 3] c)
+        { y = Einsum <equation = "bij, j -> bi"> (x, w)  c = Conv(s, k) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones(6, np.float32), "w"))
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    plan = plan_from_onnx(model)
+    assert {layer.name: layer.macs for layer in layers_in_float(model, plan)} == {
+        "c": 2 * 9 * 4 * 9,
+        "y": 4 * 6,
+    }
+    assert float_macs_percent(model, plan) == 100
+
+
+def test_a_product_of_activations_is_a_group() -> None:
+    model = onnx.parser.parse_model(
+        """<ir_version: 9, opset_import: ["" : 20]>
+        g (float[batch, 16, 16] x) => (float[batch, 16, 16] y)
+        { q = MatMul(x, w)  t = Transpose <perm=[0,2,1]> (q)  y = MatMul(q, t) }"""
+    )
+    model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16), np.float32), "w"))
+    model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
+    plan = plan_from_onnx(model)
+    weights, product = groups_from_onnx(model, plan)
+    assert (weights.layers, product.layers) == (("q",), ("y",))
+    assert {(part.tensor, part.consumer) for part in product.parts} == {("q", "y"), ("t", "y")}
+    assert float_macs_percent(model, plan) == 0
+    assert float_macs_percent(model, plan_from_onnx(model, ["y"])) == 50

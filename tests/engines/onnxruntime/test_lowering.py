@@ -146,6 +146,12 @@ def flattened(net: Net) -> str:
     return net.gemm(net.quantized(net.node("Flatten", x)), 4 * 8 * 8, 5)
 
 
+def scores(net: Net) -> str:
+    x = net.conv(net.quantized("input"), 4)
+    keys = net.quantized(net.node("Transpose", net.node("Relu", x), perm=[0, 1, 3, 2]))
+    return net.node("MatMul", net.quantized(x), keys)
+
+
 # Network → convolutions that run as integers, of all.
 NETWORKS: dict[Callable[[Net], str], tuple[int, int]] = {
     relu: (2, 2),
@@ -169,6 +175,7 @@ NETWORKS: dict[Callable[[Net], str], tuple[int, int]] = {
     reread: (3, 3),
     average_pool: (2, 2),
     flattened: (1, 1),
+    scores: (1, 1),
 }
 
 
@@ -275,6 +282,12 @@ def test_codes_go_through_relu_clip_and_pool() -> None:
     assert "Relu" not in found
     assert found["QLinearConv"] == 2
     assert found["QuantizeLinear"] == 1  # the input's
+
+
+def test_products_of_activations_run_as_integers() -> None:
+    net = Net()
+    lowered = operators(lowered_from_qdq(net.model(scores(net))))
+    assert (lowered["MatMul"], lowered["MatMulIntegerToFloat"]) == (0, 2)  # the convolution is the other one
 
 
 def test_network_without_pairs_keeps_its_operators() -> None:
