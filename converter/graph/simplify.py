@@ -110,7 +110,7 @@ def _drop_empty_biases(graph: ir.Graph, given: set[str]) -> None:
     """Take from convolutions the zeros that an exporter computes where the network has no bias."""
     for node in graph:
         bias = node.inputs[2] if node.op_type in ("Conv", "ConvTranspose") and len(node.inputs) == 3 else None
-        numbers = _constant(bias)
+        numbers = constant_of(bias)
         if bias is not None and bias.name not in given and numbers is not None and not numbers.any():
             node.resize_inputs(2)
 
@@ -122,7 +122,7 @@ def _name_squeezed_axes(graph: ir.Graph) -> None:
         if shape is None or any(node.inputs[1:]) or "axes" in node.attributes:
             continue
         axes = ir.Value(
-            name=_free_name(graph, f"{node.outputs[0].name}_axes"),
+            name=free_name(graph, f"{node.outputs[0].name}_axes"),
             const_value=ir.tensor([axis for axis, size in enumerate(shape) if size == 1], ir.DataType.INT64),
         )
         graph.register_initializer(axes)

@@ -8,7 +8,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter.errors import CaptureError
-from converter.pipeline import CHECKED_BATCHES, largest_difference
+from converter.stages.capture import CHECKED_BATCHES, largest_difference
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 
