@@ -1,6 +1,6 @@
 # Everything runs from .venv in this folder, which is made and filled on the first use and again whenever
 # pyproject.toml has changed. Another interpreter: make test PYTHON=python3.12. Arguments for pytest:
-# make test ARGS=tests/test_examples.py.
+# make test ARGS=tests/test_examples.py; in one process: make test PARALLEL=.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,6 +8,8 @@ BIN := $(VENV)/bin
 PIP_INSTALL := $(BIN)/python -m pip install -qq --disable-pip-version-check
 DIGITS := examples/digits
 ARGS ?=
+# A process for each core, of 2 GB each; the tests of a file stay together, as they share what takes long to make.
+PARALLEL ?= -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 comma := ,
 GPU_RESULT ?= benchmarks/results/gpu.json
 # Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
@@ -42,7 +44,7 @@ demo: $(VENV)/.installed-demo
 	    --mean 0.305 --std 0.376 --int8 --val $(DIGITS)/test.npz -o $(DIGITS)/out
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
 
 # ARGS='--kind safetensors --files 5000' for one kind; --first for other damage.
 fuzz: $(VENV)/.installed-dev

@@ -1,26 +1,35 @@
-"""Shared test set-up: few threads, so that a run on a small machine is steady; GPU tests only where there is one."""
+"""Shared test set-up: one thread, as there is a process for each core; GPU tests only where there is one."""
 
 import functools
 import os
 import signal
 from collections.abc import Iterator
 
-os.environ.setdefault("GOMP_SPINCOUNT", "10000")  # as the command does, before OpenMP is loaded
+# Before OpenMP is loaded, here and in the children: waiting threads would take the cores of the other processes.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
-import torch
-
-torch.set_num_threads(2)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+DEAR_FIXTURES = {"convert", "conversion", "converted", "pair", "stopped", "taken"}
+"""Whole conversions, and other processes that have to import PyTorch; who asks for one is slow."""
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip tests marked gpu, with the reason, where no GPU answers; refuse a run of these alone there.
+    """Begin with the files that take long, and skip tests marked gpu, with the reason, where no GPU answers.
 
-    Whoever asks for the GPU tests wants to know that they pass, not that all of them were skipped.
+    A run of the GPU tests alone is refused there: whoever asks for them wants to know that they pass, not that all of
+    them were skipped.
     """
+    for item in items:
+        if isinstance(item, pytest.Function) and DEAR_FIXTURES & set(item.fixturenames):
+            item.add_marker(pytest.mark.slow)
+    slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
+    items.sort(key=lambda item: item.path not in slow)
+
     from engines.gpu import gpus  # not above: the checks of signatures come before the first import
 
     number, reason = gpus()

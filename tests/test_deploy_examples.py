@@ -7,7 +7,6 @@ import runpy
 import shutil
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -22,10 +21,8 @@ from PIL import Image
 from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
 from converter.cli.convert import command
-from converter.stages import benchmark as measure
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.options import BenchOptions
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from tests.tensorrt_double.memory import HostDevice, HostStream
 from tests.tensorrt_double.runtime import plan_of, runtime_double
 
@@ -43,8 +40,7 @@ Run = Callable[[Path, Path, Path], dict[int, float]]
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a short conversion of the digits."""
     folder = tmp_path_factory.mktemp("deploy") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+    with quick_conversions():
         flags = ["--int8", "--gan-steps", "12", "--calib-samples", "64", "--engine", "onnxruntime"]
         result = CliRunner().invoke(command, [*MODEL, *INPUT, *flags, "-o", str(folder)])
     assert result.exit_code == 0, result.output

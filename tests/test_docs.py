@@ -9,7 +9,7 @@ import runpy
 import shlex
 from collections.abc import Iterator
 from dataclasses import fields
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,14 +26,12 @@ from converter.cli.convert import command as convert
 from converter.doctor.cli import command as doctor
 from converter.environment.cache_version import ASSUMED
 from converter.report.document import SCHEMA, Report
-from converter.stages import benchmark as measure
 from converter.stages import calibration
 from converter.stages.synthesis import GOOD_LABELS, POOR_STATISTICS
 from converter.trust.prediction import inputs_for
 from engines.cli.bench import bench
 from engines.cli.build import build
-from engines.options import BenchOptions
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from zscgan_common.exit_codes import MISSED
 
 ROOT = Path(__file__).parents[1]
@@ -269,8 +267,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("docs") / "out"
     flags = ["--int8", "--gan-steps", "12", "--calib-samples", "64", "--val", str(DIGITS / "test.npz"),
              "--qat", "--qat-steps", "2", "--max-drop", "0"]  # fmt: skip
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+    with quick_conversions() as patch:
         patch.setattr(calibration, "with_exact_input", lambda *measured: known(*measured) | {"relu_3": 0.01})
         result = CliRunner().invoke(convert, [*MODEL, *INPUT, *flags, "-o", str(folder)])
     assert result.exit_code in (0, MISSED), result.output
@@ -288,6 +285,7 @@ def test_every_field_of_the_report_has_a_place() -> None:
     assert {"schema", *(field.name for field in fields(Report))} <= rows
 
 
+@pytest.mark.slow
 def test_every_key_of_a_real_report_is_documented(report: dict[str, Any]) -> None:
     found = {path for key, value in report.items() if value is not None for path in paths(value, key)}
     assert {path for path in found if not any(fits(pattern, path) for pattern in documented())} == set()

@@ -101,6 +101,7 @@ def test_makefile_runs_the_conversion_of_the_readme() -> None:
     assert words(makefile) == words(README)
 
 
+@pytest.mark.slow
 def test_training_script_writes_the_same_split_and_loadable_weights(tmp_path: Path) -> None:
     pytest.importorskip("sklearn")
     out = tmp_path / "new"

@@ -95,3 +95,9 @@ def test_a_pycuda_that_does_not_compile_does_not_end_make(tmp_path: Path) -> Non
     (tmp_path / "pyproject.toml").touch()
     recipe = printed(Path("python3"), f"{tmp_path}/.venv/.installed-gpu", tmp_path)
     assert re.search(r"-e '\.\[pycuda\]'[^\n]*\|\|", recipe)
+
+
+def test_tests_share_the_cores_but_not_the_gpu(python: Path, tmp_path: Path) -> None:
+    (tmp_path / "pyproject.toml").touch()
+    assert re.search(r"-m pytest -n \S+ .*--dist loadfile", printed(python, "test", tmp_path))
+    assert re.search(r"-m pytest -m gpu *$", printed(python, "gpu-test", tmp_path), re.MULTILINE)

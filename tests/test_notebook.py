@@ -28,6 +28,7 @@ def test_the_stored_outputs_are_those_of_one_clean_run() -> None:
     assert NOTEBOOK.stat().st_size < LARGEST
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In a copy of the examples, where no earlier conversion lies; the conversion is that of the notebook."""

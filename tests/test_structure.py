@@ -207,6 +207,7 @@ def test_every_folder_of_modules_is_a_package() -> None:
     assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
 
 
+@pytest.mark.slow
 def test_every_module_imports_without_the_optional_packages() -> None:
     modules = [module_name(path) for path in sources() if path.name != "__main__.py"]
     assert set(PACKAGES) <= set(modules)

@@ -121,8 +121,8 @@ def test_samples_are_reused_only_if_they_were_made_alike(
 
 
 def test_a_failed_process_stops_the_run() -> None:
-    with pytest.raises(SystemExit, match=r"failed with status 1: .*sources\.py"):
-        fidelity.run("sources.py", "no such file", "nowhere.npz", "{}", threads=1)
+    with pytest.raises(SystemExit, match=r"failed with status 2: .*nowhere\.py"):
+        fidelity.run("nowhere.py", "network.json", "nowhere.npz", "{}", threads=1)
 
 
 def test_the_table_has_medians_and_spread() -> None:
@@ -155,6 +155,7 @@ def test_labels_tell_what_was_changed() -> None:
     assert label({"key": {"source": "zeroq"}, "iterations": [72]}) == "zeroq (72 iterations)"
 
 
+@pytest.mark.slow
 def test_samples_are_made_and_measured(network: Network, tmp_path: Path) -> None:
     described = save_network(network, tmp_path / "network.json")
     paths = []

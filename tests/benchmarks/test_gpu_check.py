@@ -111,6 +111,7 @@ def test_each_check_exists_and_their_names_differ() -> None:
     assert len({check.name for check in CHECKS}) == len(CHECKS)
 
 
+@pytest.mark.slow
 def test_the_script_runs_from_the_tree_and_writes_one_json(tmp_path: Path) -> None:
     out = tmp_path / "results" / "cpu.json"
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

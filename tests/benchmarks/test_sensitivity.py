@@ -14,6 +14,7 @@ def test_rank_correlation_by_hand() -> None:
     assert spearman([1.0, 2.0, 3.0, 4.0], [2.0, 1.0, 4.0, 3.0]) == pytest.approx(1 - 6 * 4 / (4 * 15))
 
 
+@pytest.mark.slow
 def test_pieces_are_the_quantizers_and_the_layers() -> None:
     graph, x = graph_of(Residual), inputs_of(Residual)
     plan, amax = planned(graph, x)

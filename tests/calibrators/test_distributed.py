@@ -17,7 +17,7 @@ from calibrators.zscgan.training import require_even_shares
 from tests.calibrators import ranked
 
 ROOT = Path(__file__).parents[2]
-LONGEST_S = 120
+LONGEST_S = 240
 
 
 @pytest.fixture(scope="module")

@@ -157,6 +157,7 @@ class Places(nn.Module):
         return self.fc(x.mean((2, 3)))
 
 
+@pytest.mark.slow
 def test_what_a_forward_makes_is_made_on_the_gpu(tmp_path: Path) -> None:
     """Also that of a program which was exported on a CPU."""
     spec, path = InputSpec((3, 8, 8)), tmp_path / "model.pt2"

@@ -83,6 +83,7 @@ def test_the_generator_is_read_with_the_model(here: Path) -> None:
     begun("--generator", generator(here / "c.pt", weights()))
 
 
+@pytest.mark.slow
 def test_a_cache_that_lacks_ranges_is_refused_before_the_training(
     here: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -123,6 +124,7 @@ def test_gpu_memory_is_asked_for_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "PyCUDA can't be imported" in refused("--buffers", "pycuda")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("flag", ["--calib-data", "--val", "--qat-data"])
 def test_every_image_is_looked_at(flag: str, here: Path) -> None:
     folder = images(here / "images", 30)

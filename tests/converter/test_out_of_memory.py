@@ -199,6 +199,7 @@ def test_what_an_engine_says_of_its_own_memory_stands(
     assert words in result.output
 
 
+@pytest.mark.slow
 def test_the_training_so_far_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     descend, steps = training.descend, []
 
@@ -219,6 +220,7 @@ def test_the_training_so_far_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch
     assert load_torch(here / CHECKPOINT, content[hashlib.sha256().digest_size :])["key"]
 
 
+@pytest.mark.slow
 def test_a_process_that_runs_out_says_so(tmp_path: Path) -> None:
     """The allocator's own error: a batch of terabytes, in a process that may have 64 GiB."""
     script = "import resource; resource.setrlimit(resource.RLIMIT_AS, (2**36, 2**36)); " + (

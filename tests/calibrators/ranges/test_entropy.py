@@ -1,5 +1,4 @@
 import math
-import time
 
 import numpy as np
 import pytest
@@ -7,6 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from calibrators.ranges import entropy
 from calibrators.ranges.entropy import entropy_amax, entropy_divergences, widest_argmin
 from calibrators.ranges.histogram import Histogram, HistogramCollector
 from tests.calibrators.theirs import reference_divergence, theirs_amax
@@ -57,24 +57,25 @@ def ours_amax(counts: np.ndarray) -> float:
     return entropy_amax(Histogram.from_counts(torch.from_numpy(counts), 1.0))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_same_amax_as_nvidias_calibrator(name: str) -> None:
     counts = activations(name, 640)
     assert ours_amax(counts) == theirs_amax(counts, "entropy")
 
 
-def test_same_amax_on_2048_bins_and_100_times_faster() -> None:
+@pytest.mark.slow
+def test_same_amax_on_2048_bins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a few calls of NumPy for many candidates at once, where theirs has a loop over each one's bins."""
+    passes: list[int] = []
+    divergence = entropy._Sums.divergence
+    monkeypatch.setattr(
+        entropy._Sums, "divergence", lambda self, some: passes.append(len(some)) or divergence(self, some)
+    )
     counts = activations("relu", 2048)
-    start = time.perf_counter()
-    theirs = theirs_amax(counts, "entropy")
-    theirs_s = time.perf_counter() - start
-    ours_s = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        ours = ours_amax(counts)
-        ours_s = min(ours_s, time.perf_counter() - start)
-    assert ours == theirs
-    assert theirs_s / ours_s > 100
+    assert ours_amax(counts) == theirs_amax(counts, "entropy")
+    assert sum(passes) == 2048 - 127
+    assert len(passes) == math.ceil(sum(passes) / entropy.CHUNK) < 20
 
 
 @pytest.mark.parametrize("name", NAMES)

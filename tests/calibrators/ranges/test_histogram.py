@@ -74,6 +74,7 @@ def test_total_is_conserved_and_the_used_part_is_2049_to_4096_bins(parts: list[l
         assert histogram.counts[-1] > 0
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(batches, st.randoms())
 def test_neither_order_nor_batch_size_matters_and_merging_is_exact(parts: list[list[float]], random) -> None:

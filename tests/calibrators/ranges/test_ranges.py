@@ -26,6 +26,7 @@ def test_what_nobody_knows_is_kept(tmp_path: Path) -> None:
     assert load_ranges(save_ranges(ranges, tmp_path / "a.json")) == ranges
 
 
+@pytest.mark.slow
 @settings(max_examples=30, deadline=None)
 @given(st.dictionaries(st.text(), st.floats(MIN_AMAX, MAX_AMAX), min_size=1))
 def test_any_name_and_any_valid_amax_come_back(

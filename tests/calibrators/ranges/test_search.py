@@ -35,6 +35,7 @@ def test_percentile_by_hand() -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_percentile_is_nvidias_to_one_bin(name: str) -> None:
     counts = activations(name, 640)

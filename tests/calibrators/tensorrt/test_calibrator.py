@@ -119,6 +119,7 @@ def test_they_are_tensorrts_own_calibrators(bench: Bench) -> None:
     assert isinstance(bench.minmax(), IInt8MinMaxCalibrator)
 
 
+@pytest.mark.slow
 def test_the_gpus_memory_is_free_for_the_build(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once the data is there, and again when TensorRT has had the last of it."""
     happened: list[str] = []
@@ -612,6 +613,7 @@ def test_bindings_without_their_libraries(monkeypatch: pytest.MonkeyPatch, tmp_p
 # --- the example
 
 
+@pytest.mark.slow
 def test_the_example_builds_a_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """As it stands in the repository, on a smaller network, a shorter training and the doubles."""
     memory = HostMemory()

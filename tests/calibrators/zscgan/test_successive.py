@@ -64,6 +64,7 @@ def test_a_stopped_run_goes_on_to_the_same_bits(
     assert equal(resumed.ensemble, whole.ensemble)
 
 
+@pytest.mark.slow
 def test_the_samples_of_all_are_near_the_statistics(teacher: nn.Module, spec: InputSpec) -> None:
     options = replace(OPTIONS, steps=160, batch=32, bn_weight=10.0)
     before = new_ensemble(spec, 4, options, CPU).ensemble

@@ -31,6 +31,7 @@ def fresh(spec: InputSpec, options: ZSCGANOptions) -> TrainingState:
     return new_state(new_config(spec, 4, options), options, CPU)
 
 
+@pytest.mark.slow
 def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec) -> None:
     options = replace(OPTIONS, steps=80, batch=32, bn_weight=10.0)
     before = fresh(spec, options).generator
@@ -43,6 +44,7 @@ def test_training_brings_the_samples_nearer(teacher: nn.Module, spec: InputSpec)
     assert now.label_accuracy > max(50.0, was.label_accuracy)
 
 
+@pytest.mark.slow
 def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -> None:
     def prior_with(weight: float) -> float:
         options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +23,7 @@ from converter.cli.convert import command
 from converter.environment.cache_version import cache_version
 from converter.report.document import report_from_json
 from converter.report.html.page import save_page
-from converter.stages import benchmark as measure
-from engines.options import BenchOptions
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 
 ROOT = Path(__file__).parents[3]
 SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
@@ -37,10 +34,9 @@ ARTIFACTS = {
 
 
 @pytest.fixture(autouse=True, scope="module")
-def quick_benchmark() -> Iterator[None]:
-    """Throughput is measured, but not for long: these tests are not about its figures."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+def quick() -> Iterator[None]:
+    """These tests are not about the figures of the benchmark, nor about capturing."""
+    with quick_conversions():
         yield
 
 
@@ -63,7 +59,7 @@ def refused(result: Result, code: int, *words: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def converted(quick_benchmark: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def converted(quick: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """One conversion that several tests look at."""
     output = tmp_path_factory.mktemp("converted") / "out"
     result = run(*MODEL, *INPUT, *SHORT, "--val", DIGITS / "test.npz", "-o", output)
@@ -161,6 +157,7 @@ def test_a_generator_is_used_again(converted: Path, here: Path) -> None:
     )
 
 
+@pytest.mark.slow
 def test_a_calibration_cache_is_written_then_read(here: Path) -> None:
     flags = [*MODEL, *INPUT, *SHORT, "--calibration-cache", "mine.cache", "-o", "out"]
     result = run(*flags)
@@ -187,6 +184,7 @@ def test_a_cache_of_another_model_is_refused(converted: Path, here: Path) -> Non
     assert not (here / "other_int8").exists()
 
 
+@pytest.mark.slow
 def test_real_images_calibrate_without_a_generator(here: Path) -> None:
     result = run(
         *MODEL,
@@ -209,12 +207,14 @@ def test_real_images_calibrate_without_a_generator(here: Path) -> None:
     assert not (here / "out" / "generator.pt").exists()
 
 
+@pytest.mark.slow
 def test_json_is_all_that_stands_on_stdout(here: Path) -> None:
     result = run(*MODEL, *INPUT, *SHORT, "--json", "-o", "out")
     assert json.loads(result.stdout) == json.loads((here / "out" / "report.json").read_text())
     assert "PASSED" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_missed_gate_exits_with_three(here: Path) -> None:
     flags = [
         "--val",
@@ -231,6 +231,7 @@ def test_a_missed_gate_exits_with_three(here: Path) -> None:
     assert (here / "out" / "report.json").exists()
 
 
+@pytest.mark.slow
 def test_a_model_without_batch_norm_needs_images(here: Path) -> None:
     (here / "plain.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
@@ -291,6 +292,7 @@ def test_missing_files_are_refused_and_nothing_is_left(flags: list[str], here: P
     assert list(here.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_poor_samples_are_told_of(here: Path) -> None:
     result = run(*MODEL, *INPUT, "--int8", "--gan-steps", "1", "--calib-samples", "32", "-o", "out")
     assert result.exit_code == 0, result.output
@@ -333,6 +335,7 @@ def test_an_output_that_cannot_be_written_is_refused(here: Path) -> None:
     assert [path.name for path in here.iterdir()] == ["file"]
 
 
+@pytest.mark.slow
 def test_a_full_disk_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
@@ -357,45 +360,84 @@ def test_help_imports_nothing_heavy() -> None:
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
 
 
-def slow_to_save(output: str) -> tuple[list[str], dict[str, str]]:
-    """A conversion that saves its training after every step, as a command and its environment."""
-    flags = [*MODEL, *INPUT, "--int8", "--gan-steps", "60", "--calib-samples", "64"]
-    script = (
-        "import sys; from calibrators.zscgan import resume; from converter.stages import benchmark, synthesis; "
-        "from engines.options import BenchOptions; "
-        "import functools; benchmark.BenchOptions = functools.partial(BenchOptions, warmup_ms=0.0, duration_s=0.01); "
-        "synthesis.checkpointing = functools.partial(resume.checkpointing, every_s=0); "
-        "from converter.cli.convert import main; main()"
-    )
+LONG = ["--int8", "--gan-steps", "30", "--calib-samples", "64", "-o", "out"]
+# A conversion in each of the given folders, by a process of its own that is told on stdout, and at the end how each
+# ended. All save their training after every step. What takes long to import is imported once.
+CONVERSIONS = """
+import functools, os, sys
+from calibrators.zscgan import resume as checkpoint
+from converter import pipeline
+from converter.stages import synthesis
+from converter.cli.convert import main
+synthesis.checkpointing = functools.partial(checkpoint.checkpointing, every_s=0)
+processes = []
+for folder in sys.argv.pop(1).split(os.pathsep):
+    process = os.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT), 2)
+        try:
+            main()
+        except SystemExit as ended:
+            os._exit(ended.code)  # libraries that were loaded before the fork can't be unloaded after it
+    processes.append(process)
+print(*processes, flush=True)
+print(*(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes))
+"""
+SIGNALS = [signal.SIGINT, signal.SIGTERM, signal.SIGKILL]
+
+
+@pytest.fixture(scope="module")
+def stopped(tmp_path_factory: pytest.TempPathFactory) -> dict[signal.Signals, tuple[Path, int]]:
+    """The folder and the exit code of a conversion that got a signal during its training, for each signal."""
+    folders = [tmp_path_factory.mktemp(number.name) for number in SIGNALS]
+    script = [sys.executable, "-c", CONVERSIONS, os.pathsep.join(map(str, folders)), *MODEL, *INPUT, *LONG]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return [sys.executable, "-c", script, *flags, "-o", output], environment
+    with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        processes = [int(word) for word in parent.stdout.readline().split()]
+        waiting = list(zip(SIGNALS, folders, processes, strict=True))
+        deadline = time.monotonic() + 240
+        try:
+            while waiting and time.monotonic() < deadline:
+                for number, folder, process in waiting.copy():
+                    if (folder / "out.partial" / "training.ckpt").exists():
+                        os.kill(process, number)
+                        waiting.remove((number, folder, process))
+                time.sleep(0.05)
+        finally:
+            for _, _, process in waiting:
+                os.kill(process, signal.SIGKILL)
+        codes = [int(word) for word in parent.stdout.readline().split()]
+    assert waiting == []
+    return dict(zip(SIGNALS, zip(folders, codes, strict=True), strict=True))
 
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The INT8 model of the same conversion, not stopped."""
-    folder = tmp_path_factory.mktemp("uninterrupted")
-    command_line, environment = slow_to_save("whole")
-    subprocess.run(command_line, env=environment, cwd=folder, capture_output=True, check=True)
-    return (folder / "whole" / "model.int8.onnx").read_bytes()
+    output = tmp_path_factory.mktemp("uninterrupted") / "out"
+    result = run(*MODEL, *INPUT, *LONG[:-1], output)
+    assert result.exit_code == 0, result.output
+    return (output / "model.int8.onnx").read_bytes()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", SIGNALS)
 def test_an_interrupted_run_goes_on_to_the_same_result(
-    number: signal.Signals, here: Path, uninterrupted: bytes
+    number: signal.Signals,
+    stopped: dict[signal.Signals, tuple[Path, int]],
+    uninterrupted: bytes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    command_line, environment = slow_to_save("out")
-    process = subprocess.Popen(command_line, env=environment, stderr=subprocess.PIPE, text=True)
-    checkpoint = here / "out.partial" / "training.ckpt"
-    deadline = time.monotonic() + 120
-    while not checkpoint.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(number)
-    _, errors = process.communicate(timeout=60)
-    assert process.returncode == (-9 if number == signal.SIGKILL else 130), errors
-    assert not (here / "out").exists()
+    folder, code = stopped[number]
+    assert code == (-9 if number == signal.SIGKILL else 130), (folder / "said").read_text()
+    checkpoint = folder / "out.partial" / "training.ckpt"
+    assert not (folder / "out").exists()
     assert checkpoint.exists()
-    resumed = subprocess.run(command_line, env=environment, capture_output=True, text=True, check=True)
-    assert "going on from step" in resumed.stderr
+    monkeypatch.chdir(folder)
+    resumed = run(*MODEL, *INPUT, *LONG)
+    assert resumed.exit_code == 0, resumed.output
+    assert "going on from step" in resumed.output
     assert not checkpoint.parent.exists()
-    assert (here / "out" / "model.int8.onnx").read_bytes() == uninterrupted
+    assert (folder / "out" / "model.int8.onnx").read_bytes() == uninterrupted

@@ -6,7 +6,6 @@ import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -35,12 +34,11 @@ from converter.doctor.selftest import (
 )
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
-from converter.stages import benchmark as measure
 from converter.trust.parity import QDQ_LIMITS, Difference, Limits, difference
 from engines.errors import EngineError
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.options import BenchOptions
+from tests.converter.digits import quick_conversions
 from tests.converter.doctor.test_cli import BARE, H100, RTX_6000, on_gpu
 
 ROOT = Path(__file__).parents[3]
@@ -59,8 +57,7 @@ def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Attemp
     """The example, converted for real for TensorRT for RTX where that is installed; throughput measured briefly."""
     folder = tmp_path_factory.mktemp("selftest") / "digits"
     task = Task("tensorrt-rtx" if HAS_RTX else "onnxruntime", False, CAPABILITIES, str(folder))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+    with quick_conversions():
         yield convert_and_compare(task), folder
 
 
@@ -241,6 +238,7 @@ def test_the_report_of_a_real_run_names_no_folder_of_the_user(
         assert f"{private}/" not in text
 
 
+@pytest.mark.slow
 def test_a_conversion_that_raises_in_its_process_is_a_failure_with_a_traceback(tmp_path: Path) -> None:
     (result,) = attempt_in_child(Task("no such engine", True, CAPABILITIES, str(tmp_path / "out"))).results
     assert (result.engine, result.status) == ("no such engine", "failed")
@@ -324,6 +322,7 @@ def test_the_wheel_is_told_to_bring_the_example() -> None:
         assert (ROOT / "examples" / "digits" / name).is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="hatchling is not installed")
 def test_the_wheel_brings_the_example(tmp_path: Path) -> None:
     build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path), str(ROOT)]

@@ -25,6 +25,7 @@ from tests.converter.reference import (
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
 
+@pytest.mark.slow
 @every_network
 @torch.no_grad()
 def test_agrees_with_the_model(network: type[nn.Module]) -> None:
@@ -95,6 +96,7 @@ def test_takes_any_batch(network: type[nn.Module], batch: int) -> None:
     assert largest_difference(graph, x) < 1e-5  # logits of these networks spread over 0.1 to 0.5
 
 
+@pytest.mark.slow
 def test_weights_are_trainable_and_belong_to_the_graph() -> None:
     model = seeded_model(networks.Residual).requires_grad_(False)
     graph = graph_from_model(model, InputSpec(SHAPES[networks.Residual]))
@@ -107,11 +109,13 @@ def test_weights_are_trainable_and_belong_to_the_graph() -> None:
     assert not graph.module.training
 
 
+@pytest.mark.slow
 def test_the_same_model_gives_the_same_bytes() -> None:
     again = graph_from_model(seeded_model(networks.Residual), InputSpec(SHAPES[networks.Residual]))
     assert again.onnx.SerializeToString() == graph_of(networks.Residual).onnx.SerializeToString()
 
 
+@pytest.mark.slow
 def test_the_memory_format_does_not_matter() -> None:
     model = seeded_model(networks.Residual)
     expected = graph_from_model(model, InputSpec(SHAPES[networks.Residual]))
@@ -163,6 +167,7 @@ class NoOnnx(Head):
         return torch.special.bessel_j0(self.fc(x.flatten(1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("network", "message"),
     [
@@ -189,6 +194,7 @@ def test_a_wrong_input_shape_is_refused() -> None:
         graph_from_model(FixedBatch(), InputSpec((3, 8, 8)))
 
 
+@pytest.mark.slow
 def test_a_success_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     graph_from_model(seeded_model(networks.Perceptron), InputSpec(SHAPES[networks.Perceptron]))
     assert capfd.readouterr() == ("", "")

@@ -27,6 +27,8 @@ from engines.options import BuildOptions
 from engines.tensorrt.rtx import engine_from_onnx
 from tests.converter.graph.constructs import CONSTRUCTS, REFUSED, SIZE, Classifier, network
 
+pytestmark = pytest.mark.slow
+
 SPEC = InputSpec((3, SIZE, SIZE))
 BATCHES = (1, 2, 5)
 

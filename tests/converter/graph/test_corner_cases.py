@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +13,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from converter.cli.convert import command
-from converter.stages import benchmark as measure
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.options import BenchOptions
+from tests.converter.digits import quick_conversions
 
 NETWORK = """
 from torch import nn
@@ -41,9 +39,8 @@ class Net(nn.Module):
 
 
 @pytest.fixture(autouse=True)
-def quick_benchmark() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+def quick() -> Iterator[None]:
+    with quick_conversions():
         yield
 
 
@@ -63,6 +60,7 @@ def checkpoint(folder: Path, channels: int, classes: int) -> list[str]:
     return [str(folder / "net.pth"), "--arch", f"{folder / 'net.py'}:Net"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "classes", "calibrator"),
     [
@@ -96,6 +94,7 @@ def test_a_difficult_network_converts(
             assert np.isfinite(engine.run(np.zeros((batch, *shape), np.float32))).all()
 
 
+@pytest.mark.slow
 def test_a_relu_that_never_fires_is_told_of(tmp_path: Path) -> None:
     flags = checkpoint(tmp_path, 1, 3)
     text = (
@@ -120,6 +119,7 @@ def test_a_relu_that_never_fires_is_told_of(tmp_path: Path) -> None:
     assert "always zero on every input" in result.output
 
 
+@pytest.mark.slow
 def test_a_plan_for_tensorrt_for_rtx_is_built(tmp_path: Path) -> None:
     pytest.importorskip("tensorrt_rtx_bindings", reason="TensorRT for RTX has wheels for x86-64 only")
     flags = checkpoint(tmp_path, 3, 5)

@@ -41,6 +41,7 @@ class MaskedAttention(Stem):
         return self.head(x + (tokens @ (F.softmax(hidden, -1) + F.softmax(added, -1))).view_as(x))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [PaddedPool, MaskedAttention])
 def test_every_activation_can_have_a_range(network: type[nn.Module]) -> None:
     torch.manual_seed(0)
@@ -52,6 +53,7 @@ def test_every_activation_can_have_a_range(network: type[nn.Module]) -> None:
     assert quantized <= set(graph.activations)
 
 
+@pytest.mark.slow
 def test_the_pool_behind_the_padding_is_finite_again() -> None:
     graph = graph_from_model(PaddedPool(), InputSpec((3, 8, 8)))
     (pool,) = (node for node in graph.onnx.graph.node if node.op_type == "MaxPool")

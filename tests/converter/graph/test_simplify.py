@@ -132,6 +132,7 @@ def case(name: str) -> onnx.ModelProto:
     return exported(CASES[name][0])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_simplified_model_says_the_same(name: str) -> None:
     model, expected = case(name), CASES[name][1]

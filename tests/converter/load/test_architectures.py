@@ -1,6 +1,5 @@
 """torchvision's architectures: recognised, named, downloaded, and told apart."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -23,6 +22,7 @@ def on_meta(name: str, classes: int, **kwargs) -> dict[str, torch.Tensor]:
         return state_of(name, classes, **kwargs)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -37,6 +37,7 @@ def test_recognised_whatever_the_classes(name: str, classes: int) -> None:
     assert (match.name, match.classes) == (name, classes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("auxiliary", [True, False])
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_are_dropped(name: str, auxiliary: bool) -> None:
@@ -64,13 +65,18 @@ def test_common_prefix_and_old_densenet_names() -> None:
     assert architectures.recognise(old).name == "densenet121"
 
 
-def test_unknown_weights_name_the_nearest_quickly() -> None:
+def test_unknown_weights_name_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a look at all architectures, of which some take a second each."""
     state = on_meta("resnet34", 10)
     del state["layer3.5.conv2.weight"]
-    start = time.perf_counter()
+    shapes, looked_at = architectures._shapes, set()
+    monkeypatch.setattr(
+        architectures, "_shapes", lambda name, classes: looked_at.add(name) or shapes(name, classes)
+    )
     with pytest.raises(ArchitectureError, match=r"nearest: resnet34 \(99 % of the names agree, 9\d % with"):
         architectures.recognise(state)
-    assert time.perf_counter() - start < 15  # 2 s alone; the margin is for a busy machine
+    print(len(looked_at), len(architectures.names()))
+    assert len(looked_at) < len(architectures.names()) / 2
     with pytest.raises(ArchitectureError, match=r"these 1 tensors \(w\); nearest: none. Name the network"):
         architectures.recognise({"w": torch.zeros(3)})
 

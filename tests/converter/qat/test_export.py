@@ -19,6 +19,7 @@ from tests.converter.reference import inputs_of, run_onnx
 EIGHT_BITS = replace(OPTIONS, steps=6, num_bits=8, learning_rate=2e-2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", [Residual, Sequence, Shared, Upsampling])
 def test_the_fine_tuned_network_is_what_onnxruntime_runs(network: type[nn.Module]) -> None:
     graph, plan, amax = case(network)
@@ -33,6 +34,7 @@ def test_the_fine_tuned_network_is_what_onnxruntime_runs(network: type[nn.Module
     assert_same_logits(ours, torch.from_numpy(run_onnx(model, x)[0]))
 
 
+@pytest.mark.slow
 def test_both_forms_get_every_trained_parameter_and_the_original_stays() -> None:
     graph, _, _ = case()
     before = graph.onnx.SerializeToString()

@@ -25,6 +25,7 @@ def assert_same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float(error.max()) < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_untrained_it_is_the_network_of_post_training_quantization(

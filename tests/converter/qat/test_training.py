@@ -53,6 +53,7 @@ def trained(state: TuningState, **changes: Any) -> TuningState:
     return train_student(state, teacher, SOURCE, replace(OPTIONS, **changes))
 
 
+@pytest.mark.slow
 def test_fine_tuning_brings_the_network_nearer_to_the_teacher() -> None:
     graph, plan, amax = case()
     before = {name: value.clone() for name, value in graph.module.state_dict().items()}
@@ -73,6 +74,7 @@ def whole_run() -> dict[str, Any]:
     return trained(fresh(), steps=10).dump()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 7])
 def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
     state, whole = fresh(), whole_run()
@@ -95,6 +97,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
         assert all(torch.equal(value, whole[part][name]) for name, value in again[part].items()), part
 
 
+@pytest.mark.slow
 def test_a_training_that_only_does_harm_gives_the_network_back() -> None:
     graph, plan, amax = case()
     tuned = fine_tuned(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))

@@ -13,7 +13,7 @@ from calibrators.distributed import ALONE
 from tests.converter.qat import double, ranked
 
 ROOT = Path(__file__).parents[3]
-LONGEST_S = 120
+LONGEST_S = 240
 
 
 @pytest.fixture(scope="module")

@@ -51,6 +51,7 @@ def layer_groups(graph: FoldedGraph) -> list[tuple[str, ...]]:
     return [group.layers for group in groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))]
 
 
+@pytest.mark.slow
 def test_depthwise_layers_go_with_the_pointwise_that_reads_them() -> None:
     graph = bottleneck()
     assert layer_groups(graph) == [("conv2d",), ("conv2d_1", "conv2d_2"), ("logits",)]

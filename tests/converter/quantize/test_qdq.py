@@ -142,6 +142,7 @@ class DeadChannels(nn.Module):
         return self.fc(self.up(torch.relu(self.conv(x))).mean((2, 3)))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_biases_fit_into_int32_at_the_layers_scales() -> None:
     torch.manual_seed(0)

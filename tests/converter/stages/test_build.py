@@ -1,8 +1,7 @@
 """``--engine tensorrt`` by the doubles of TensorRT, a GPU and its memory: what is built, kept, told and refused."""
 
 import json
-from collections.abc import Callable
-from functools import partial
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -11,10 +10,8 @@ from click.testing import CliRunner, Result
 from calibrators.ranges.cache_file import cache_from_text, ranges_from_cache
 from calibrators.ranges.ranges import load_ranges
 from converter.cli.convert import command
-from converter.stages import benchmark as measure
-from engines.options import BenchOptions
 from engines.tensorrt.library import engine_from_onnx
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from tests.tensorrt_double.builder import plan_header, plan_model
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
 
@@ -34,14 +31,14 @@ Convert = Callable[..., Result]
 
 
 @pytest.fixture
-def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Convert:
+def convert(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Convert]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
 
     def run(*flags: str) -> Result:
         return CliRunner().invoke(command, [*MODEL, *INPUT, *SHORT, *flags])
 
-    return run
+    with quick_conversions():
+        yield run
 
 
 @pytest.fixture

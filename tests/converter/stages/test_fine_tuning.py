@@ -17,12 +17,10 @@ from calibrators.ranges.ranges import Ranges, load_ranges
 from calibrators.zscgan import resume as checkpoint
 from converter.cli.convert import command
 from converter.qat import training
-from converter.stages import benchmark as measure
 from converter.stages import calibration
 from converter.stages import fine_tuning as stage
 from converter.workspace import QAT_CHECKPOINT
-from engines.options import BenchOptions
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 
 SHORT = ["--int8", "--gan-steps", "20", "--calib-samples", "64", "--no-html"]
 NARROW = 0.7
@@ -40,8 +38,7 @@ def quick() -> Iterator[None]:
         amax = {name: NARROW * value for name, value in ranges.amax.items()}
         return replace(ranges, amax=amax), divergence
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+    with quick_conversions() as patch:
         patch.setattr("converter.qat.data.HELD_OUT", 128)
         patch.setattr(calibration, "ranges_of_data", narrowed)
         yield
@@ -89,6 +86,7 @@ def test_the_report_says_what_was_fine_tuned(converted: Path) -> None:
     assert report_of(converted)["accuracy"]["int8_top1"] >= 99.0
 
 
+@pytest.mark.slow
 def test_what_cannot_be_made_better_stays(plain: Path) -> None:
     report = report_of(plain)
     assert report["qat"]["kept"] == "ptq"
@@ -153,6 +151,7 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(
     assert (tmp_path / "out" / "model.int8.onnx").read_bytes() == (converted / "model.int8.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_real_images_take_the_place_of_samples(tmp_path: Path) -> None:
     data = ["--calib-data", DIGITS / "test.npz", "--qat-data", DIGITS / "test.npz"]
     result = run(*MODEL, *INPUT, "--int8", "--calib-samples", "64", *QAT, *data, "-o", tmp_path / "out")

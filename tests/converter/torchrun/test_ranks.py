@@ -38,7 +38,7 @@ from tests.converter.digits import INPUT, MODEL
 
 ROOT = Path(__file__).parents[3]
 FLAGS = [*MODEL, *INPUT, "--int8", "--gan-steps", "20", "--calib-samples", "128"]
-LONGEST_S = 120
+LONGEST_S = 240
 
 # As converter/__main__.py, with a quick benchmark, a checkpoint at each step, and what SABOTAGE says.
 SCRIPT = """
@@ -90,6 +90,7 @@ def torchrun(folder: Path, *flags: str, sabotage: str = "") -> Iterator["subproc
         process.communicate(timeout=LONGEST_S)
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_of_two_goes_on_to_the_result_of_one(tmp_path: Path) -> None:
     checkpoint = tmp_path / "out.partial" / "training.ckpt"
     with torchrun(tmp_path, "-o", "out") as process:
@@ -117,6 +118,7 @@ def test_an_interrupted_run_of_two_goes_on_to_the_result_of_one(tmp_path: Path) 
     assert sorted(path.name for path in tmp_path.iterdir()) == ["command.py", "out"]
 
 
+@pytest.mark.slow
 def test_memory_that_runs_out_on_one_rank_ends_both_with_one_message(tmp_path: Path) -> None:
     sabotage = """if os.environ["RANK"] == "1":
     def full(*_, **__):

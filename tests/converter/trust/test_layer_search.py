@@ -3,7 +3,6 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from converter.graph.capture import FoldedGraph
 from converter.quantize.placement import QuantizationPlan, plan_from_onnx
 from converter.report.document import AccuracySection, MixedPrecisionSection
 from converter.report.summary import missed_gate
-from converter.stages import benchmark as measure
 from converter.stages import mixed_precision as stage
 from converter.trust.accuracy_drop import MeasuredDrop, PredictedDrop
 from converter.trust.layer_search import (
@@ -34,9 +32,8 @@ from converter.trust.prediction import Prediction
 from converter.trust.predictions import predictions
 from converter.trust.sensitivity import sensitivity_from_graph
 from converter.trust.trial_engine import UNQUANTIZED, running
-from engines.options import BenchOptions
 from tests.converter import networks
-from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from tests.converter.jobs import job_of
 from tests.converter.reference import graph_of, inputs_of, planned
 from tests.converter.report.html.reports import bare_report
@@ -219,8 +216,7 @@ def convert(output: Path, *flags: str | Path) -> Result:
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A conversion without ``--max-drop``; throughput is not measured for long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+    with quick_conversions():
         output = tmp_path_factory.mktemp("converted") / "out"
         result = convert(output, "--gan-steps", "12")
         assert result.exit_code == 0, result.output

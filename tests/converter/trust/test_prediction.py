@@ -1,9 +1,8 @@
 """The prediction by hand, against a simulation of its assumptions, its properties, and in a whole conversion."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
-from functools import partial
 from math import cosh, log
 from pathlib import Path
 
@@ -18,7 +17,6 @@ from calibrators.zscgan.sampling import generator_from_document, load_torch
 from converter.cli.convert import command
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
-from converter.stages import benchmark as measure
 from converter.trust.prediction import (
     CLEARER,
     DIMMER,
@@ -34,7 +32,7 @@ from converter.trust.prediction import (
 )
 from engines.base import Engine
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from tests.converter.digits import INPUT, MODEL
+from tests.converter.digits import INPUT, MODEL, quick_conversions
 
 MARGINS = Margins(width=4.0, slope=1.0)
 
@@ -179,17 +177,15 @@ def test_networks_are_run_batch_by_batch() -> None:
 
 
 @pytest.fixture
-def conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+def conversion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Result]]:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        measure, "BenchOptions", partial(measure.BenchOptions, warmup_ms=0.0, duration_s=0.01)
-    )
 
     def run(*flags: str) -> Result:
         quick = ["--int8", "--calibrator", "max", "--no-html", "-o", "out"]
         return CliRunner().invoke(command, [*MODEL, *INPUT, *quick, *flags])
 
-    return run
+    with quick_conversions():
+        yield run
 
 
 def test_a_conversion_predicts_without_any_image(conversion: Callable[..., Result]) -> None:

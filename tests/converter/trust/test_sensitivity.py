@@ -73,6 +73,7 @@ class Linear(nn.Module):
         return self.fc(x.flatten(1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weight", [[[1.0, 0.5], [-0.3, 0.7]], [[1.0, 0.503]]])
 def test_linear_network_by_hand(weight: list[list[float]]) -> None:
     """One logit stands for two of which the first is 0; of two classes, one draw is exact."""
@@ -106,6 +107,7 @@ def test_linear_network_by_hand(weight: list[list[float]]) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", NETWORKS)
 def test_estimate_and_ranks_follow_the_network_with_that_part_alone(network: type[nn.Module]) -> None:
     graph, x = graph_of(network), inputs_of(network, batch=64)
@@ -158,6 +160,7 @@ def test_a_range_that_clips_costs_more() -> None:
     assert bad.layer_sqnr[relu.consumer] < good.layer_sqnr[relu.consumer] - 10
 
 
+@pytest.mark.slow
 def test_an_error_of_zero_has_no_finite_ratio() -> None:
     graph = graph_from_model(Linear([[1.0, -1.0], [1.0, 1.0]]), InputSpec((1, 1, 2)))
     plan = plan_from_onnx(graph.onnx)

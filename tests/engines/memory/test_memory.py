@@ -421,6 +421,7 @@ assert {others}.isdisjoint(sys.modules)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "blocked", "title", "others"),
     [

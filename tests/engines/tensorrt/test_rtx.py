@@ -57,6 +57,7 @@ def test_second_logger_is_no_news_and_the_first_outlives_its_builder(
     del other
 
 
+@pytest.mark.slow
 @needs_wheel
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
 def test_int8_plan_of_resnet18_is_three_times_smaller(tmp_path: Path) -> None:
@@ -117,6 +118,7 @@ def test_progress_and_log_file(tmp_path: Path) -> None:
     assert "Engine generation completed" in log
 
 
+@pytest.mark.slow
 @needs_wheel
 def test_ctrl_c_ends_a_build(tmp_path: Path) -> None:
     """A signal in the middle: TensorRT comes back by itself before the build would be done."""

@@ -217,6 +217,7 @@ def test_every_figure_is_the_reports() -> None:
         assert np.abs(known - value).min() <= step * 0.5001, digits
 
 
+@pytest.mark.slow
 def test_a_large_report_stays_small(tmp_path: Path) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (1388, 2284, 3), dtype=np.uint8)
     smooth = Image.fromarray(noise).resize((2284 // 4, 1388 // 4)).resize((2284, 1388))
