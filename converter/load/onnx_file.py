@@ -84,10 +84,23 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     if batch > 0:
         notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
     prepared, fixed_at = prepare(free), None
-    if batch > 0 and min(sizes) > 0:
-        prepared, fixed_at = with_free_shapes(prepared, batch, sizes)
+    # An open axis at the input alone is what tracing leaves of a view with sizes of the traced batch.
+    if min(sizes) > 0 and (batch > 0 or not _takes_two(prepared, sizes)):
+        prepared, fixed_at = with_free_shapes(prepared, max(1, batch), sizes)
+        if batch <= 0 and fixed_at is None:
+            notes.append("the file leaves its batch open but fixes it to 1 inside; the converted network takes any")
     twin = twin_from_onnx(prepared)
     return OnnxSource(prepared, twin, tuple(sizes), model, max(1, batch), tuple(notes), fixed_at)
+
+
+@torch.no_grad()
+def _takes_two(model: onnx.ModelProto, sizes: Sequence[int]) -> bool:
+    """Whether ``model`` runs with two images at once."""
+    try:
+        twin_from_onnx(model).forward(torch.zeros(2, *sizes))
+    except (RuntimeError, ValueError, IndexError, TypeError):
+        return False
+    return True
 
 
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:

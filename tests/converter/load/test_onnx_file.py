@@ -120,11 +120,18 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
     assert {value.dtype for value in source.module.parameters()} == {torch.float32}
 
 
-def test_a_batch_that_is_fixed_inside_is_made_free(tmp_path: Path) -> None:
-    path = classifier(tmp_path / "mine.onnx", batch=1, reshape=(1, 8))
+@pytest.mark.parametrize(
+    ("batch", "note"),
+    [
+        (1, "the file fixes its batch to 1; the converted network takes any"),
+        ("N", "the file leaves its batch open but fixes it to 1 inside; the converted network takes any"),
+    ],
+)
+def test_a_batch_that_is_fixed_inside_is_made_free(batch: int | str, note: str, tmp_path: Path) -> None:
+    path = classifier(tmp_path / "mine.onnx", batch=batch, reshape=(1, 8))
     source = source_from_onnx(path)
     require_same(source, SPEC, path)
-    assert source.notes == ("the file fixes its batch to 1; the converted network takes any",)
+    assert source.notes == (note,)
 
 
 def test_a_network_that_mixes_its_images_is_refused(
