@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
+from engines.cli.params import FilePath, Numbers, joined
 from engines.errors import EngineError
 from engines.options import (
     BUFFERS,
@@ -19,26 +21,6 @@ from engines.options import (
     OptionError,
 )
 from zscgan_common.exit_codes import FAILED, INTERRUPTED
-
-
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers with commas between, as a tuple."""
-
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self._kind = kind
-        self.name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected numbers with commas between, got {value!r}", param, ctx)
-
-
-def joined(values: tuple[object, ...]) -> str:
-    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -58,73 +40,87 @@ def guarded(work: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-@click.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option(
-    "--batch",
-    "batches",
-    type=Numbers(int),
-    default=joined(BenchOptions.batches),
-    show_default=True,
-    help="Batch sizes to measure.",
+@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
+@cloup.argument("files", nargs=-1, required=True, type=FilePath, metavar="FILE...")
+@cloup.option_group(
+    "Measurement",
+    cloup.option(
+        "--batch",
+        "batches",
+        type=Numbers(int),
+        default=joined(BenchOptions.batches),
+        show_default=True,
+        help="Batch sizes to measure.",
+    ),
+    cloup.option(
+        "--warmup-ms",
+        type=float,
+        default=BenchOptions.warmup_ms,
+        show_default=True,
+        help="Unmeasured queries before.",
+    ),
+    cloup.option(
+        "--duration-s",
+        type=float,
+        default=BenchOptions.duration_s,
+        show_default=True,
+        help="Time for each file and batch; never fewer than 10 queries.",
+    ),
+    cloup.option(
+        "--percentile",
+        "percentiles",
+        type=Numbers(float),
+        default=joined(BenchOptions.percentiles),
+        show_default=True,
+        help="Latency percentiles.",
+    ),
+    cloup.option(
+        "--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input."
+    ),
 )
-@click.option(
-    "--warmup-ms",
-    type=float,
-    default=BenchOptions.warmup_ms,
-    show_default=True,
-    help="Unmeasured queries before.",
+@cloup.option_group(
+    "Engine",
+    cloup.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
+    ),
+    cloup.option(
+        "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
+    ),
 )
-@click.option(
-    "--duration-s",
-    type=float,
-    default=BenchOptions.duration_s,
-    show_default=True,
-    help="Time for each file and batch; never fewer than 10 queries.",
+@cloup.option_group(
+    "GPU",
+    cloup.option("--cuda-graph", is_flag=True, help="Launch each query as one CUDA graph."),
+    cloup.option("--no-transfers", is_flag=True, help="Leave the copies to and from the device out."),
+    cloup.option(
+        "--streams",
+        type=int,
+        default=BenchOptions.streams,
+        show_default=True,
+        help="Execution contexts that run at a time.",
+    ),
+    cloup.option(
+        "--buffers",
+        type=click.Choice(BUFFERS),
+        default=BenchOptions.buffers,
+        show_default=True,
+        help="What provides its memory.",
+    ),
+    cloup.option(
+        "--version-compatible",
+        "host_code",
+        is_flag=True,
+        help="Let a version-compatible plan run the code that it brings; only for plans that you trust.",
+    ),
 )
-@click.option(
-    "--percentile",
-    "percentiles",
-    type=Numbers(float),
-    default=joined(BenchOptions.percentiles),
-    show_default=True,
-    help="Latency percentiles.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default=ENGINES[0],
-    show_default=True,
-    help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
-)
-@click.option(
-    "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
-)
-@click.option("--cuda-graph", is_flag=True, help="GPU: launch each query as one CUDA graph.")
-@click.option("--no-transfers", is_flag=True, help="GPU: leave the copies to and from the device out.")
-@click.option(
-    "--streams",
-    type=int,
-    default=BenchOptions.streams,
-    show_default=True,
-    help="GPU: execution contexts that run at a time.",
-)
-@click.option(
-    "--buffers",
-    type=click.Choice(BUFFERS),
-    default=BenchOptions.buffers,
-    show_default=True,
-    help="GPU: what provides its memory.",
-)
-@click.option(
-    "--version-compatible",
-    "host_code",
-    is_flag=True,
-    help="GPU: let a version-compatible plan run the code that it brings; only for plans that you trust.",
-)
-@click.option("--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
-@click.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr.")
+@cloup.option_group(
+    "Output",
+    cloup.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout."),
+    cloup.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr."),
+)  # fmt: skip
 def bench(
     files: tuple[Path, ...], engine: str, no_transfers: bool, as_json: bool, verbose: bool, **given: Any
 ) -> None:
