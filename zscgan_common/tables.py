@@ -2,24 +2,25 @@
 
 import io
 import shutil
+import sys
 from collections.abc import Iterable
-from itertools import zip_longest
 
 from rich.console import Console, RenderableType
+from rich.padding import Padding
 from rich.table import Column, Table
 from rich.text import Text
 
 NARROW = 80
 
 
-def terminal_width(at_most: int) -> int:
+def terminal_width(at_most: int = sys.maxsize) -> int:
     """The columns of the terminal, from ``NARROW`` to ``at_most``; ``NARROW`` in a pipe."""
     return min(max(shutil.get_terminal_size((NARROW, 24)).columns, NARROW), at_most)
 
 
-def table(*columns: Column) -> Table:
-    """An empty table with these columns; see ``words`` and ``figures``."""
-    return Table(*columns, box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+def columns(*headings: Column, gap: int = 2) -> Table:
+    """An empty table with these columns, ``gap`` apart; see ``words`` and ``figures``."""
+    return Table(*headings, box=None, pad_edge=False, header_style="bold", padding=(0, gap, 0, 0))
 
 
 def words(heading: str, width: int = 0) -> Column:
@@ -32,15 +33,18 @@ def figures(heading: str) -> Column:
     return Column(heading, justify="right", no_wrap=True)
 
 
-def grid(rows: Iterable[tuple[str, ...]]) -> Table:
-    """Rows without headings whose last cell wraps."""
-    rows = list(rows)
-    body = Table.grid(padding=(0, 2, 0, 0))
-    for cells in zip_longest(*rows, fillvalue=""):
-        body.add_column(min_width=max(map(len, cells)) if cells is not rows else None, overflow="fold")
-    for row in rows:
-        body.add_row(*row)
+def labelled(rows: Iterable[tuple[str, str]]) -> Table:
+    """Rows of a label and a text, which wraps beside it."""
+    body = columns(Column(no_wrap=True), Column(overflow="fold"))
+    body.show_header = False
+    for label, text in rows:
+        body.add_row(label, text)
     return body
+
+
+def indented(text: str, by: int) -> Padding:
+    """A text that wraps ``by`` columns from the left."""
+    return Padding(Text(text, overflow="fold"), (0, 0, 0, by))
 
 
 def text_from(*parts: RenderableType, width: int = NARROW, styled: bool = False) -> str:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import cloup
@@ -21,6 +21,14 @@ from engines.options import (
     OptionError,
 )
 from zscgan_common.exit_codes import FAILED, INTERRUPTED
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_FILE_WIDTH = 16
+"""To no less than this is the name of a file folded."""
+
+_UNBOUNDED = 10_000
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -172,7 +180,7 @@ def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json:
         }
         click.echo(json.dumps(report, indent=2))
     else:
-        click.echo("\n".join([_table(rows), *_parts_table(rows)]))
+        click.echo(_tables(rows))
     _say(f"PASSED in {time.perf_counter() - start:.1f} s")
 
 
@@ -180,30 +188,31 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _tables(rows: list[dict[str, Any]]) -> str:
+    """What was measured and, on a GPU, what the queries are made of."""
+    from zscgan_common.tables import columns, figures, words
+
     percentiles = list(rows[0]["latency_ms"])
-    width = max(len(row["file"]) for row in rows)
-    heads = " ".join(f"{f'{name} ms':>10}" for name in percentiles)
-    lines = [f"{'file':<{width}} precision batch {'images/s':>10} {heads}   ratio"]
+    heads = ("batch", "images/s", *(f"{name} ms" for name in percentiles), "ratio")
+    tables = [columns(words("file"), words("precision"), *map(figures, heads), gap=1)]
     for row in rows:
-        latencies = " ".join(f"{row['latency_ms'][name]:>10.2f}" for name in percentiles)
-        lines.append(
-            f"{row['file']:<{width}} {row['precision']:<9} {row['batch']:>5} {row['images_per_s']:>10.1f} "
-            f"{latencies} {row['ratio']:>6.2f}x"
-        )
-    return "\n".join(lines)
+        latencies = (f"{row['latency_ms'][name]:.2f}" for name in percentiles)
+        speed = (str(row["batch"]), f"{row['images_per_s']:.1f}", *latencies, f"{row['ratio']:.2f}x")
+        tables[0].add_row(row["file"], row["precision"], *speed)
+    if timed := [row for row in rows if "parts_ms" in row]:
+        parts = list(timed[0]["parts_ms"])
+        heads = ("batch", *(name.replace("_", " ") for name in parts))
+        tables.append(columns(words("median ms of"), *map(figures, heads), gap=1))
+        for row in timed:
+            medians = (f"{row['parts_ms'][name]['median']:.3f}" for name in parts)
+            tables[1].add_row(row["file"], str(row["batch"]), *medians)
+    return "\n\n".join(_fitted(table, [row["file"] for row in rows]) for table in tables)
 
 
-def _parts_table(rows: list[dict[str, Any]]) -> list[str]:
-    """What the queries on a GPU are made of; no line where there are none."""
-    timed = [row for row in rows if "parts_ms" in row]
-    if not timed:
-        return []
-    width = max(len(row["file"]) for row in timed)
-    parts = list(timed[0]["parts_ms"])
-    heads = " ".join(f"{name.replace('_', ' '):>12}" for name in parts)
-    lines = ["", f"{'median ms of':<{width}} batch {heads}"]
-    for row in timed:
-        medians = " ".join(f"{row['parts_ms'][name]['median']:>12.3f}" for name in parts)
-        lines.append(f"{row['file']:<{width}} {row['batch']:>5} {medians}")
-    return lines
+def _fitted(table: "Table", files: list[str]) -> str:
+    """The table in the width of the terminal: names of files are folded for it, figures never."""
+    from zscgan_common.tables import terminal_width, text_from
+
+    whole, longest = text_from(table, width=_UNBOUNDED), max(map(len, files))
+    least = max(map(len, whole.splitlines())) - longest + min(longest, _FILE_WIDTH)
+    return text_from(table, width=max(terminal_width(), least))
