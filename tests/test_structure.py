@@ -34,6 +34,7 @@ HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
 LIGHT_MODULES = (
     "converter/cli/convert.py",
     "**/options.py",
+    "**/params.py",
     "**/errors.py",
     "calibrators/data/input_spec.py",
     "engines/cli/bench.py",

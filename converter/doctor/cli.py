@@ -2,45 +2,45 @@
 
 import json
 import os
-import shutil
 import sys
-import textwrap
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import RenderableType
+from rich.table import Table
+from rich.text import Text
 
 from converter import __version__
 from converter.doctor.diagnosis import Checkup, Component, checkup_from_findings
 from converter.doctor.probes import ask_all
 from converter.environment.machine import without_private_names
 from zscgan_common.exit_codes import FAILED, INTERRUPTED
+from zscgan_common.tables import NARROW, columns, indented, labelled, terminal_width, text_from, words
 
 SCHEMA = 1
 REPORT = "zscgan-doctor.json"
 
-_NARROW, _WIDE = 80, 100
+_WIDE = 100
+_NAME_WIDTH, _VERSION_WIDTH = 27, 14
+"""Alike in all groups, so that their columns stand below one another."""
 _GROUPS = {
     "engines": "engine",
     "memory": "GPU memory (--buffers)",
     "state": "GPU clocks and temperature",
     "qat": "fine-tuning (--qat-backend)",
 }
-_INDENT = "    "
 
 
-def table(checkup: Checkup, width: int = _NARROW) -> str:
+def table(checkup: Checkup, width: int = NARROW, *, styled: bool = False) -> str:
     """The machine and its components for a terminal of ``width`` columns."""
-    lines = [f"zscgan-convert {__version__}", *_machine_lines(checkup, width), ""]
+    parts: list[RenderableType] = [f"zscgan-convert {__version__}", labelled(_machine_facts(checkup)), ""]
     for group, title in _GROUPS.items():
-        columns = f"{'builds':<8}{'runs':<6}" if group == "engines" else f"{'works':<6}"
-        lines.append(click.style(f"{title:<28}{'version':<16}{columns}".rstrip(), bold=True))
-        for component in checkup.components:
-            if component.group == group:
-                lines.extend(_component_lines(component, width))
-        lines.append("")
-    return "\n".join(lines)
+        components = [component for component in checkup.components if component.group == group]
+        parts.append(_group_table(title, components))
+        parts.extend((*_notes(components), ""))
+    return text_from(*parts, width=width, styled=styled)
 
 
 def verdict(checkup: Checkup) -> str:
@@ -54,7 +54,7 @@ def verdict(checkup: Checkup) -> str:
     return f"PASSED: {' and '.join(ready)} {verb} here{elsewhere}"
 
 
-def _machine_lines(checkup: Checkup, width: int) -> Iterator[str]:
+def _machine_facts(checkup: Checkup) -> Iterator[tuple[str, str]]:
     machine = checkup.machine
     driver = ", ".join(
         f"{name} {machine[key]}"
@@ -63,19 +63,17 @@ def _machine_lines(checkup: Checkup, width: int) -> Iterator[str]:
     )
     gpus = [f"{gpu['name']}, compute capability {gpu['compute_capability']}" for gpu in checkup.gpus]
     built = f", built for CUDA {machine['torch_cuda']}" if machine["torch_cuda"] else ""
-    facts = [
-        ("Python", f"{machine['python']} on {machine['platform']}"),
-        ("CPU", f"{machine['cpu']}, {machine['cores']} cores"),
-        *(("GPU", text) for text in gpus or [f"none: {machine['no_gpu']}"]),
-        *([("driver", driver.removeprefix("driver "))] if driver else []),
-        *_system_lines(machine),
-        ("PyTorch", f"{machine['torch']}{built}" if machine["torch"] else "not installed"),
-    ]
-    for name, text in facts:
-        yield from _wrapped(text, width, f"{name:<9}", " " * 9)
+    yield "Python", f"{machine['python']} on {machine['platform']}"
+    yield "CPU", f"{machine['cpu']}, {machine['cores']} cores"
+    for text in gpus or [f"none: {machine['no_gpu']}"]:
+        yield "GPU", text
+    if driver:
+        yield "driver", driver.removeprefix("driver ")
+    yield from _system_facts(machine)
+    yield "PyTorch", f"{machine['torch']}{built}" if machine["torch"] else "not installed"
 
 
-def _system_lines(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _system_facts(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """A Jetson's release, and TensorRT from Debian packages, where they are there."""
     if machine["jetpack"] or machine["l4t"]:
         jetpack = f"JetPack {machine['jetpack'] or 'unknown (the package nvidia-jetpack is not installed)'}"
@@ -85,31 +83,23 @@ def _system_lines(machine: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield "system", f"TensorRT {machine['system_tensorrt']} from Debian packages"
 
 
-def _component_lines(component: Component, width: int) -> Iterator[str]:
-    answers = [component.runs] if component.builds is None else [component.builds, component.runs]
-    cells = "".join(
-        _answer(answer, 8 if len(answers) == 2 and index == 0 else 0) for index, answer in enumerate(answers)
-    )
-    yield f"{component.name:<28}{component.version or '-':<16}{cells}"
-    if component.reason:
-        yield from _wrapped(component.reason, width, _INDENT, _INDENT)
-    if component.mend:
-        yield from _wrapped(component.mend, width, f"{_INDENT}-> ", f"{_INDENT}   ")
+def _group_table(title: str, components: Sequence[Component]) -> Table:
+    answers = ("builds", "runs") if title == _GROUPS["engines"] else ("works",)
+    body = columns(words(title, _NAME_WIDTH), words("version", _VERSION_WIDTH), *map(words, answers))
+    for component in components:
+        given = (component.runs,) if component.builds is None else (component.builds, component.runs)
+        cells = (Text("yes" if answer else "no", "green" if answer else "yellow") for answer in given)
+        body.add_row(component.name, component.version or "-", *cells)
+    return body
 
 
-def _answer(answer: bool, width: int) -> str:
-    return click.style(f"{'yes' if answer else 'no':<{width}}", fg="green" if answer else "yellow")
-
-
-def _wrapped(text: str, width: int, first: str, rest: str) -> list[str]:
-    return textwrap.wrap(
-        text,
-        width,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
+def _notes(components: Sequence[Component]) -> Iterator[RenderableType]:
+    """Why a component does not work, and below it what to do then."""
+    for component in components:
+        if component.reason:
+            yield indented(f"{component.name}: {component.reason}", 2)
+        if component.mend:
+            yield indented(f"-> {component.mend}", 4)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -144,8 +134,7 @@ def run(output: Path, *, selftest: bool, as_json: bool) -> int:
     click.echo("trying each package in a process of its own ...", err=True)
     checkup = checkup_from_findings(ask_all())
     if not as_json:
-        width = min(max(shutil.get_terminal_size((_NARROW, 24)).columns, _NARROW), _WIDE)
-        click.echo(table(checkup, width))
+        click.echo(table(checkup, terminal_width(_WIDE), styled=sys.stdout.isatty()))
     document = {"schema": SCHEMA, **checkup.to_json()}
     if selftest:
         from converter.doctor.selftest import results_text, selftest_engines

@@ -4,7 +4,6 @@ An import can take the process down with it, where a native library doesn't fit 
 a probe that dies or doesn't answer is a finding, like one that raises.
 """
 
-import ctypes
 import importlib
 import importlib.metadata
 import importlib.util
@@ -42,7 +41,6 @@ _NAMES = {
     "modelopt": _Names(("nvidia-modelopt",), ("modelopt",)),
     "pytorch-quantization": _Names(("pytorch-quantization",), ("pytorch_quantization",)),
 }
-_COMPUTE_CAPABILITY = (75, 76)  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, _MINOR
 
 
 @dataclass(frozen=True)
@@ -136,31 +134,13 @@ def torch() -> Finding:
 
 def gpu() -> Finding:
     """The GPUs that CUDA programs can use, asked of the driver itself."""
-    from engines.gpu import gpus
+    from engines.gpu import driver_cuda, gpu_name, gpus
 
     found = gpus()
     if not found.number:
         return Finding(None, False, found.reason)
-    driver = ctypes.CDLL("libcuda.so.1")
-    cuda = ctypes.c_int()
-    driver.cuDriverGetVersion(ctypes.byref(cuda))
-    details = {
-        "cuda": f"{cuda.value // 1000}.{cuda.value % 1000 // 10}",
-        "gpus": [_gpu(driver, index) for index in range(found.number)],
-    }
-    return Finding(None, True, "", details)
-
-
-def _gpu(driver: Any, index: int) -> dict[str, str]:
-    device, name = ctypes.c_int(), ctypes.create_string_buffer(100)
-    driver.cuDeviceGet(ctypes.byref(device), index)
-    driver.cuDeviceGetName(name, len(name), device)
-    capability = []
-    for attribute in _COMPUTE_CAPABILITY:
-        number = ctypes.c_int()
-        driver.cuDeviceGetAttribute(ctypes.byref(number), attribute, device)
-        capability.append(str(number.value))
-    return {"name": name.value.decode(errors="replace"), "compute_capability": ".".join(capability)}
+    names = [gpu_name(index)._asdict() for index in range(found.number)]
+    return Finding(None, True, "", {"cuda": driver_cuda(), "gpus": names})
 
 
 def nvml() -> Finding:

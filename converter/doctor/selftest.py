@@ -19,6 +19,7 @@ from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference
 from converter.workspace import CPU_ENGINE, INT8_ONNX, RTX_ENGINE, TENSORRT_ENGINE
 from engines.base import Engine
 from engines.options import COMPUTE_CAPABILITIES, BuildOptions
+from zscgan_common.tables import columns, figures, indented, text_from, words
 
 STEPS, CALIBRATION_SAMPLES, SEED = 60, 256, 0
 """The samples of so short a training calibrate the digits well: 98.8 % of them have their label."""
@@ -267,24 +268,22 @@ def _opened(name: str, path: Path) -> Engine:
 
 def results_text(results: Results) -> str:
     """The results for a terminal."""
-    lines = [
-        f"{'self-test':<14}{'result':<8}{'MB':>7}{'vs Q/DQ':>9}{'vs FP32':>9}{'same class':>12}{'top-1':>9}",
-    ]
+    numbers = ("MB", "vs Q/DQ", "vs FP32", "same class", "top-1")
+    body = columns(words("self-test"), words("result"), *map(figures, numbers))
     for result in results.engines:
-        size = f"{result.megabytes:.2f}" if result.megabytes is not None else "-"
-        line = f"{result.engine:<14}{result.status:<8}{size:>7}"
-        if result.qdq is not None and result.fp32 is not None and result.top1 is not None:
-            line += f"{result.qdq.rms:>9.4f}{result.fp32.rms:>9.4f}"
-            line += f"{result.fp32.agreement:>10.1f} %{result.top1:>7.1f} %"
-        lines.append(line)
-        if result.why:
-            lines.append(f"    {result.why}")
-    lines += [
-        "",
-        "vs Q/DQ, vs FP32: rms difference of the logits from the same network computed",
-        f"literally (at most {QDQ_LIMITS.rms:g}) and from the classifier (at most {FP32_LIMITS.rms:g}), in their",
-        f"standard deviations; {STEPS} training steps, the example's test images",
-        "",
-        f"{'PASSED' if results.passed else 'FAILED'} in {results.seconds:.1f} s",
-    ]
-    return "\n".join(lines)
+        body.add_row(result.engine, result.status, *_cells(result))
+    notes = (indented(f"{result.engine}: {result.why}", 2) for result in results.engines if result.why)
+    legend = (
+        f"vs Q/DQ, vs FP32: rms difference of the logits from the same network computed literally (at most "
+        f"{QDQ_LIMITS.rms:g}) and from the classifier (at most {FP32_LIMITS.rms:g}), in their standard deviations; "
+        f"{STEPS} training steps, the example's test images"
+    )
+    verdict = f"{'PASSED' if results.passed else 'FAILED'} in {results.seconds:.1f} s"
+    return text_from(body, *notes, "", legend, "", verdict)
+
+
+def _cells(result: Result) -> Iterator[str]:
+    yield "-" if result.megabytes is None else f"{result.megabytes:.2f}"
+    if result.qdq is not None and result.fp32 is not None and result.top1 is not None:
+        yield from (f"{result.qdq.rms:.4f}", f"{result.fp32.rms:.4f}")
+        yield from (f"{result.fp32.agreement:.1f} %", f"{result.top1:.1f} %")

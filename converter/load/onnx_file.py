@@ -88,7 +88,9 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     if min(sizes) > 0 and (batch > 0 or not _takes_two(prepared, sizes)):
         prepared, fixed_at = with_free_shapes(prepared, max(1, batch), sizes)
         if batch <= 0 and fixed_at is None:
-            notes.append("the file leaves its batch open but fixes it to 1 inside; the converted network takes any")
+            notes.append(
+                "the file leaves its batch open but fixes it to 1 inside; the converted network takes any"
+            )
     twin = twin_from_onnx(prepared)
     return OnnxSource(prepared, twin, tuple(sizes), model, max(1, batch), tuple(notes), fixed_at)
 

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import onnxruntime as ort
 from numpy.typing import NDArray
 
 
@@ -62,6 +61,8 @@ def difference(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> D
 
 def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Logits of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
+    import onnxruntime as ort
+
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3

@@ -7,10 +7,12 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+import cloup
 
+from engines.cli.params import FilePath, Numbers, joined
 from engines.errors import EngineError
 from engines.options import (
     BUFFERS,
@@ -20,25 +22,13 @@ from engines.options import (
 )
 from zscgan_common.exit_codes import FAILED, INTERRUPTED
 
+if TYPE_CHECKING:
+    from rich.table import Table
 
-class Numbers(click.ParamType):  # type: ignore[type-arg]
-    """Numbers with commas between, as a tuple."""
+_FILE_WIDTH = 16
+"""To no less than this is the name of a file folded."""
 
-    def __init__(self, kind: type[int] | type[float]) -> None:
-        self._kind = kind
-        self.name = "N[,N...]"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._kind(part) for part in str(value).split(","))
-        except ValueError:
-            self.fail(f"expected numbers with commas between, got {value!r}", param, ctx)
-
-
-def joined(values: tuple[object, ...]) -> str:
-    return ",".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
+_UNBOUNDED = 10_000
 
 
 def guarded(work: Callable[[], None]) -> None:
@@ -58,73 +48,87 @@ def guarded(work: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-@click.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="FILE...")
-@click.option(
-    "--batch",
-    "batches",
-    type=Numbers(int),
-    default=joined(BenchOptions.batches),
-    show_default=True,
-    help="Batch sizes to measure.",
+@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
+@cloup.argument("files", nargs=-1, required=True, type=FilePath, metavar="FILE...")
+@cloup.option_group(
+    "Measurement",
+    cloup.option(
+        "--batch",
+        "batches",
+        type=Numbers(int),
+        default=joined(BenchOptions.batches),
+        show_default=True,
+        help="Batch sizes to measure.",
+    ),
+    cloup.option(
+        "--warmup-ms",
+        type=float,
+        default=BenchOptions.warmup_ms,
+        show_default=True,
+        help="Unmeasured queries before.",
+    ),
+    cloup.option(
+        "--duration-s",
+        type=float,
+        default=BenchOptions.duration_s,
+        show_default=True,
+        help="Time for each file and batch; never fewer than 10 queries.",
+    ),
+    cloup.option(
+        "--percentile",
+        "percentiles",
+        type=Numbers(float),
+        default=joined(BenchOptions.percentiles),
+        show_default=True,
+        help="Latency percentiles.",
+    ),
+    cloup.option(
+        "--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input."
+    ),
 )
-@click.option(
-    "--warmup-ms",
-    type=float,
-    default=BenchOptions.warmup_ms,
-    show_default=True,
-    help="Unmeasured queries before.",
+@cloup.option_group(
+    "Engine",
+    cloup.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=ENGINES[0],
+        show_default=True,
+        help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
+    ),
+    cloup.option(
+        "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
+    ),
 )
-@click.option(
-    "--duration-s",
-    type=float,
-    default=BenchOptions.duration_s,
-    show_default=True,
-    help="Time for each file and batch; never fewer than 10 queries.",
+@cloup.option_group(
+    "GPU",
+    cloup.option("--cuda-graph", is_flag=True, help="Launch each query as one CUDA graph."),
+    cloup.option("--no-transfers", is_flag=True, help="Leave the copies to and from the device out."),
+    cloup.option(
+        "--streams",
+        type=int,
+        default=BenchOptions.streams,
+        show_default=True,
+        help="Execution contexts that run at a time.",
+    ),
+    cloup.option(
+        "--buffers",
+        type=click.Choice(BUFFERS),
+        default=BenchOptions.buffers,
+        show_default=True,
+        help="What provides its memory.",
+    ),
+    cloup.option(
+        "--version-compatible",
+        "host_code",
+        is_flag=True,
+        help="Let a version-compatible plan run the code that it brings; only for plans that you trust.",
+    ),
 )
-@click.option(
-    "--percentile",
-    "percentiles",
-    type=Numbers(float),
-    default=joined(BenchOptions.percentiles),
-    show_default=True,
-    help="Latency percentiles.",
-)
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default=ENGINES[0],
-    show_default=True,
-    help="What runs ONNX files; TensorRT builds them first. Plans know theirs.",
-)
-@click.option(
-    "--threads", type=int, default=BenchOptions.threads, show_default="all cores", help="CPU threads."
-)
-@click.option("--cuda-graph", is_flag=True, help="GPU: launch each query as one CUDA graph.")
-@click.option("--no-transfers", is_flag=True, help="GPU: leave the copies to and from the device out.")
-@click.option(
-    "--streams",
-    type=int,
-    default=BenchOptions.streams,
-    show_default=True,
-    help="GPU: execution contexts that run at a time.",
-)
-@click.option(
-    "--buffers",
-    type=click.Choice(BUFFERS),
-    default=BenchOptions.buffers,
-    show_default=True,
-    help="GPU: what provides its memory.",
-)
-@click.option(
-    "--version-compatible",
-    "host_code",
-    is_flag=True,
-    help="GPU: let a version-compatible plan run the code that it brings; only for plans that you trust.",
-)
-@click.option("--seed", type=int, default=BenchOptions.seed, show_default=True, help="Of the random input.")
-@click.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout.")
-@click.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr.")
+@cloup.option_group(
+    "Output",
+    cloup.option("--json", "as_json", is_flag=True, help="The figures as JSON on stdout."),
+    cloup.option("-v", "--verbose", is_flag=True, help="TensorRT's own log on stderr."),
+)  # fmt: skip
 def bench(
     files: tuple[Path, ...], engine: str, no_transfers: bool, as_json: bool, verbose: bool, **given: Any
 ) -> None:
@@ -176,7 +180,7 @@ def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json:
         }
         click.echo(json.dumps(report, indent=2))
     else:
-        click.echo("\n".join([_table(rows), *_parts_table(rows)]))
+        click.echo(_tables(rows))
     _say(f"PASSED in {time.perf_counter() - start:.1f} s")
 
 
@@ -184,30 +188,31 @@ def _say(text: str) -> None:
     click.echo(text, err=True)
 
 
-def _table(rows: list[dict[str, Any]]) -> str:
+def _tables(rows: list[dict[str, Any]]) -> str:
+    """What was measured and, on a GPU, what the queries are made of."""
+    from zscgan_common.tables import columns, figures, words
+
     percentiles = list(rows[0]["latency_ms"])
-    width = max(len(row["file"]) for row in rows)
-    heads = " ".join(f"{f'{name} ms':>10}" for name in percentiles)
-    lines = [f"{'file':<{width}} precision batch {'images/s':>10} {heads}   ratio"]
+    heads = ("batch", "images/s", *(f"{name} ms" for name in percentiles), "ratio")
+    tables = [columns(words("file"), words("precision"), *map(figures, heads), gap=1)]
     for row in rows:
-        latencies = " ".join(f"{row['latency_ms'][name]:>10.2f}" for name in percentiles)
-        lines.append(
-            f"{row['file']:<{width}} {row['precision']:<9} {row['batch']:>5} {row['images_per_s']:>10.1f} "
-            f"{latencies} {row['ratio']:>6.2f}x"
-        )
-    return "\n".join(lines)
+        latencies = (f"{row['latency_ms'][name]:.2f}" for name in percentiles)
+        speed = (str(row["batch"]), f"{row['images_per_s']:.1f}", *latencies, f"{row['ratio']:.2f}x")
+        tables[0].add_row(row["file"], row["precision"], *speed)
+    if timed := [row for row in rows if "parts_ms" in row]:
+        parts = list(timed[0]["parts_ms"])
+        heads = ("batch", *(name.replace("_", " ") for name in parts))
+        tables.append(columns(words("median ms of"), *map(figures, heads), gap=1))
+        for row in timed:
+            medians = (f"{row['parts_ms'][name]['median']:.3f}" for name in parts)
+            tables[1].add_row(row["file"], str(row["batch"]), *medians)
+    return "\n\n".join(_fitted(table, [row["file"] for row in rows]) for table in tables)
 
 
-def _parts_table(rows: list[dict[str, Any]]) -> list[str]:
-    """What the queries on a GPU are made of; no line where there are none."""
-    timed = [row for row in rows if "parts_ms" in row]
-    if not timed:
-        return []
-    width = max(len(row["file"]) for row in timed)
-    parts = list(timed[0]["parts_ms"])
-    heads = " ".join(f"{name.replace('_', ' '):>12}" for name in parts)
-    lines = ["", f"{'median ms of':<{width}} batch {heads}"]
-    for row in timed:
-        medians = " ".join(f"{row['parts_ms'][name]['median']:>12.3f}" for name in parts)
-        lines.append(f"{row['file']:<{width}} {row['batch']:>5} {medians}")
-    return lines
+def _fitted(table: "Table", files: list[str]) -> str:
+    """The table in the width of the terminal: names of files are folded for it, figures never."""
+    from zscgan_common.tables import terminal_width, text_from
+
+    whole, longest = text_from(table, width=_UNBOUNDED), max(map(len, files))
+    least = max(map(len, whole.splitlines())) - longest + min(longest, _FILE_WIDTH)
+    return text_from(table, width=max(terminal_width(), least))

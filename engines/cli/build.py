@@ -3,90 +3,38 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
+import cloup
 
-from engines.cli.bench import guarded, joined
-from engines.options import (
-    BUILDABLE,
-    HARDWARE,
-    TENSORRT_FLAGS,
-    BuildOptions,
-    batch_from_shapes,
-    capabilities_from_text,
-    refuse_unused,
-    unused_flags,
-)
-
-FilePath = click.Path(path_type=Path)
+from engines.cli.bench import guarded
+from engines.cli.options import build_options, builder_options, profile_options
+from engines.cli.params import FilePath
+from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
 
 
-def profile_options(command: Any) -> Any:
-    """The options of ``BuildOptions``, for ``zscgan-build`` and ``zscgan-convert``; see ``build_options``."""
-    shapes = {
-        "min": ("Smallest batch or shape, such as 1 or input:1x3x224x224.", BuildOptions.min_batch),
-        "opt": ("The batch or shape to be fastest for.", BuildOptions.opt_batch),
-        "max": ("The largest batch or shape.", BuildOptions.max_batch),
-    }
-    for kind, (text, batch) in reversed(shapes.items()):
-        command = click.option(f"--{kind}-shapes", default=str(batch), show_default=True, help=text)(command)
-    return click.option(
-        "--compute-capability",
-        "capabilities",
-        metavar="X.Y[,X.Y...]",
-        default=joined(BuildOptions.compute_capabilities),
+@cloup.command(epilog="Next: zscgan-bench ENGINE measures it.")
+@cloup.argument("model", type=FilePath, metavar="MODEL.onnx")
+@cloup.option_group(
+    "Engine",
+    cloup.option(
+        "--engine",
+        type=click.Choice(BUILDABLE),
+        default=BUILDABLE[0],
         show_default=True,
-        help="GPUs to build for ahead of time (tensorrt-rtx).",
-    )(command)
-
-
-def builder_options(command: Any) -> Any:
-    """TensorRT's own build options, for both commands; see ``build_options``."""
-    options: tuple[Callable[[Any], Any], ...] = (
-        click.option("--fp16", is_flag=True, help="Half precision for what is not INT8 (TensorRT)."),
-        click.option("--workspace", "workspace_mib", type=int, metavar="MIB",
-                     help="Scratch memory that TensorRT may use.  [default: all of the GPU's]"),
-        click.option("--timing-cache", type=FilePath, metavar="FILE",
-                     help="TensorRT's timings, read and written: a second build is faster."),
-        click.option("--builder-level", type=int, metavar="0-5",
-                     help="How long TensorRT searches for fast kernels.  [default: 3, TensorRT's]"),
-        click.option("--version-compatible", is_flag=True, help="A plan that later TensorRT versions run too."),
-        click.option("--hardware-compatible", type=click.Choice(HARDWARE), default=HARDWARE[0], show_default=True,
-                     help="More GPUs that the plan runs on."),
-        click.option("--refit", is_flag=True, help="Allow other weights to be put into the plan later."),
-    )  # fmt: skip
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-def build_options(given: Mapping[str, Any]) -> BuildOptions:
-    """What ``profile_options`` and ``builder_options`` gave. Raises OptionError, which names the flag."""
-    smallest, best, largest = (
-        batch_from_shapes(given[f"{kind}_shapes"], f"--{kind}-shapes") for kind in ("min", "opt", "max")
-    )
-    return BuildOptions(
-        compute_capabilities=capabilities_from_text(given["capabilities"]),
-        min_batch=smallest,
-        opt_batch=best,
-        max_batch=largest,
-        **{name: given[name] for name in TENSORRT_FLAGS},
-    )
-
-
-@click.command(epilog="Next: zscgan-bench ENGINE measures it.")
-@click.argument("model", type=FilePath, metavar="MODEL.onnx")
-@click.option("-o", "--output", required=True, type=FilePath, help="Engine file to write.")
-@click.option(
-    "--engine", type=click.Choice(BUILDABLE), default=BUILDABLE[0], show_default=True, help="Engine to build."
+        help="Engine to build.",
+    ),
+    *profile_options,
 )
-@profile_options
 @builder_options
-@click.option("--log", type=FilePath, metavar="FILE", help="TensorRT's build log.  [default: OUTPUT.log]")
-@click.option("-v", "--verbose", is_flag=True, help="The engine's own log on stderr.")
+@cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", required=True, type=FilePath, help="Engine file to write."),
+    cloup.option("--log", type=FilePath, metavar="FILE", help="TensorRT's build log.  [default: OUTPUT.log]"),
+    cloup.option("-v", "--verbose", is_flag=True, help="The engine's own log on stderr."),
+)
 def build(model: Path, output: Path, engine: str, log: Path | None, verbose: bool, **given: Any) -> None:
     """Build an engine from MODEL.onnx: Q/DQ (INT8) or FP32."""  # fmt: skip
     if verbose:

@@ -1,49 +1,36 @@
-"""CUDA graphs by the driver itself: PyCUDA has no calls for them, and PyTorch's are for its own kernels.
-
-The library is ``libcuda``, which comes with the GPU's driver; its calls take handles and give an error code.
-"""
+"""CUDA graphs by the driver itself: PyCUDA has no calls for them, and PyTorch's are for its own kernels."""
 
 import ctypes
 from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 from engines.errors import BuildError, EngineUnavailableError
+from engines.libcuda import error_name, libcuda
 from engines.memory.base import Stream
 
-_LIBRARY = "libcuda.so.1"
 # Calls of other threads that may not happen during a capture, such as cudaMalloc, stay allowed; as trtexec.
 _THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
 _CAPTURE_INVALIDATED = 901  # CUDA_ERROR_STREAM_CAPTURE_INVALIDATED
 
-_HANDLE = ctypes.c_void_p
-_OUT = ctypes.POINTER(_HANDLE)
-_SIGNATURES: dict[str, tuple[Any, ...]] = {
-    "cuStreamBeginCapture_v2": (_HANDLE, ctypes.c_int),
-    "cuStreamEndCapture": (_HANDLE, _OUT),
-    "cuGraphGetNodes": (_HANDLE, _OUT, ctypes.POINTER(ctypes.c_size_t)),
-    "cuGraphInstantiateWithFlags": (_OUT, _HANDLE, ctypes.c_ulonglong),
-    "cuGraphLaunch": (_HANDLE, _HANDLE),
-    "cuGraphExecDestroy": (_HANDLE,),
-    "cuGraphDestroy": (_HANDLE,),
-    "cuGetErrorName": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
-    "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
-}
+_CALLS = (
+    "cuStreamBeginCapture_v2",
+    "cuStreamEndCapture",
+    "cuGraphGetNodes",
+    "cuGraphInstantiateWithFlags",
+    "cuGraphLaunch",
+    "cuGraphExecDestroy",
+    "cuGraphDestroy",
+)
 
 
-@cache
 def driver_library() -> Any:
-    """``libcuda`` with its signatures. Raises EngineUnavailableError where there is no driver of CUDA 11.4."""
+    """The driver's library. Raises EngineUnavailableError where it is not that of CUDA 11.4 or newer."""
     try:
-        library = ctypes.CDLL(_LIBRARY)
-        for name, arguments in _SIGNATURES.items():
-            function = getattr(library, name)
-            function.argtypes, function.restype = arguments, ctypes.c_int
-    except (OSError, AttributeError) as error:
+        return libcuda(*_CALLS)
+    except EngineUnavailableError as error:
         raise EngineUnavailableError(
-            f"CUDA graphs need an NVIDIA driver of CUDA 11.4 or newer: {error}"
+            f"CUDA graphs require an NVIDIA driver of CUDA 11.4 or newer: {error}"
         ) from error
-    return library
 
 
 class CudaGraph:
@@ -110,12 +97,3 @@ def _check(library: Any, call: str, code: int) -> None:
     if code == _CAPTURE_INVALIDATED:
         hint = "; the network holds work that can't be captured, leave --cuda-graph out"
     raise BuildError(f"{call} failed with {error_name(library, code)}{hint}")
-
-
-def error_name(library: Any, code: int) -> str:
-    """``"CUDA_ERROR_INVALID_VALUE (invalid argument)"`` for 1; ``"error N"`` for one that the driver doesn't know."""
-    name, text = ctypes.c_char_p(), ctypes.c_char_p()
-    if library.cuGetErrorName(code, ctypes.byref(name)) != 0 or name.value is None:
-        return f"error {code}"
-    library.cuGetErrorString(code, ctypes.byref(text))
-    return f"{name.value.decode()} ({(text.value or b'').decode()})"

@@ -1,44 +1,17 @@
 """Whether a GPU answers, by a double of the driver's library."""
 
-import ctypes
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
-from engines.gpu import gpu_count, gpus
-
-
-class Driver:
-    """``cuInit`` and ``cuDeviceGetCount`` of ``libcuda``."""
-
-    def __init__(self, *, devices: int = 1, init: int = 0, count: int = 0) -> None:
-        self._devices, self._init, self._count = devices, init, count
-        self.started = False
-
-    def cuInit(self, flags: int) -> int:
-        assert flags == 0
-        self.started = True
-        return self._init
-
-    def cuDeviceGetCount(self, pointer: Any) -> int:
-        assert self.started
-        pointer._obj.value = self._devices
-        return self._count
-
-
-def with_driver(monkeypatch: pytest.MonkeyPatch, driver: Driver | None) -> None:
-    def load(name: str) -> Driver:
-        assert name == "libcuda.so.1"
-        if driver is None:
-            raise OSError("libcuda.so.1: cannot open shared object file")
-        return driver
-
-    monkeypatch.setattr(ctypes, "CDLL", load)
+from engines.errors import EngineUnavailableError
+from engines.gpu import driver_cuda, gpu_count, gpu_name, gpus
+from tests.libcuda_double import A_GPU, driver_double, load_driver
 
 
 @pytest.mark.parametrize("devices", [1, 4])
 def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, devices: int) -> None:
-    with_driver(monkeypatch, Driver(devices=devices))
+    load_driver(monkeypatch, driver_double((A_GPU,) * devices))
     assert gpu_count() == devices
     assert gpus() == (devices, "")
 
@@ -47,16 +20,27 @@ def test_gpus_are_counted(monkeypatch: pytest.MonkeyPatch, devices: int) -> None
     ("driver", "reason"),
     [
         (None, "no NVIDIA driver is installed"),
-        (Driver(init=100), "CUDA_VISIBLE_DEVICES"),
-        (Driver(devices=0), "finds no GPU"),
-        (Driver(init=803), "does not start (CUDA error 803)"),
-        (Driver(count=3), "CUDA error 3"),
+        (driver_double(fails={"cuInit": 100}), "CUDA_VISIBLE_DEVICES"),
+        (driver_double(()), "finds no GPU"),
+        (driver_double(fails={"cuInit": 803}), "does not start (CUDA error 803)"),
+        (driver_double(fails={"cuDeviceGetCount": 3}), "CUDA error 3"),
     ],
 )
-def test_reason_for_none(monkeypatch: pytest.MonkeyPatch, driver: Driver | None, reason: str) -> None:
-    with_driver(monkeypatch, driver)
+def test_reason_for_none(
+    monkeypatch: pytest.MonkeyPatch, driver: SimpleNamespace | None, reason: str
+) -> None:
+    load_driver(monkeypatch, driver)
     assert gpus().number == gpu_count() == 0
     assert reason in gpus().reason
+
+
+def test_the_driver_describes_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_driver(monkeypatch, driver_double((A_GPU, ("NVIDIA H100 80GB HBM3", (9, 0))), cuda=12080))
+    assert driver_cuda() == "12.8"
+    assert [gpu_name(0), gpu_name(1)] == [("NVIDIA RTX A6000", "8.6"), ("NVIDIA H100 80GB HBM3", "9.0")]
+    load_driver(monkeypatch, driver_double(fails={"cuDeviceGetAttribute": 101}))
+    with pytest.raises(EngineUnavailableError, match=r"cuDeviceGetAttribute failed with CUDA_ERROR_101"):
+        gpu_name(0)
 
 
 def test_this_machine_answers() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import click
 import numpy as np
 import onnx
 import pytest
@@ -23,6 +25,8 @@ from converter.cli.convert import command
 from converter.environment.cache_version import cache_version
 from converter.report.document import report_from_json
 from converter.report.html.page import save_page
+from engines.cli.bench import bench
+from engines.cli.build import build
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 
 ROOT = Path(__file__).parents[3]
@@ -358,6 +362,26 @@ def test_help_imports_nothing_heavy() -> None:
         "heavy = {'torch', 'torchvision', 'onnx', 'onnxruntime', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", script], cwd=ROOT, check=True)
+
+
+@pytest.mark.parametrize("shown", [command, build, bench], ids=lambda shown: shown.name)
+def test_help_shows_every_option_in_a_group(shown: click.Command) -> None:
+    text = CliRunner().invoke(shown, ["--help"]).output
+    groups = re.findall(r"^(\S.*):\n((?:  .*\n)+)", text, re.MULTILINE)
+    flags = {title: re.findall(r"^  (?:-\w, )?(--[a-z0-9-]+)", body, re.MULTILINE) for title, body in groups}
+    assert {"Engine", "Output"} <= set(flags)
+    assert set(flags.pop("Other options")) <= {"--version", "--help"}
+    listed = [flag for group in flags.values() for flag in group]
+    options = [option for option in shown.params if isinstance(option, click.Option)]
+    expected = {option.opts[-1] for option in options} - {"--version"}
+    assert (sorted(listed), max(map(len, flags.values())) < 9) == (sorted(expected), True)
+
+
+def test_help_is_plain_text_with_the_shape_as_it_is_typed() -> None:
+    text = CliRunner().invoke(command, ["--help"]).output
+    assert "--input-shape CxHxW" in text
+    assert text.isascii()
+    assert "\x1b" not in text
 
 
 LONG = ["--int8", "--gan-steps", "30", "--calib-samples", "64", "-o", "out"]

@@ -1,6 +1,5 @@
 """Probes of packages: real ones, and made-up modules that are broken in every way a user has seen."""
 
-import ctypes
 import sys
 import types
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ import pytest
 from converter.doctor import probes
 from converter.doctor.probes import Finding, answer, ask, ask_all, installed_version, module_of
 from engines import gpu as gpu_module
+from tests.libcuda_double import driver_double, load_driver
 
 MADE_UP = frozenset({"tensorrt", "pycuda", "pytorch_quantization", "modelopt", "pynvml"})
 
@@ -143,39 +143,12 @@ def test_pycuda_works_where_it_reaches_a_gpu(packages: Path, number: int, works:
     assert (found.works, found.reason) == (works, "" if works else "it finds no GPU")
 
 
-class Driver:
-    """libcuda as far as the probe calls it: two GPUs, CUDA 12.8."""
-
-    NAMES = (b"NVIDIA RTX 6000 Ada Generation", b"NVIDIA H100 80GB HBM3")
-    CAPABILITIES = ((8, 9), (9, 0))
-
-    def cuInit(self, flags: int) -> int:
-        return 0
-
-    def cuDeviceGetCount(self, number: Any) -> int:
-        number._obj.value = 2
-        return 0
-
-    def cuDriverGetVersion(self, version: Any) -> int:
-        version._obj.value = 12080
-        return 0
-
-    def cuDeviceGet(self, device: Any, index: int) -> int:
-        device._obj.value = index
-        return 0
-
-    def cuDeviceGetName(self, name: Any, length: int, device: Any) -> int:
-        assert length == len(name)
-        name.value = self.NAMES[device.value]
-        return 0
-
-    def cuDeviceGetAttribute(self, number: Any, attribute: int, device: Any) -> int:
-        number._obj.value = self.CAPABILITIES[device.value][{75: 0, 76: 1}[attribute]]
-        return 0
+RTX_6000 = ("NVIDIA RTX 6000 Ada Generation", (8, 9))
+H100 = ("NVIDIA H100 80GB HBM3", (9, 0))
 
 
 def test_gpus_are_named_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: Driver())
+    load_driver(monkeypatch, driver_double((RTX_6000, H100), cuda=12080))
     assert Finding(**answer("gpu")) == Finding(
         None,
         True,
@@ -193,6 +166,13 @@ def test_gpus_are_named_by_the_driver(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_no_driver_no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(gpu_module, "gpus", lambda: gpu_module.Gpus(0, "the driver is asleep"))
     assert Finding(**answer("gpu")) == Finding(None, False, "the driver is asleep")
+
+
+def test_a_gpu_that_the_driver_does_not_describe_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
+    load_driver(monkeypatch, driver_double(fails={"cuDeviceGetName": 999}))
+    finding = Finding(**answer("gpu"))
+    assert not finding.works
+    assert "cuDeviceGetName failed with CUDA_ERROR_999 (what it means)" in finding.reason
 
 
 NVML = """

@@ -288,8 +288,8 @@ def test_the_table_of_results() -> None:
     )
     built = selftest.Result("tensorrt-rtx", "built", megabytes=1.71, why="no GPU of this machine runs it")
     lines = results_text(Results((good, built), (), 21.6)).splitlines()
-    assert lines[1] == "onnxruntime   passed     0.17   0.0052   0.0110      99.8 %   99.6 %"
-    assert lines[2:4] == ["tensorrt-rtx  built      1.71", "    no GPU of this machine runs it"]
+    assert lines[1] == "onnxruntime   passed  0.17   0.0052   0.0110      99.8 %  99.6 %"
+    assert lines[2:4] == ["tensorrt-rtx  built   1.71", "  tensorrt-rtx: no GPU of this machine runs it"]
     assert lines[-1] == "PASSED in 21.6 s"
     assert max(map(len, lines)) <= 80
 

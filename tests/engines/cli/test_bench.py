@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -22,7 +23,8 @@ QUICK_ON_GPU = ["--warmup-ms", "0", "--duration-s", "0.01"]
 QUICK = ["--warmup-ms", "0", "--duration-s", "0.01", "--threads", "1"]
 
 
-def test_bench_compares_in_a_table(files: tuple[str, str]) -> None:
+def test_bench_compares_in_a_table(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     result = run(bench, *files, "--batch", "1,2", *QUICK)
     assert result.exit_code == 0, result.output
     rows = result.stdout.splitlines()
@@ -32,6 +34,23 @@ def test_bench_compares_in_a_table(files: tuple[str, str]) -> None:
     assert rows[1].endswith("1.00x")
     assert "Random input" in result.stderr
     assert "PASSED" in result.stderr
+
+
+def test_the_table_folds_names_of_files_and_no_figures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: tuple[str, str]
+) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)
+    name = f"{'network_' * 5}.onnx"
+    shutil.copy(files[0], tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    head, *rows = run(bench, name, *QUICK).stdout.splitlines()
+    assert max(map(len, [head, *rows])) <= 80
+    assert head.split()[-4:] == ["ms", "p99", "ms", "ratio"]
+    assert rows[0].endswith("1.00x")
+    assert "".join(row.split()[0] for row in rows) == name
+    many = run(bench, name, "--percentile", ",".join(map(str, range(50, 70))), *QUICK).stdout
+    assert all(f"p{number} ms" in many.splitlines()[0] for number in range(50, 70))
+    assert "…" not in many
 
 
 def test_bench_json_alone_on_stdout(files: tuple[str, str]) -> None:
@@ -71,7 +90,8 @@ def gpu(monkeypatch: pytest.MonkeyPatch) -> HostDevice:
     return device
 
 
-def test_bench_of_a_plan(gpu: HostDevice, tmp_path: Path) -> None:
+def test_bench_of_a_plan(gpu: HostDevice, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "400")
     (tmp_path / "net.plan").write_bytes(plan_of(small_network()))
     result = run(bench, tmp_path / "net.plan", "--batch", "1,8", *QUICK_ON_GPU)
     assert result.exit_code == 0, result.output

@@ -16,12 +16,14 @@ import pytest
 import torch
 
 from engines.errors import BuildError, EngineUnavailableError
+from engines.gpu import gpus
 from engines.memory import open_device
 from engines.memory import pycuda as pycuda_buffers
 from engines.memory.base import Device, DeviceBuffer, Event, Graph, Stream
-from engines.memory.cuda_graphs import CudaGraph, captured, driver_library, error_name
+from engines.memory.cuda_graphs import _CALLS, CudaGraph, captured, driver_library
 from engines.memory.pycuda import PycudaDevice, open_pycuda
 from engines.memory.torch import TorchDevice, open_torch
+from tests.libcuda_double import driver_double, load_driver
 
 ROOT = Path(__file__).parents[3]
 
@@ -541,21 +543,25 @@ def test_both_devices_capture_by_the_driver(device: Device, monkeypatch: pytest.
 
 
 def test_missing_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver_library.cache_clear()
-    monkeypatch.setattr("engines.memory.cuda_graphs._LIBRARY", "libabsent.so.1")
+    monkeypatch.setattr("engines.libcuda.LIBRARY", "libabsent.so.1")
     with pytest.raises(EngineUnavailableError, match="NVIDIA driver"):
         driver_library()
 
 
 def test_old_driver(monkeypatch: pytest.MonkeyPatch) -> None:
-    driver_library.cache_clear()
-    monkeypatch.setattr(ctypes, "CDLL", lambda name: SimpleNamespace())
-    with pytest.raises(EngineUnavailableError, match=r"CUDA 11\.4 or newer"):
+    """One that counts GPUs, but knows no graphs."""
+    load_driver(monkeypatch, driver_double())
+    assert gpus().number == 1
+    with pytest.raises(EngineUnavailableError, match=r"CUDA 11\.4 or newer.*cuStreamBeginCapture_v2"):
         driver_library()
 
 
-def test_error_name() -> None:
-    assert error_name(Library(), 1) == "CUDA_ERROR_X (what it means)"
+def test_every_call_of_a_graph_has_its_signature(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = {name: ctypes.CFUNCTYPE(ctypes.c_int)(lambda *_: 0) for name in _CALLS}
+    load_driver(monkeypatch, SimpleNamespace(**vars(driver_double()), **calls))
+    library = driver_library()
+    assert library.cuStreamEndCapture.argtypes == (ctypes.c_void_p, ctypes.POINTER(ctypes.c_void_p))
+    assert all(getattr(library, name).argtypes for name in _CALLS)
 
 
 def test_pycuda_that_was_built_for_another_driver(modules: Any, monkeypatch: pytest.MonkeyPatch) -> None:

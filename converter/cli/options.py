@@ -1,0 +1,109 @@
+"""The options of the converter's commands in the groups in which ``--help`` shows them, one decorator each."""
+
+import click
+import cloup
+
+from calibrators.data.input_spec import PRESETS
+from calibrators.options import CalibrationOptions
+from calibrators.zscgan.options import ZSCGANOptions
+from converter.cli.params import ShapeType
+from converter.options import CALIBRATORS, DEVICES, ConvertOptions
+from converter.qat.options import BACKENDS, QATOptions
+from engines.cli.options import profile_options
+from engines.cli.params import FilePath, Numbers
+from engines.options import BUFFERS, ENGINES
+
+CHANNELS = Numbers(float, "0.485,0.456,0.406")
+"""A number for each channel, or one for all."""
+
+model_options = cloup.option_group(
+    "Model and input",
+    cloup.option("--arch", metavar="NAME", help="torchvision name, package.module:callable or file.py:callable; "
+                 "absent: the torchvision architecture that fits the weights."),
+    cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
+    cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
+    cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
+    cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
+    cloup.option("--preset", type=click.Choice(list(PRESETS)), help="Usual mean, std and shape."),
+)  # fmt: skip
+
+sample_options = cloup.option_group(
+    "Samples",
+    cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
+                 help="Training steps of all generators, at most."),
+    cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
+                 help="Samples a step."),
+    cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
+    cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
+                 help="Same seed, same result; on a GPU for one generator.pt."),
+    cloup.option("--device", type=click.Choice(DEVICES), default=ConvertOptions.device, show_default=True,
+                 help="Where to train and calibrate."),
+)  # fmt: skip
+
+calibration_options = cloup.option_group(
+    "Calibration",
+    cloup.option("--calibrator", "algorithm", type=click.Choice(CALIBRATORS), default=CALIBRATORS[0],
+                 show_default=True, help="How the range of each activation is chosen; auto compares all on samples "
+                 "and takes the one whose INT8 network is nearest to FP32."),
+    cloup.option("--percentile", type=float, default=CalibrationOptions.percentile, show_default=True,
+                 help="For --calibrator percentile."),
+    cloup.option("--calib-samples", "samples", type=int, default=CalibrationOptions.samples, show_default=True,
+                 help="Inputs to calibrate with."),
+    cloup.option("--calib-data", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Calibrate with real images and train no generator."),
+    cloup.option("--calibration-cache", type=FilePath, metavar="FILE",
+                 help="Ranges: read where the file exists (refused for another model), else written."),
+    cloup.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
+    cloup.option("--trt-version", metavar="10.X.Y",
+                 help="The TensorRT that will read the cache, where that is another than the one installed here."),
+)  # fmt: skip
+
+qat_options = cloup.option_group(
+    "Fine-tuning",
+    cloup.option("--qat", is_flag=True, help="Fine-tune the weights for INT8 with fake quantizers in the network, on "
+                 "samples, with the FP32 network as the teacher."),
+    cloup.option("--qat-steps", type=int, default=QATOptions.steps, show_default=True,
+                 help="Steps of the fine-tuning, at most."),
+    cloup.option("--qat-lr", type=float, default=QATOptions.learning_rate, show_default=True,
+                 help="Learning rate, in units of each weight's root mean square."),
+    cloup.option("--qat-data", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Fine-tune on real images; they need no labels."),
+    cloup.option("--qat-backend", type=click.Choice(BACKENDS), default=BACKENDS[0], show_default=True,
+                 help="Whose fake quantizers; pytorch-quantization needs CUDA."),
+)  # fmt: skip
+
+engine_options = cloup.option_group(
+    "Engine",
+    cloup.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
+                 help="Engine to build; auto takes the best that works here and says which."),
+    cloup.option("--implicit", is_flag=True,
+                 help="TensorRT 10's own calibrator on the samples, in place of Q/DQ pairs."),
+    *profile_options,
+    cloup.option("--buffers", type=click.Choice(BUFFERS), default=ConvertOptions.buffers, show_default=True,
+                 help="Who provides GPU memory to run the engine."),
+)  # fmt: skip
+
+image_options = cloup.option_group(
+    "Accuracy and real images",
+    cloup.option("--val", type=FilePath, metavar="DIR|FILE.npz",
+                 help="Measure accuracy: class folders, a folder with labels.csv, or an .npz."),
+    cloup.option("--resize", type=int, metavar="PIXELS", help="Resize images to this shorter side."),
+    cloup.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
+    cloup.option("--max-drop", type=float, metavar="PERCENT",
+                 help="Keep the fewest layers out of INT8 for which no more top-1 is lost, as measured on --val or "
+                 "else predicted; exit with 3 where that can't be had."),
+)  # fmt: skip
+
+precision_options = cloup.option_group(
+    "Precision",
+    cloup.option("--int8", is_flag=True, help="Convert to INT8, the one precision there is; required."),
+)
+
+output_options = cloup.option_group(
+    "Output",
+    cloup.option("-o", "--output", type=FilePath, metavar="DIR", help="Output folder.  [default: NAME_int8]"),
+    cloup.option("--html/--no-html", default=ConvertOptions.html, show_default=True, help="Write report.html."),
+    cloup.option("--json", "as_json", is_flag=True, help="The report on stdout as JSON."),
+    cloup.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too."),
+    cloup.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone."),
+)  # fmt: skip
