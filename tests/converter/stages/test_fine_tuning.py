@@ -42,7 +42,7 @@ def quick() -> Iterator[None]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
-        patch.setattr("converter.qat.data.HELD_OUT", 128)
+        patch.setattr("converter.qat.data.inputs_for", lambda _: 128)
         patch.setattr(calibration, "ranges_of_data", narrowed)
         yield
 
