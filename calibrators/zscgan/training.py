@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -45,6 +45,7 @@ class Step:
     label: float
 
 
+@runtime_checkable
 class Resumable(Protocol):
     """The state of a training; ``restore`` goes on from what ``dump`` gave."""
 

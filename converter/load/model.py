@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import Tensor, nn
+from torch import nn
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
@@ -295,9 +295,9 @@ def _check_weights(module: nn.Module, source: str) -> None:
             raise LoadError(
                 f"{source}: {name} holds {bad} NaN or infinite values (as float32); did training diverge?"
             )
-    for name, layer in module.named_modules():
-        variance = getattr(layer, "running_var", None)
-        if isinstance(layer, _BatchNorm) and isinstance(variance, Tensor) and (variance < 0).any():
+    for name, layer in batch_norm_layers(module).items():
+        variance = layer.running_var
+        if variance is not None and (variance < 0).any():
             raise LoadError(
                 f"{name}.running_var holds a negative variance ({variance.min():.3g}); the file is damaged"
             )
