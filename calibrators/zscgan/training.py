@@ -47,7 +47,7 @@ class Step:
 
 @runtime_checkable
 class Resumable(Protocol):
-    """The state of a training; ``restore`` goes on from what ``dump`` gave."""
+    """A training's state as plain values and tensors, and back."""
 
     def dump(self) -> dict[str, Any]: ...
 

@@ -13,7 +13,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from statistics import fmean, pstdev
-from typing import Any, Protocol, cast
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
@@ -59,6 +59,7 @@ def rules_followed(options: BenchOptions) -> str:
     return f"{what}: neither the defaults of trtexec 10 nor those of 11"
 
 
+@runtime_checkable
 class Plan(Protocol):
     """What is measured of a plan."""
 
