@@ -10,6 +10,7 @@ from converter.report.summary import missed_gate
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,
+    ENGINE_FILES,
     FP32_ONNX,
     IMPLICIT_CACHE,
     INT8_ONNX,
@@ -49,10 +50,8 @@ def headline(report: Report) -> str:
 
 def built_engine(report: Report) -> str:
     """The engine that the conversion was for."""
-    for file, engine in ((TENSORRT_ENGINE, "tensorrt"), (RTX_ENGINE, "tensorrt-rtx")):
-        if file in report.artifacts:
-            return ENGINE_TITLES[engine]
-    return ENGINE_TITLES["onnxruntime"]
+    made = [engine for engine, file in ENGINE_FILES.items() if file in report.artifacts]
+    return ENGINE_TITLES[made[-1] if made else "onnxruntime"]
 
 
 def how(report: Report) -> str:
