@@ -20,6 +20,8 @@ CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
     "model.tensorrt-rtx.plan",
     "model.tensorrt.plan",
 )
+ENGINE_FILES = {"onnxruntime": CPU_ENGINE, "tensorrt": TENSORRT_ENGINE, "tensorrt-rtx": RTX_ENGINE}
+"""Engine -> its file. Every conversion makes the first."""
 BUILD_LOG, IMPLICIT_CACHE = "tensorrt.log", "calibration.tensorrt.cache"
 SAMPLES = "samples.png"
 OUTPUTS = frozenset({

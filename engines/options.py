@@ -4,8 +4,10 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-ENGINES = ("auto", "onnxruntime", "tensorrt", "tensorrt-rtx")
-BUILDABLE = ("onnxruntime", "tensorrt", "tensorrt-rtx")
+ENGINE_TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
+"""What can be built, by the names that ``--engine`` takes."""
+BUILDABLE = tuple(ENGINE_TITLES)
+ENGINES = ("auto", *BUILDABLE)
 BUFFERS = ("auto", "pycuda", "torch")
 HARDWARE = ("none", "ampere+", "same")
 """GPUs that a plan runs on: the one that it was built on, Ampere and later, or that compute capability."""

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float, UInt8
 from PIL import Image
 from torch import Tensor
+from torchvision.transforms.v2 import functional as F
 
 from calibrators.data.batches import Batch
 from calibrators.data.input_spec import InputSpec
@@ -129,9 +130,9 @@ class ImageBatches:
 
     def _normalised(self, index: int) -> Float[Tensor, "channels height width"]:
         """One image; raises DataError where its size isn't the network's."""
-        image = prepared(self.source.image(index), self.spec.shape[0], self.resize, self.crop)
-        self._require_size(index, image.size)
-        return pixels_from_image(image, self.spec)
+        pixels = pixels_from_image(self.source.image(index), self.spec, self.resize, self.crop)
+        self._require_size(index, (pixels.shape[2], pixels.shape[1]))
+        return pixels
 
     def require_sizes(self) -> None:
         """Raise DataError for a file that is no image or of another size than the network's, without decoding any.
@@ -228,7 +229,7 @@ def images_from_path(
 
 
 def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> tuple[int, int]:
-    """Width and height of an image of this width and height after ``prepared``."""
+    """Width and height of an image of this width and height after ``pixels_from_image``."""
     if resize is not None:
         short, long = sorted(size)
         longer = int(resize * long / short)
@@ -236,26 +237,22 @@ def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> t
     return (crop, crop) if crop is not None and min(size) >= crop else size
 
 
-def prepared(image: Image.Image, channels: int, resize: int | None, crop: int | None) -> Image.Image:
-    """``image`` as RGB or grey, its shorter side resized (bilinear, antialiased), its centre cut out.
+def pixels_from_image(
+    image: Image.Image, spec: InputSpec, resize: int | None = None, crop: int | None = None
+) -> Float[Tensor, "channels height width"]:
+    """``(pixel / 255 - mean) / std`` of ``image`` as RGB or grey, its shorter side resized, its centre cut out.
 
-    Sizes and offsets are rounded as torchvision's Resize and CenterCrop round them. A crop that is larger
-    than the image leaves it as it is.
+    Bit for bit as the transforms that come with torchvision's weights do it, bilinear and antialiased: therefore on
+    the decoded image, and without v2's ``to_dtype``, which multiplies by a rounded 1 / 255. A crop that is larger
+    than the image leaves it as it is, where torchvision would add a black border.
     """
-    image = image.convert("RGB" if channels == 3 else "L")
-    if resize is not None and (size := size_after(image.size, resize, None)) != image.size:
-        image = image.resize(size, Image.Resampling.BILINEAR)
+    image = image.convert("RGB" if spec.shape[0] == 3 else "L")
+    if resize is not None:
+        image = F.resize(image, [resize])
     if crop is not None and min(image.size) >= crop:
-        left, top = round((image.width - crop) / 2.0), round((image.height - crop) / 2.0)
-        image = image.crop((left, top, left + crop, top + crop))
-    return image
-
-
-def pixels_from_image(image: Image.Image, spec: InputSpec) -> Float[Tensor, "channels height width"]:
-    """``(pixel / 255 - mean) / std``, channels first."""
-    pixels = torch.from_numpy(np.array(image)).reshape(image.height, image.width, spec.shape[0])
-    mean, std = torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)
-    return (pixels.permute(2, 0, 1).float() / 255 - mean) / std
+        image = F.center_crop(image, [crop])
+    normalised: Tensor = F.normalize(F.pil_to_tensor(image) / 255, list(spec.mean), list(spec.std))
+    return normalised
 
 
 def _source_from_path(path: Path) -> tuple[_Source, list[int] | None, int]:

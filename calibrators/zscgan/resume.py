@@ -5,25 +5,16 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import VERSION, bytes_of_torch, load_torch
+from calibrators.zscgan.training import Resumable
 from zscgan_common.files import write_atomic
 
 SAVE_EVERY_S = 20.0
 _DIGEST_BYTES = hashlib.sha256().digest_size
-
-
-@runtime_checkable
-class Resumable(Protocol):
-    """A training's state as plain values and tensors, and back."""
-
-    def dump(self) -> dict[str, Any]: ...
-
-    def restore(self, dump: dict[str, Any]) -> None: ...
 
 
 def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:

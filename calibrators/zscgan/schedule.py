@@ -44,7 +44,12 @@ def rate_factor(step: int, start: int | None, steps: int) -> float:
     """What the learning rate is multiplied by: 1, and from ``start`` on a half cosine to 0."""
     if start is None or step < start:
         return 1.0
-    return (1 + math.cos(math.pi * (step - start) / falling_steps(steps))) / 2
+    return half_cosine(step - start, falling_steps(steps))
+
+
+def half_cosine(step: int, steps: int) -> float:
+    """1 at step 0, falling to 0 at step ``steps``."""
+    return (1 + math.cos(math.pi * step / steps)) / 2
 
 
 def is_over(step: int, start: int | None, steps: int) -> bool:

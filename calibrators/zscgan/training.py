@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Int, Shaped
@@ -31,6 +31,7 @@ from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 
 MAX_GRADIENT_NORM = 1.0
 MAX_SKIPPED = 10
+"""Steps in a row whose gradients were not finite; one more ends a training."""
 SEED_STRIDE = 1_000_003
 """Between the random streams of two seeds; torch's CPU generator looks at the low 32 bits alone."""
 
@@ -42,6 +43,15 @@ class Step:
     step: int
     bn_kl: float
     label: float
+
+
+@runtime_checkable
+class Resumable(Protocol):
+    """A training's state as plain values and tensors, and back."""
+
+    def dump(self) -> dict[str, Any]: ...
+
+    def restore(self, dump: dict[str, Any]) -> None: ...
 
 
 @dataclass
@@ -226,7 +236,7 @@ def require_even_shares(batch: int, ranks: Ranks) -> None:
         )
 
 
-def spread(state: TrainingState, ranks: Ranks) -> None:
+def spread(state: Resumable, ranks: Ranks) -> None:
     """Give every rank the state of the first."""
     if ranks.world > 1:
         state.restore(ranks.from_first(state.dump()))

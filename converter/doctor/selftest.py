@@ -16,7 +16,7 @@ from converter.doctor.isolated_call import ChildError, called_in_child
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
 from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference
-from converter.workspace import CPU_ENGINE, INT8_ONNX, RTX_ENGINE, TENSORRT_ENGINE
+from converter.workspace import ENGINE_FILES, INT8_ONNX
 from engines.base import Engine
 from engines.options import COMPUTE_CAPABILITIES, BuildOptions
 from zscgan_common.tables import columns, figures, indented, text_from, words
@@ -29,11 +29,6 @@ TIMEOUT_S = 900.0
 EXAMPLE = ("model.py", "digits.pth", "test.npz")
 PASSED, FAILED, BUILT = "passed", "failed", "built"
 
-_FILES = {
-    "onnxruntime": CPU_ENGINE,
-    "tensorrt": TENSORRT_ENGINE,
-    "tensorrt-rtx": RTX_ENGINE,
-}
 _TRACEBACK_LINES = 60
 
 
@@ -234,7 +229,7 @@ def _results(task: Task, output: Path, model: ModelOptions, images: Path) -> Ite
     from converter.doctor.reference import compared, references_from_model
 
     references = references_from_model(model, images, output / INT8_ONNX)
-    for name, file in _FILES.items():
+    for name, file in ENGINE_FILES.items():
         path = output / file
         if not path.is_file():
             continue

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import nn
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
+from calibrators.zscgan.batch_norm import batch_norm_layers
 from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.load import architectures
 from converter.load.determinism import refuse_random
@@ -111,15 +111,10 @@ def load_model(options: ModelOptions) -> Teacher:
         name=name,
         sha256=sha256,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
-        bn_layers=len(batch_norms(module)),
+        bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
         onnx=None if network.source is None else network.source.model,
     )
-
-
-def batch_norms(module: nn.Module) -> list[nn.Module]:
-    """The batch norms of ``module`` that store statistics, in the order of its definition."""
-    return [m for m in module.modules() if isinstance(m, _BatchNorm) and m.running_mean is not None]
 
 
 def require_batch_norm(teacher: Teacher) -> None:
@@ -300,9 +295,9 @@ def _check_weights(module: nn.Module, source: str) -> None:
             raise LoadError(
                 f"{source}: {name} holds {bad} NaN or infinite values (as float32); did training diverge?"
             )
-    for name, layer in module.named_modules():
-        variance = getattr(layer, "running_var", None)
-        if isinstance(layer, _BatchNorm) and isinstance(variance, Tensor) and (variance < 0).any():
+    for name, layer in batch_norm_layers(module).items():
+        variance = layer.running_var
+        if variance is not None and (variance < 0).any():
             raise LoadError(
                 f"{name}.running_var holds a negative variance ({variance.min():.3g}); the file is damaged"
             )

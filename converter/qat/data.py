@@ -15,6 +15,7 @@ from calibrators.errors import DataError
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.training import SEED_STRIDE
 from converter.qat.options import MOST_STEPS
+from converter.trust.prediction import inputs_for
 
 FIRST_STEP, FIRST_HELD_OUT = MOST_STEPS, 2 * MOST_STEPS
 """Places in the random numbers of a seed (``calibrators.zscgan.training.draw``), behind those of the generator's own
@@ -22,15 +23,7 @@ training."""
 RATIOS = 2 * MOST_STEPS
 """From a place for samples to the one for the ratios in which these are mixed."""
 
-HELD_OUT, HELD_BATCHES = 512, 16
-"""Inputs on which FP32 and INT8 are compared: 512 small ones, or 256 large ones, 16 batches of them."""
-
 LEAST_IMAGES = 20
-
-
-def held_out_for(batch: int) -> int:
-    """How many inputs are held out where a step takes ``batch`` of them."""
-    return min(HELD_OUT, HELD_BATCHES * batch)
 
 
 @runtime_checkable
@@ -73,7 +66,7 @@ class Samples:
 
     def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
         """This rank's samples among those that no step has."""
-        for number in range(-(-held_out_for(self.batch) // self.batch)):
+        for number in range(-(-inputs_for(self.batch) // self.batch)):
             yield self._drawn(FIRST_HELD_OUT + number, ranks)
 
     @torch.no_grad()
@@ -105,7 +98,7 @@ def require_enough(images: ImageBatches) -> None:
 
 @dataclass(frozen=True)
 class Images:
-    """Real images, each once in every pass; a fifth of them, 512 at most, is held out."""
+    """Real images, each once in every pass; a fifth of them, at most as many as ``inputs_for`` says, is held out."""
 
     images: ImageBatches
     batch: int
@@ -118,7 +111,7 @@ class Images:
 
     @property
     def _held(self) -> int:
-        return min(held_out_for(self.batch), self.images.num_samples // 5)
+        return min(inputs_for(self.batch), self.images.num_samples // 5)
 
     def _order(self, number: int) -> list[int]:
         """The images in the random order of a pass; pass -1 chooses those that are held out."""

@@ -7,8 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from calibrators.ranges.amax import memory_axes
 from converter.qat.quantizers import QuantizerSpec, amax_of
-from converter.quantize.qdq import LARGEST_BIAS, SMALLEST_SCALE
+from converter.quantize.weight_scales import min_scales, weight_scales
 
 
 class ActivationRange(nn.Module):
@@ -62,7 +63,7 @@ class _Learned(torch.autograd.Function):
         x, y, amax = ctx.saved_tensors
         inside = x.abs() <= amax
         slope = torch.where(inside, y - x, y)
-        axes = _memory_axes(x)
+        axes = memory_axes(x)
         of_range = torch.dot(*(part.permute(axes).reshape(-1) for part in (grad, slope)))
         of_input = torch.where(inside, grad, grad.new_zeros(())) if ctx.needs_input_grad[0] else None
         return of_input, of_range, None
@@ -74,20 +75,16 @@ def quantized(x: Float[Tensor, "..."], quantizer: nn.Module) -> Float[Tensor, ".
     The quantizers make their input contiguous. That would copy a channels-last one and slow down the layer behind
     it, so they get the values as they lie in memory.
     """
-    axes = _memory_axes(x)
+    axes = memory_axes(x)
     y: Tensor = quantizer(x.permute(axes))
     return y.permute([axes.index(axis) for axis in range(x.dim())])
-
-
-def _memory_axes(x: Tensor) -> list[int]:
-    """The dimensions from the slowest to the fastest in memory."""
-    return sorted(range(x.dim()), key=x.stride, reverse=True)
 
 
 class WeightRange(nn.Module):
     """A weight quantizer with an amax for each index of an axis; ``refresh`` takes it from the weight.
 
-    It is that of ``quantize.qdq``: the largest magnitude, raised where the bias of a layer would not fit into int32.
+    It is that of ``quantize.weight_scales``: the largest magnitude, raised where the bias of a layer would not fit into
+    int32.
     """
 
     def __init__(self, quantizer: nn.Module, spec: QuantizerSpec) -> None:
@@ -101,22 +98,13 @@ class WeightRange(nn.Module):
         readers: Sequence[tuple[Float[Tensor, "..."], Float[Tensor, ""]]],
     ) -> None:
         """Give the quantizer the amax of ``weight``; ``readers`` have the bias and the input scale of each layer."""
-        others = [dim for dim in range(weight.dim()) if dim != self.spec.axis]
-        amax = weight.abs().amax(others, keepdim=True)
-        scale = torch.where(amax > 0, (amax / self.spec.levels).clamp_min(float(SMALLEST_SCALE)), 1.0)
+        assert self.spec.axis is not None
+        scale = weight_scales(weight, self.spec.axis, self.spec.levels)
         for bias, input_scale in readers:
-            smallest = _per_channel(bias.abs() / input_scale / LARGEST_BIAS, scale.numel())
-            scale = torch.maximum(scale, smallest.view_as(scale))
-        amax_of(self.quantizer).copy_(scale * self.spec.levels)
+            scale = torch.maximum(scale, min_scales(bias, input_scale, len(scale)))
+        amax = amax_of(self.quantizer)
+        amax.copy_((scale * self.spec.levels).view_as(amax))
 
     def forward(self, weight: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         result: Tensor = self.quantizer(weight)
         return result
-
-
-def _per_channel(bias: Float[Tensor, "..."], channels: int) -> Float[Tensor, "channels"]:
-    """Largest value for each scale, as in ``converter.quantize.qdq``."""
-    bias = bias.reshape(-1)
-    if bias.numel() % channels:
-        return bias.max().expand(channels)
-    return bias.view(-1, channels).amax(0)

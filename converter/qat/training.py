@@ -5,7 +5,6 @@ real images. The softened probabilities that the student is trained on still tel
 best and when the training ends.
 """
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -17,7 +16,8 @@ from torch import Tensor, fx, nn
 
 from calibrators.distributed import ALONE, Ranks
 from calibrators.kernels import exact_kernels, fast_kernels
-from calibrators.zscgan.training import descend
+from calibrators.zscgan.schedule import half_cosine
+from calibrators.zscgan.training import MAX_SKIPPED, descend, spread
 from converter.errors import QATError
 from converter.qat.data import Source
 from converter.qat.losses import distillation_loss, log_probabilities, mean_squares, noise_to_signal
@@ -28,7 +28,6 @@ EVALUATIONS = 10
 """Times that the student is compared with the teacher on held-out inputs in a whole training."""
 PATIENCE = 4
 """Of these in a row without a gain end the training."""
-MAX_SKIPPED = 10
 
 Learned = dict[str, Tensor]
 """Values of what the student learns, by name."""
@@ -181,12 +180,6 @@ def train_student(
     return state
 
 
-def spread(state: TuningState, ranks: Ranks) -> None:
-    """Give every rank the state of the first."""
-    if ranks.world > 1:
-        state.restore(ranks.from_first(state.dump()))
-
-
 def given_up(state: TuningState) -> bool:
     """Whether the last evaluations were all no better than one before them."""
     return sum(step > state.best_step for step in state.scores) >= PATIENCE
@@ -194,7 +187,7 @@ def given_up(state: TuningState) -> bool:
 
 def set_rate(state: TuningState, options: QATOptions) -> None:
     """The learning rates, falling to zero in a half cosine."""
-    factor = (1 + math.cos(math.pi * state.step / options.steps)) / 2
+    factor = half_cosine(state.step, options.steps)
     for group in state.optimizer.param_groups:
         group["lr"] = group["full_rate"] * factor
 

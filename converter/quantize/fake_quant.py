@@ -8,10 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from calibrators.ranges.amax import weight_amax
+from calibrators.ranges.amax import finite_amax
 from converter.graph.capture import FoldedGraph
 from converter.graph.twin import nodes_by_value, parameter_of
 from converter.quantize.placement import QuantizationPlan
+from converter.quantize.weight_scales import along, rounded_steps, weight_scales
 
 
 def levels_of(bits: int) -> int:
@@ -107,9 +108,11 @@ def rounded_to_scale(x: Float[Tensor, "..."], scale: float, levels: int) -> Floa
 
 
 def rounded_weight(weight: Float[Tensor, "..."], axis: int, bits: int) -> Float[Tensor, "..."]:
-    """``weight`` on the levels -L...L of each index of ``axis``, with ``L = 2^(bits-1) - 1``."""
-    shape = [1] * weight.dim()
-    shape[axis] = -1
+    """``weight`` on the levels -L...L of each index of ``axis``, with ``L = 2^(bits-1) - 1``.
+
+    Raises CalibrationError at NaN or infinity.
+    """
+    finite_amax(weight, f"weight of shape {tuple(weight.shape)}")
     levels = levels_of(bits)
-    scale = (weight_amax(weight, axis) / levels).view(shape)
-    return (weight / scale).round().clamp(-levels, levels) * scale
+    scale = weight_scales(weight, axis, levels)
+    return rounded_steps(weight, axis, scale, levels) * along(scale, axis, weight.dim())

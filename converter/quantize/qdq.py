@@ -6,18 +6,15 @@ from dataclasses import dataclass
 
 import numpy as np
 import onnx
+import torch
 from jaxtyping import Float, Int8
 from onnx import helper, numpy_helper
 
-from calibrators.ranges.scales import LEVELS, is_valid_amax, scale_from_amax
+from calibrators.ranges.scales import is_valid_amax, scale_from_amax
 from converter.errors import ConversionError
 from converter.quantize.placement import ActivationQuantizer, QuantizationPlan
+from converter.quantize.weight_scales import min_scales, rounded_steps, weight_scales
 from zscgan_common.text import cut
-
-# An engine on a CPU holds the bias as int32 in steps of s_x * s_w. Half of int32's range leaves the sum room.
-LARGEST_BIAS = 2.0**30
-# Below this a product of two scales leaves float32's normal numbers.
-SMALLEST_SCALE = np.float32(2.0**-64)
 
 _ZERO_POINT = "int8_zero_point"
 
@@ -56,20 +53,15 @@ def qdq_from_onnx(
 
 
 def quantized_weight(
-    weight: Float[np.ndarray, "..."], axis: int, min_scale: float | Float[np.ndarray, "channels"] = 0.0
+    weight: Float[np.ndarray, "..."], axis: int, min_scale: Float[torch.Tensor, "channels"] | None = None
 ) -> tuple[Int8[np.ndarray, "..."], Float[np.ndarray, "channels"]]:
     """``weight`` as integers in -127...127 and their float32 scale for each index of ``axis``.
 
-    ``scale = max(amax / 127, min_scale)`` with amax the largest |weight| of the channel, and
-    ``q = clip(round_half_even(weight / scale))``. A channel of zeros gets scale 1, or ``min_scale`` if that
-    is larger.
+    See ``converter.quantize.weight_scales``.
     """
-    others = tuple(dim for dim in range(weight.ndim) if dim != axis % weight.ndim)
-    amax = np.abs(weight).max(axis=others, initial=0.0).astype(np.float32)
-    scale = np.where(amax > 0, np.maximum(amax / np.float32(LEVELS), SMALLEST_SCALE), np.float32(1))
-    scale = np.maximum(scale, np.asarray(min_scale, dtype=np.float32)).astype(np.float32)
-    steps = weight.astype(np.float32) / np.expand_dims(scale, others)
-    return np.clip(np.rint(steps), -LEVELS, LEVELS).astype(np.int8), scale
+    values = torch.tensor(weight)
+    scale = weight_scales(values, axis, min_scale=min_scale)
+    return rounded_steps(values, axis, scale).to(torch.int8).numpy(), scale.numpy()
 
 
 @dataclass(frozen=True)
@@ -153,27 +145,19 @@ def _weights(fp32: onnx.ModelProto, plan: QuantizationPlan, pairs: list[_Pair]) 
             raise ConversionError(
                 f"expected finite weights, got inf or nan in {tensor}; check the model file"
             )
-        min_scale = np.zeros(weight.shape[axis])
+        min_scale = torch.zeros(weight.shape[axis])
         for name in names:
             scale = scales.get((nodes[name].input[0], name))
             bias = initializers.get(nodes[name].input[2]) if len(nodes[name].input) > 2 else None
             if scale is not None and bias is not None:
-                smallest = np.abs(numpy_helper.to_array(bias)).astype(np.float64) / (scale * LARGEST_BIAS)
-                min_scale = np.maximum(min_scale, _per_channel(smallest, len(min_scale)))
-        values, weight_scale = quantized_weight(weight, axis, min_scale)
+                values = torch.tensor(numpy_helper.to_array(bias))
+                smallest = min_scales(values, torch.tensor(scale), len(min_scale))
+                min_scale = torch.maximum(min_scale, smallest)
+        codes, weight_scale = quantized_weight(weight, axis, min_scale)
         stem = f"{tensor}_axis{axis}" if tensor in taken else tensor
         taken.add(tensor)
-        weights.append(_Weight(tensor, axis, tuple(names), values, weight_scale, _names(stem)))
+        weights.append(_Weight(tensor, axis, tuple(names), codes, weight_scale, _names(stem)))
     return weights
-
-
-def _per_channel(bias: np.ndarray, channels: int) -> np.ndarray:
-    """Largest value for each scale; the groups of a ConvTranspose share theirs, Gemm's bias may broadcast."""
-    bias = bias.reshape(-1)
-    if bias.size % channels:
-        return np.full(channels, bias.max())
-    largest: np.ndarray = bias.reshape(-1, channels).max(axis=0)
-    return largest
 
 
 def _quantized_nodes(

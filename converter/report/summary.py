@@ -4,12 +4,7 @@ import shlex
 
 from converter.report.document import Report
 from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
-
-ENGINE_NAMES = {
-    "onnxruntime": "ONNX Runtime",
-    "tensorrt": "TensorRT",
-    "tensorrt-rtx": "TensorRT for RTX",
-}
+from engines.options import ENGINE_TITLES
 
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
@@ -72,7 +67,7 @@ def throughput_line(report: Report, batch: int) -> str:
     """FP32, FP16 where it was measured, and INT8 side by side at one batch."""
     rows = [t for t in report.throughput if t.batch == batch]
     speeds = ", ".join(f"{t.precision.upper()} {t.images_per_s:.1f}" for t in rows)
-    engine = ENGINE_NAMES[rows[0].engine]
+    engine = ENGINE_TITLES[rows[0].engine]
     ratio = rows[-1].images_per_s / rows[0].images_per_s
     return f"{engine}, batch {batch}: {speeds} images/s ({ratio:.2f} x)"
 

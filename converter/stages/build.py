@@ -15,6 +15,7 @@ from converter.options import ConvertOptions
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,
+    ENGINE_FILES,
     FP32_ONNX,
     IMPLICIT_CACHE,
     INT8_ONNX,
@@ -164,10 +165,7 @@ def with_kept_log(error: EngineError, workspace: Workspace) -> EngineError:
 
 def open_plan(job: Job) -> Deployed | None:
     """What opens the plan; None, with a warning, for one of TensorRT for RTX that this machine can't run."""
-    options, path = (
-        job.options,
-        job.workspace.path(TENSORRT_ENGINE if job.engine == "tensorrt" else RTX_ENGINE),
-    )
+    options, path = job.options, job.workspace.path(ENGINE_FILES[job.engine])
     deployed = Deployed(job.engine, lambda device: new_plan_engine(path, options, device))
     if job.engine == "tensorrt":
         return deployed

@@ -12,7 +12,7 @@ from converter.quantize.placement import QuantizationPlan
 from converter.report.document import KeptFloat, MixedPrecisionSection
 from converter.stages.capture import Captured
 from converter.stages.fine_tuning import Tuned
-from converter.trust.accuracy_drop import INPUTS, DropOf, MeasuredDrop, PredictedDrop
+from converter.trust.accuracy_drop import DropOf, MeasuredDrop, PredictedDrop
 from converter.trust.layer_search import (
     LEAST_INT8,
     MOST_TRIES,
@@ -23,7 +23,7 @@ from converter.trust.layer_search import (
     fewest_excluded,
     order_of_exclusion,
 )
-from converter.trust.prediction import border_inputs
+from converter.trust.prediction import MOST_INPUTS, border_inputs
 from converter.trust.predictions import Predictions
 from converter.trust.sensitivity import Sensitivity
 from converter.trust.trial_engine import UNQUANTIZED, running
@@ -106,7 +106,7 @@ def drop_of_plans(
     """How the drop of ``graph`` from ``fp32`` is known: by ``--val`` where there is one, else predicted."""
     if job.val is not None and baseline is not None:
         return MeasuredDrop(graph, ranges, job.val, baseline)
-    x = first_inputs(unlabelled(job, generator), INPUTS).cpu().contiguous().numpy()
+    x = first_inputs(unlabelled(job, generator), MOST_INPUTS).cpu().contiguous().numpy()
     with running(fp32, UNQUANTIZED, {}) as network:
         return PredictedDrop(graph, ranges, x, network(x))
 
@@ -114,7 +114,7 @@ def drop_of_plans(
 def unlabelled(job: Job, generator: TrainedGenerator | None) -> Batches:
     """What a loss is predicted on: samples that neither trained nor calibrated, or the real images."""
     if generator is not None:
-        return border_inputs(generator, INPUTS, job.batch, job.seed + SampleUse.CHOOSING)
+        return border_inputs(generator, MOST_INPUTS, job.batch, job.seed + SampleUse.CHOOSING)
     assert job.calib is not None
     return job.calib
 

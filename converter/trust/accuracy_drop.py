@@ -18,8 +18,6 @@ from converter.trust.prediction import predicted_from_logits
 from converter.trust.predictions import Predictions, predictions
 from converter.trust.trial_engine import running
 
-INPUTS = 512
-
 
 @runtime_checkable
 class DropOf(Protocol):

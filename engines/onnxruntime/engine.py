@@ -14,6 +14,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 from engines.base import Logits
 from engines.errors import BuildError
 from engines.files import replaced_file
+from engines.image_input import IMAGE_INPUT, image_shape
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
 from engines.onnxruntime.lowering import lowered_from_qdq
@@ -145,13 +146,12 @@ def _session_options(threads: int | None) -> ort.SessionOptions:
 def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, int, int], int | None]:
     """Shape (channels, height, width) of the one input, and its batch where that is fixed."""
     inputs = session.get_inputs()
-    wanted = "one float32 input (batch, channels, height, width) of which only the batch is dynamic"
-    given = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs) or "no input"
-    shape = inputs[0].shape if len(inputs) == 1 and inputs[0].type == "tensor(float)" else []
-    if len(shape) != 4 or not all(isinstance(size, int) and size > 0 for size in shape[1:]):
-        raise BuildError(f"expected {wanted}, but {path} has {given}")
-    channels, height, width = shape[1:]
-    return (channels, height, width), shape[0] if isinstance(shape[0], int) else None
+    shape = image_shape([value.shape for value in inputs])
+    if shape is None or inputs[0].type != "tensor(float)":
+        given = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs) or "no input"
+        raise BuildError(f"expected {IMAGE_INPUT}, of float32, but {path} has {given}")
+    batch = inputs[0].shape[0]
+    return shape, batch if isinstance(batch, int) else None
 
 
 def _precision(model: onnx.ModelProto) -> str:

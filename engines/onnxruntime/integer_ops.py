@@ -8,12 +8,11 @@ from onnx import NodeProto
 
 from engines.onnx_passes.graph import Array, OnnxGraph, attributes, is_scale
 from engines.onnxruntime.uint8_activations import is_uint8
+from zscgan_common.int32_bias import LARGEST_BIAS
 
 CONTRIB = "com.microsoft"
 # Begins the names of the MatMulIntegerToFloat nodes that were convolutions.
 INT8_CONVOLUTION = "int8_convolution/"
-# A bias of more than 2^30 units of s_x·s_w leaves no room in int32 for the sum of the products.
-_MAX_BIAS = 2**30
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ def quantized_convolution(
     if operands is None:
         return False
     scale, bias = _integer_bias(operands, graph.constants[operands.scale].item())
-    if bias is not None and not np.all(np.abs(bias) <= _MAX_BIAS):  # nor NaN
+    if bias is not None and not np.all(np.abs(bias) <= LARGEST_BIAS):  # nor NaN
         return False
     name, weight = operands.weight_name, operands.kernel_weight(operands.weight)
     inputs = [

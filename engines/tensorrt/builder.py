@@ -16,6 +16,7 @@ from typing import Any
 
 from engines.errors import BuildError, EngineUnavailableError
 from engines.files import existing_file, replaced_file
+from engines.image_input import IMAGE_INPUT, image_shape
 from engines.options import BuildOptions
 from engines.tensorrt.api import (
     Builder,
@@ -215,12 +216,10 @@ def _shape(tensor: ITensor) -> tuple[int, ...]:
 def _image_input(network: INetworkDefinition, onnx_path: Path) -> ITensor:
     """The one input, whose batch alone may be dynamic."""
     inputs = [network.get_input(index) for index in range(network.num_inputs)]
-    given = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in inputs) or "none"
-    if len(inputs) != 1:
-        raise BuildError(f"expected one input (batch, channels, height, width), but {onnx_path} has {given}")
-    if -1 in _shape(inputs[0])[1:]:
+    if image_shape([_shape(tensor) for tensor in inputs]) is None:
+        given = ", ".join(f"{tensor.name} {_shape(tensor)}" for tensor in inputs) or "none"
         raise BuildError(
-            f"expected an input with a dynamic batch alone, but {onnx_path} has {given}; export it with a fixed "
+            f"expected {IMAGE_INPUT}, but {onnx_path} has {given}; export a network of one image with a fixed "
             "height and width"
         )
     return inputs[0]

@@ -14,7 +14,7 @@ from engines.errors import BuildError, EngineUnavailableError
 from engines.measurement import Clock, Queries
 from engines.memory import open_device
 from engines.memory.base import Device
-from engines.options import BUFFERS, BenchOptions
+from engines.options import BUFFERS, ENGINE_TITLES, BenchOptions
 from engines.tensorrt.api import ICudaEngine, TensorRT
 from engines.tensorrt.build_log import new_logger
 from engines.tensorrt.execution import Execution, PlanTensors, new_context, tensors_of
@@ -24,7 +24,6 @@ _LOGGER = logging.getLogger(__name__)
 
 PLAN_SUFFIXES = frozenset({".plan", ".engine", ".trt"})
 _MAGIC = {b"ftrt": "tensorrt", b"vtrt": "tensorrt-rtx"}
-_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT for RTX"}
 _VERSION_AT = slice(24, 28)  # where trtexec --getPlanVersionOnly reads major, minor, patch and build
 # What TensorRT 10 to 11 say of a version-compatible plan, which brings its own runtime as code for the host.
 _HOST_CODE_REFUSED = "getEngineHostCodeAllowed"
@@ -90,7 +89,7 @@ class PlanEngine:
             return open_device(buffers)
         except EngineUnavailableError as error:
             raise EngineUnavailableError(
-                f"{self.path} is a plan of {_TITLES[self.name]}, which runs on an NVIDIA GPU: {error}"
+                f"{self.path} is a plan of {ENGINE_TITLES[self.name]}, which runs on an NVIDIA GPU: {error}"
             ) from error
 
     def _open(self, plan: bytes, host_code: bool) -> None:
@@ -109,12 +108,12 @@ class PlanEngine:
             return self._trt.Runtime(self._log)
         except (TypeError, RuntimeError) as error:  # the binding's words for "the library gave none"
             raise EngineUnavailableError(
-                f"{_TITLES[self.name]} {self._trt.__version__} does not start on this machine: "
+                f"{ENGINE_TITLES[self.name]} {self._trt.__version__} does not start on this machine: "
                 f"{self._log.reason or error}; see that nvidia-smi lists a driver that this version supports"
             ) from error
 
     def _refusal(self, plan: bytes) -> str:
-        here = f"{_TITLES[self.name]} {self._trt.__version__}"
+        here = f"{ENGINE_TITLES[self.name]} {self._trt.__version__}"
         said = self._log.reason or "no reason given"
         if _HOST_CODE_REFUSED in said:
             return (
@@ -124,7 +123,7 @@ class PlanEngine:
         if engine_of_plan(plan) is None:
             return f"expected a plan, but {here} can't read {self.path}: {said}"
         built = version_of_plan(plan)
-        by = f", which {_TITLES[self.name]} {built} built" if built else ""
+        by = f", which {ENGINE_TITLES[self.name]} {built} built" if built else ""
         return (
             f"{here} on the {self._device.gpu} can't read {self.path}{by}: {said}. A plan runs on the version "
             "and the kind of GPU that it was built for; build it here from its ONNX file by zscgan-build"
@@ -273,7 +272,7 @@ def _runtime_module(plan: bytes, path: Path) -> tuple[str, TensorRT]:
         try:
             return name, loaders[name]()
         except EngineUnavailableError as error:
-            raise EngineUnavailableError(f"{path} is a plan of {_TITLES[name]}: {error}") from error
+            raise EngineUnavailableError(f"{path} is a plan of {ENGINE_TITLES[name]}: {error}") from error
     try:
         return "tensorrt", load_tensorrt()
     except EngineUnavailableError:

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from engines.errors import BuildError
+from engines.image_input import IMAGE_INPUT, image_shape
 from engines.memory.base import Device, DeviceBuffer, Stream
 from engines.tensorrt.api import ICudaEngine, IExecutionContext, TensorRT
 from engines.tensorrt.build_log import BuildLog
@@ -36,15 +37,16 @@ def tensors_of(trt: TensorRT, engine: ICudaEngine, path: object) -> PlanTensors:
     shapes = {name: _sizes(engine.get_tensor_shape(name)) for name in names}
     given = ", ".join(f"{name} {engine.get_tensor_dtype(name).name} {shapes[name]}" for name in names)
     wanted = (
-        f"expected a plan with one image input (batch, channels, height, width), of which only the batch is dynamic, "
-        f"and one output of logits (batch, ...), but {path} has {given or 'no tensors'}"
+        f"expected a plan with {IMAGE_INPUT}, and one output of logits (batch, ...), but {path} has "
+        f"{given or 'no tensors'}"
     )
-    if len(inputs) != 1 or len(outputs) != 1:
+    item = image_shape([shapes[name] for name in inputs])
+    if item is None or len(outputs) != 1:
         raise BuildError(wanted)
     (source,), (target,) = inputs, outputs
-    batch, *item = shapes[source]
-    if len(item) != 3 or min(item) < 1 or not shapes[target] or min(shapes[target][1:], default=1) < 1:
+    if not shapes[target] or min(shapes[target][1:], default=1) < 1:
         raise BuildError(wanted)
+    batch = shapes[source][0]
     dtypes: dict[Any, np.dtype[Any]] = {
         trt.DataType.FLOAT: np.dtype(np.float32),
         trt.DataType.HALF: np.dtype(np.float16),
@@ -57,8 +59,7 @@ def tensors_of(trt: TensorRT, engine: ICudaEngine, path: object) -> PlanTensors:
     if batch == -1:
         smallest, _, largest = engine.get_tensor_profile_shape(source, 0)
         batches = (int(smallest[0]), int(largest[0]))
-    channels, height, width = item
-    return PlanTensors(source, input_dtype, (channels, height, width), target, output_dtype, batches)
+    return PlanTensors(source, input_dtype, item, target, output_dtype, batches)
 
 
 def _sizes(dims: Any) -> tuple[int, ...]:

@@ -6,10 +6,11 @@ from typing import Any
 
 from converter.report.document import Report, ThroughputSection
 from converter.report.html.formats import number, percent, words
-from converter.report.summary import ENGINE_NAMES, missed_gate
+from converter.report.summary import missed_gate
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,
+    ENGINE_FILES,
     FP32_ONNX,
     IMPLICIT_CACHE,
     INT8_ONNX,
@@ -17,6 +18,7 @@ from converter.workspace import (
     SAMPLES,
     TENSORRT_ENGINE,
 )
+from engines.options import ENGINE_TITLES
 
 FILES = {
     INT8_ONNX: "INT8 with Q/DQ pairs, for TensorRT 10 and 11",
@@ -48,10 +50,8 @@ def headline(report: Report) -> str:
 
 def built_engine(report: Report) -> str:
     """The engine that the conversion was for."""
-    for file, engine in ((TENSORRT_ENGINE, "tensorrt"), (RTX_ENGINE, "tensorrt-rtx")):
-        if file in report.artifacts:
-            return ENGINE_NAMES[engine]
-    return ENGINE_NAMES["onnxruntime"]
+    made = [engine for engine, file in ENGINE_FILES.items() if file in report.artifacts]
+    return ENGINE_TITLES[made[-1] if made else "onnxruntime"]
 
 
 def how(report: Report) -> str:
@@ -105,7 +105,7 @@ def speed(report: Report) -> str:
     """INT8 beside FP32 at the smallest batch; empty where that was not measured."""
     for row in speeds(report):
         if row.figures.precision == "int8" and row.ratio is not None:
-            engine = ENGINE_NAMES[row.figures.engine]
+            engine = ENGINE_TITLES[row.figures.engine]
             where = "" if engine == built_engine(report) else f" in {engine}"
             batch = row.figures.batch
             return f"it runs at {row.ratio:.2f} times the speed of FP32{where} at batch {batch}"

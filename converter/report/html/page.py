@@ -12,7 +12,7 @@ from markupsafe import Markup
 from converter.report.document import Report, report_from_json
 from converter.report.html import figures, findings, formats
 from converter.report.html.picture import Picture, picture_from_file
-from converter.report.summary import ENGINE_NAMES
+from engines.options import ENGINE_TITLES
 from zscgan_common.files import write_atomic
 
 
@@ -65,7 +65,7 @@ def environment() -> Environment:
     for name in ("change", "flags", "number", "percent", "points", "seconds", "size", "times", "words"):
         made.filters[name] = getattr(formats, name)
     made.globals |= {
-        "engine_names": ENGINE_NAMES,
+        "engine_names": ENGINE_TITLES,
         "figures": figures,
         "findings": findings,
         "script": _source(made, "script.js"),

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from torchvision.transforms import v2
+from torchvision.transforms._presets import ImageClassification
 
-from calibrators.data.images import images_from_path, pixels_from_image, prepared
+from calibrators.data.images import images_from_path, pixels_from_image, size_after
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import DataError
 
@@ -193,17 +193,21 @@ def test_truncated_npz_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("height", "width"), [(50, 37), (37, 50), (41, 41), (300, 33), (20, 19)])
-@pytest.mark.parametrize(("resize", "crop"), [(None, 17), (24, None), (32, 24), (23, 16), (37, 37)])
-def test_ours_matches_torchvision(height: int, width: int, resize: int | None, crop: int | None) -> None:
+@pytest.mark.parametrize(("resize", "crop"), [(24, 24), (32, 24), (23, 16), (37, 37)])
+def test_pixels_are_those_of_the_transforms_of_torchvisions_weights(
+    height: int, width: int, resize: int, crop: int
+) -> None:
     image = noise(height, width)
-    steps: list[torch.nn.Module] = []
-    if resize is not None:
-        steps.append(v2.Resize(resize, interpolation=v2.InterpolationMode.BILINEAR, antialias=True))
-    if crop is not None:
-        steps.append(v2.CenterCrop(crop))
-    steps += [v2.ToImage(), v2.ToDtype(torch.float32, scale=True), v2.Normalize(SPEC.mean, SPEC.std)]
-    ours = pixels_from_image(prepared(image, 3, resize, crop), SPEC)
-    torch.testing.assert_close(ours, torch.Tensor(v2.Compose(steps)(image)))
+    theirs = ImageClassification(crop_size=crop, resize_size=resize, mean=SPEC.mean, std=SPEC.std)
+    assert torch.equal(pixels_from_image(image, SPEC, resize, crop), theirs(image))
+
+
+@pytest.mark.parametrize(("resize", "crop"), [(None, None), (None, 17), (24, None), (23, 16), (16, 23)])
+def test_the_size_is_known_before_the_pixels(resize: int | None, crop: int | None) -> None:
+    """Also where a crop is larger than the image, which stays as it is."""
+    image = noise(50, 37)
+    _, height, width = pixels_from_image(image, SPEC, resize, crop).shape
+    assert size_after(image.size, resize, crop) == (width, height)
 
 
 def test_grey_network_reads_colour_images(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from calibrators.distributed import Ranks
 from calibrators.errors import DataError
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.successive import new_ensemble
-from converter.qat.data import Images, Samples, held_out_for, mixed, require_enough
+from converter.qat.data import Images, Samples, mixed, require_enough
+from converter.trust.prediction import inputs_for
 
 SPEC = InputSpec((1, 8, 8))
 CPU = torch.device("cpu")
@@ -42,10 +43,6 @@ def test_mixing_by_hand() -> None:
     assert mixed(x, ratios).flatten().tolist() == [1.0, 1.25, 3.0, 4.0]
 
 
-def test_how_many_are_held_out() -> None:
-    assert [held_out_for(batch) for batch in (64, 32, 16)] == [512, 512, 256]
-
-
 def test_samples_are_fresh_in_every_step_and_the_same_again() -> None:
     source = some_samples()
     first, second = source.inputs(0)[0], source.inputs(1)[0]
@@ -53,7 +50,7 @@ def test_samples_are_fresh_in_every_step_and_the_same_again() -> None:
     assert not torch.equal(first, second)
     assert not torch.equal(first, some_samples(seed=1).inputs(0)[0])
     held = [x for x, _ in source.held_out()]
-    assert sum(map(len, held)) == held_out_for(source.batch)
+    assert sum(map(len, held)) == inputs_for(source.batch)
     assert not any(torch.equal(x, first) for x in held)
     assert first.min() >= 0
     assert first.max() <= 1

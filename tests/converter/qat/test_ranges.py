@@ -7,7 +7,8 @@ import torch
 from converter.qat.backends import backend_from_name
 from converter.qat.learned_ranges import ActivationRange, WeightRange
 from converter.qat.quantizers import QuantizerSpec, amax_of
-from converter.quantize.qdq import LARGEST_BIAS, quantized_weight
+from converter.quantize.qdq import quantized_weight
+from zscgan_common.int32_bias import LARGEST_BIAS
 
 
 def activation(amax: float, bits: int = 4, *, learned: bool = True) -> ActivationRange:
@@ -90,7 +91,7 @@ def test_a_weights_range_is_that_of_the_writer(channels_of_bias: int) -> None:
     input_scale = 1e-3
     smallest = bias.numpy() / (input_scale * LARGEST_BIAS)
     smallest = smallest.reshape(-1, 4).max(0) if channels_of_bias > 1 else smallest.repeat(4)
-    codes, scale = quantized_weight(weight.numpy(), 0, smallest)
+    codes, scale = quantized_weight(weight.numpy(), 0, torch.from_numpy(smallest))
     assert scale[0] == pytest.approx(3e7 / (input_scale * 2**30))
     spec = QuantizerSpec(8, narrow=True, axis=0, shape=(4, 1, 1, 1))
     made = WeightRange(backend_from_name("modelopt")(spec), spec)

@@ -64,7 +64,7 @@ def test_quantized_weight_by_hand() -> None:
 def test_a_channel_of_zeros_gets_a_positive_scale() -> None:
     weight = np.zeros((3, 2), dtype=np.float32)
     weight[1] = 1e-38  # its scale would leave float32's normal numbers
-    values, scale = quantized_weight(weight, axis=0, min_scale=np.array([0.0, 0.0, 5.0]))
+    values, scale = quantized_weight(weight, axis=0, min_scale=torch.tensor([0.0, 0.0, 5.0]))
     assert values.tolist() == [[0, 0], [0, 0], [0, 0]]
     assert scale.tolist() == [1.0, 2.0**-64, 5.0]
 

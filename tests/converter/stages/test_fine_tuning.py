@@ -39,7 +39,7 @@ def quick() -> Iterator[None]:
         return replace(ranges, amax=amax), divergence
 
     with quick_conversions() as patch:
-        patch.setattr("converter.qat.data.HELD_OUT", 128)
+        patch.setattr("converter.qat.data.inputs_for", lambda _: 128)
         patch.setattr(calibration, "ranges_of_data", narrowed)
         yield
 

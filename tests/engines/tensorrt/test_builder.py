@@ -196,7 +196,7 @@ def test_fixed_batch_inside_of_the_bounds(trt: SimpleNamespace, tmp_path: Path) 
 
 def test_dynamic_image_size_is_refused(trt: SimpleNamespace, tmp_path: Path) -> None:
     path = saved_with_shape(tmp_path, ["batch", 3, "height", 8])
-    with pytest.raises(BuildError, match=r"dynamic batch alone, but .*input \(-1, 3, -1, 8\)"):
+    with pytest.raises(BuildError, match=r"only the batch is dynamic, but .*input \(-1, 3, -1, 8\)"):
         built(trt, path)
 
 
@@ -205,7 +205,7 @@ def test_two_inputs_are_refused(trt: SimpleNamespace, tmp_path: Path) -> None:
     model = onnx.load(path)
     model.graph.input.append(onnx.helper.make_tensor_value_info("mask", onnx.TensorProto.FLOAT, ["batch", 1]))
     onnx.save(model, path)
-    with pytest.raises(BuildError, match=r"one input .* has input \(-1, 3, 8, 8\), mask \(-1, 1\)"):
+    with pytest.raises(BuildError, match=r"one image input .* has input \(-1, 3, 8, 8\), mask \(-1, 1\)"):
         built(trt, path)
 
 
