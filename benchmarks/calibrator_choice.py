@@ -25,7 +25,7 @@ from trial import SAMPLES, batch_of, network_from_data
 from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
-from calibrators.ranges.calibrate import observed_over, ranges_from_observed
+from calibrators.ranges.calibrate import observe_over, ranges_from_observed
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import (
     SyntheticBatches,
@@ -37,12 +37,12 @@ from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
 from converter.job import SampleUse
 from converter.load.model import Teacher
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.stages.synthesis import generator_from_teacher
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import border_inputs, inputs_for
 from converter.trust.predictions import chosen_classes
-from converter.trust.trial_engine import UNQUANTIZED, running
+from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
 IMAGES = 2_000
@@ -132,7 +132,7 @@ def ranges_of(
 ) -> dict[Algorithm, dict[str, float]]:
     """The ranges of each calibrator on the samples of ``seed``; that of the input is known."""
     samples = SyntheticBatches(trained.generator, SAMPLES, batch, seed)
-    seen = observed_over(lambda x: observe(graph.module, x, graph.activations)[1], samples, SAMPLES)
+    seen = observe_over(lambda x: observe(graph.module, x, graph.activations)[1], samples, SAMPLES)
     spec = trained.generator.config.spec
     known = {graph.activations[0]: max(map(abs, (*spec.low, *spec.high)))}
     return {
@@ -145,7 +145,7 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     """The choice for one network and seed, beside what each calibrator is worth on the images."""
     teacher = subject.teacher
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
-    plan, trained = plan_from_onnx(graph.onnx), generator_of(subject, seed, folder)
+    plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
     ranges = ranges_of(graph, trained, batch, seed)
     border = border_inputs(trained, inputs_for(batch), batch, seed + SampleUse.CHOOSING)
     found = divergences(ranges, graph, plan, torch.cat([x for x, _ in border]).contiguous().numpy())
@@ -176,7 +176,7 @@ def classes_of(
     graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], x: NDArray[np.float32]
 ) -> NDArray[np.int64]:
     """The class that a quantization chooses for each image."""
-    with running(graph, plan, amax) as network:
+    with run_trial(graph, plan, amax) as network:
         return chosen_classes(network(x))
 
 

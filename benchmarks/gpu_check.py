@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from converter import __version__  # noqa: E402 - found on the path of above
-from converter.doctor.isolated_call import ChildError, called_in_child  # noqa: E402
+from converter.doctor.isolated_call import ChildError, call_in_child  # noqa: E402
 from converter.environment.machine import processor, public_text, without_private_names  # noqa: E402
 from engines.gpu import gpus  # noqa: E402
 
@@ -87,7 +87,7 @@ def outcome_of(check: Check, device: str, left_s: float, slowness: float = 1.0) 
     limit, started = min(check.budget_s * slowness, left_s), time.perf_counter()
     setting = {"device": device, "timeout_s": 0.9 * limit}
     try:
-        found = called_in_child(check.function, setting, limit)
+        found = call_in_child(check.function, setting, limit)
     except ChildError as error:
         said = "\n".join(error.stderr.strip().splitlines()[-LAST_LINES:])
         return Outcome(
@@ -108,7 +108,7 @@ def outcomes(checks: tuple[Check, ...], device: str, longest_s: float) -> Iterat
 def document_of(device: str, found: list[Outcome], seconds: float) -> dict[str, Any]:
     """All of it for JSON, with the names of the card and the CPU and without private ones."""
     try:
-        machine = called_in_child("gpu_checks:machine", {"device": device}, 60)
+        machine = call_in_child("gpu_checks:machine", {"device": device}, 60)
     except ChildError as error:
         machine = {"unknown": error.in_words}
     document = {

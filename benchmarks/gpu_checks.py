@@ -23,7 +23,7 @@ from torch.backends import cuda, cudnn
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, CalibrationOptions
-from calibrators.ranges.calibrate import observed_over, ranges_from_observed
+from calibrators.ranges.calibrate import observe_over, ranges_from_observed
 from calibrators.ranges.histogram import HistogramCollector
 from calibrators.zscgan import training
 from calibrators.zscgan.batch_norm import batch_moments
@@ -215,9 +215,7 @@ def ranges_on(device: torch.device, generator: Path, weights: str) -> dict[str, 
     graph = graph_from_model(teacher.module, teacher.spec, device)
     trained = load_generator(generator, fingerprint=weights, spec=teacher.spec, device=device)
     batches = SyntheticBatches(trained.generator, 256, 64, seed=0)
-    observed = observed_over(
-        lambda x: observe(graph.module, x.to(device), graph.activations)[1], batches, 256
-    )
+    observed = observe_over(lambda x: observe(graph.module, x.to(device), graph.activations)[1], batches, 256)
     return {
         algorithm: ranges_from_observed(observed, CalibrationOptions(algorithm)).amax
         for algorithm in ALGORITHMS

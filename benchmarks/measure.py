@@ -27,8 +27,8 @@ from calibrators.zscgan.quality import sample_quality
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
 from converter.job import device_from_name
 from converter.load.model import Teacher
-from converter.quantize.fake_quant import simulated
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.trust.predictions import Logits, Predictions, predictions
 
 Evaluation = tuple[int, Algorithm]
@@ -66,7 +66,7 @@ def bench_for(network: Network, device: torch.device) -> Bench:
     """Loads the network, runs it in FP32, and takes the true histograms from real images."""
     teacher = teacher_from_network(network)
     graph = graph_from_model(teacher.module, teacher.spec, device)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     val = images_from_path(
         network.val, teacher.spec, batch_size=batch, require_labels=True, classes=teacher.classes
@@ -91,7 +91,7 @@ def measured(
         amax = ranges(seen, algorithm, bits)
         if bounds is not None and INPUT in amax:
             amax[INPUT] = bounds
-        said = bench.predictions(simulated(bench.graph, bench.plan, amax, bits))
+        said = bench.predictions(simulate(bench.graph, bench.plan, amax, bits))
         figures = {"top1": said.top1, "agreement": said.agreement(bench.fp32)}
         accuracy[f"W{bits}A{bits} {algorithm}"] = figures
     return {

@@ -13,7 +13,7 @@ import torch
 
 from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import graph_from_model, observe
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 
 SIZE = 224
@@ -41,7 +41,7 @@ def noise_network(arch: str, folder: Path, *, seed: int = 0) -> NoiseNetwork:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         graph = graph_from_model(model, InputSpec((3, SIZE, SIZE)))
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     _, values = observe(graph.module, x, plan.observed)
     amax = {name: float(value.abs().max()) for name, value in values.items()}
     files = NoiseNetwork(folder / f"{arch}.fp32.onnx", folder / f"{arch}.int8.onnx")

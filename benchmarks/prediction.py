@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from quantizations import SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
 
-from converter.trust.prediction import Margins, Prediction, Z, predicted_from_logits
+from converter.trust.prediction import Margins, Prediction, Z, predict_from_logits
 from converter.trust.predictions import chosen_classes, percent_equal
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
@@ -96,7 +96,7 @@ class Logits:
                     100 - percent_equal(fp32, said),
                     percent_equal(fp32, self.y) - percent_equal(said, self.y),
                     100 - raw,
-                    predicted_from_logits(self.fp32.samples, quantized.samples, margins),
+                    predict_from_logits(self.fp32.samples, quantized.samples, margins),
                     len(fp32),
                 )
             )

@@ -31,9 +31,9 @@ from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
-from converter.qat.fine_tune import fine_tuned, untuned
+from converter.qat.fine_tune import fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.trust.predictions import Predictions, predictions
 
 CPU = torch.device("cpu")
@@ -81,7 +81,7 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
         "images": (calibration_images(network, teacher.spec, 1), Images(images, batch, options.seed, CPU)),
     }
     fp32 = predictions(logits_of(graph.module, CPU), val)
-    return Subject(graph, plan_from_onnx(graph.onnx), val, fp32, sources)
+    return Subject(graph, place_quantizers(graph.onnx), val, fp32, sources)
 
 
 def measured(subject: Subject, module: nn.Module) -> dict[str, float]:
@@ -103,11 +103,11 @@ def rows_of(subject: Subject, bits: int, given: argparse.Namespace) -> Iterator[
     for name, (calibration, source) in subject.sources.items():
         seen = histograms(subject.graph, subject.plan, calibration, CPU)
         amax = ranges(seen, calibrator, bits)
-        state = untuned(subject.graph, subject.plan, amax, options)
+        state = new_tuning(subject.graph, subject.plan, amax, options)
         yield Row(bits, name, "PTQ", **measured(subject, state.student))
         started = time.perf_counter()
         with Console().progress("qat", given.steps) as advance:
-            tuned = fine_tuned(
+            tuned = fine_tune_graph(
                 subject.graph,
                 subject.plan,
                 amax,

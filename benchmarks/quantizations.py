@@ -31,8 +31,8 @@ from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
 from converter.job import SampleUse
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
-from converter.quantize.fake_quant import simulated
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.stages.synthesis import generator_from_teacher
 from converter.trust.prediction import border_inputs, inputs_for
 
@@ -99,7 +99,7 @@ class Subject:
             plan = replace(plan, activations=())
         elif case.what == "A":
             plan = replace(plan, weights=())
-        return simulated(self.graph, plan, self.amax(case), case.bits)
+        return simulate(self.graph, plan, self.amax(case), case.bits)
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     """The network ``name`` with everything that is measured on it."""
     val, teacher = digits() if name == "digits" else from_network(network_from_data(name, data, work))
     graph = graph_from_model(teacher.module, teacher.spec)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
     seen = {

@@ -30,8 +30,8 @@ from calibrators.options import ALGORITHMS
 from calibrators.zscgan.sampling import SyntheticBatches, load_generator
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.load.model import Teacher
-from converter.quantize.fake_quant import simulated
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, plan_of_parts
 from converter.stages.sensitivity import BATCHES
 from converter.trust.sensitivity import BITS, Sensitivity, sensitivity_from_graph
@@ -94,7 +94,7 @@ def one_at_a_time(
     fp32 = log_probabilities(graph.module, x, batch)
     return [
         mean_divergence(
-            fp32, log_probabilities(simulated(graph, plan_of_parts(plan, parts), amax, BITS), x, batch)
+            fp32, log_probabilities(simulate(graph, plan_of_parts(plan, parts), amax, BITS), x, batch)
         )
         for parts in pieces
     ]
@@ -104,7 +104,7 @@ def measured(name: str, network: Network, given: argparse.Namespace) -> Iterator
     """The figures of one network."""
     teacher = teacher_from_network(network)
     graph = graph_from_model(teacher.module, teacher.spec)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     seen = histograms(graph, plan, calibration_images(network, teacher.spec, REFERENCE), torch.device("cpu"))
     amax = ranges(seen, given.calibrator)
     batch = batch_of(teacher.spec.shape)

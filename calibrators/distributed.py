@@ -153,7 +153,7 @@ class Ranks:
         return result
 
 
-ALONE = Ranks()
+SINGLE = Ranks()
 
 
 class _Parts(torch.autograd.Function):

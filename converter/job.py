@@ -11,7 +11,7 @@ import torch
 
 from calibrators.data.batches import Batches
 from calibrators.data.images import ImageBatches, images_from_path, shared_images
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.cache_file import ranges_from_cache
@@ -101,14 +101,14 @@ class Job:
         return self.samples(trained)
 
 
-def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = ALONE) -> Job:
+def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = SINGLE) -> Job:
     """Load MODEL and look at every file that is named, so that a mistake costs seconds and leaves nothing.
 
     Raises ConversionError, CalibrationError, EngineError or OptionsError.
     """
     device = device_from_name(options.device)
     require_places(options)
-    choice = chosen_engine(options, console)
+    choice = resolve_engine(options, console)
     with console.stage("load") as stage:
         teacher = load_model(options.model)
         weights = fingerprint(teacher.module.state_dict())
@@ -131,7 +131,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = A
             ),
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
-            generator=reused_generator(options, teacher, weights, device),
+            generator=load_reused_generator(options, teacher, weights, device),
         )
         if (job.calib is None and job.cached is None) or (options.qat is not None and job.qat is None):
             require_batch_norm(teacher)
@@ -153,7 +153,7 @@ def told_of_kept(console: Console) -> Callable[[Path], None]:
     )
 
 
-def chosen_engine(options: ConvertOptions, console: Console) -> EngineChoice:
+def resolve_engine(options: ConvertOptions, console: Console) -> EngineChoice:
     """The engine to build. Raises OptionsError or EngineUnavailableError where it can't do what was asked for."""
     choice = choose_engine(options.engine)
     try:
@@ -196,7 +196,7 @@ def require_places(options: ConvertOptions) -> None:
             raise OutputError(f"expected {flag} {path} to be a file to write, but {problem}; name another")
 
 
-def reused_generator(
+def load_reused_generator(
     options: ConvertOptions, teacher: Teacher, weights: str, device: torch.device
 ) -> TrainedGenerator | None:
     """The generator of ``--generator``, if any. Raises GeneratorError for one of another model or input."""

@@ -5,7 +5,7 @@ import re
 
 import torch
 
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.zscgan.options import MIN_BATCH
 from converter.errors import ConversionError
 from converter.graph.export_errors import causes_of
@@ -38,7 +38,7 @@ def memory_error_in(error: BaseException) -> BaseException | None:
     return None
 
 
-def smaller_batch(batch: int, ranks: Ranks = ALONE) -> int | None:
+def smaller_batch(batch: int, ranks: Ranks = SINGLE) -> int | None:
     """About half of ``batch``, as ``--gan-batch`` takes it and ``ranks`` can share it; None at the smallest."""
     step = 2 * ranks.world if ranks.world > 1 else 1
     half = max(step, MIN_BATCH, batch // 2 // step * step)
@@ -52,7 +52,7 @@ def out_of_memory(
     options: ConvertOptions,
     *,
     trained: bool,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> ConversionError:
     """What to tell the user of ``error``, which ``memory_error_in`` found in ``stage``.
 

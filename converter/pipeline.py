@@ -17,7 +17,7 @@ from converter.errors import OptionsError
 from converter.job import Job, job_from_options
 from converter.options import ConvertOptions
 from converter.out_of_memory import BATCHED, memory_error_in, out_of_memory
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.report.document import (
     PAGE,
     REPORT,
@@ -70,13 +70,13 @@ def convert(options: ConvertOptions, console: Console, command: str) -> Report:
                 run_worker(job)
             return lead(job, command, started)
         except Exception as error:  # memory runs out anywhere, and each library says it in its own way
-            if memory_error_in(error) is None or told_by_engine(error, console.failed):
+            if memory_error_in(error) is None or is_told_by_engine(error, console.failed):
                 raise
             trained = options.generator is None and any(done.name == "synthesis" for done in console.stages)
             raise out_of_memory(error, console.failed, job, options, trained=trained, ranks=ranks) from error
 
 
-def told_by_engine(error: Exception, stage: str | None) -> bool:
+def is_told_by_engine(error: Exception, stage: str | None) -> bool:
     """Whether an engine has said what to do about its own memory, which hangs on nothing of the training."""
     return isinstance(error, EngineError) and stage not in BATCHED
 
@@ -101,7 +101,7 @@ def run_worker(job: Job) -> NoReturn:
             measure_ranges(job, graph, job.calibration_data(generator))
     if job.options.qat is not None:
         with job.console.stage("qat"):
-            tune_together(job, graph, plan_from_onnx(graph.onnx), {}, generator)
+            tune_together(job, graph, place_quantizers(graph.onnx), {}, generator)
     job.ranks.leave()
     sys.exit(0)
 

@@ -45,7 +45,7 @@ class TensorBatches:
         yield from zip(self.x.split(self.batch_size), self.y.split(self.batch_size), strict=True)
 
 
-def sent(x: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
+def send(x: Shaped[Tensor, "*shape"], device: torch.device) -> Shaped[Tensor, "*shape"]:
     """``x`` of the CPU on ``device``, without waiting until a GPU has done what it was given before."""
     # From memory that isn't pinned the driver may wait all the same.
     return (x.pin_memory() if device.type == "cuda" else x).to(device, non_blocking=True)

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import CalibrationError
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
@@ -50,7 +50,7 @@ def calibrate(
     *,
     options: CalibrationOptions,
     on_batch: Callable[[int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> CalibrationResult:
     """Ranges of the activations that ``observe`` returns by name, over at most ``options.samples`` inputs.
 
@@ -62,20 +62,20 @@ def calibrate(
     the one that a single process gets. All batches but the last must then be of ``batch_size``.
     """
     collector = AmaxCollector if options.algorithm == "max" else HistogramCollector
-    observed = observed_over(
+    observed = observe_over(
         observe, batches, options.samples, collector=collector, on_batch=on_batch, ranks=ranks
     )
     return ranges_from_observed(observed, options, ranks)
 
 
-def observed_over(
+def observe_over(
     observe: Observe,
     batches: Batches,
     limit: int,
     *,
     collector: type[AmaxCollector | HistogramCollector] = HistogramCollector,
     on_batch: Callable[[int], None] | None = None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> Observed:
     """The activations of at most ``limit`` inputs, collected; see ``calibrate``.
 
@@ -105,7 +105,7 @@ def observed_over(
 
 
 def ranges_from_observed(
-    observed: Observed, options: CalibrationOptions, ranks: Ranks = ALONE
+    observed: Observed, options: CalibrationOptions, ranks: Ranks = SINGLE
 ) -> CalibrationResult:
     """The ranges that the algorithm of ``options`` chooses; ``ranks`` choose in turn."""
     collectors = observed.collectors

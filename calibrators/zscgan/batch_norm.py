@@ -108,10 +108,10 @@ class BatchStatistics:
     def moments(self) -> dict[str, Moments]:
         """Moments of the last forward pass; forgets them."""
         calls, self._calls = self._calls, {}
-        return {name: merged_moments(parts) for name, parts in calls.items()}
+        return {name: merge_moments(parts) for name, parts in calls.items()}
 
 
-def merged_moments(parts: Iterable[Moments]) -> Moments:
+def merge_moments(parts: Iterable[Moments]) -> Moments:
     """Moments of equally large sets put together."""
     parts = list(parts)
     if len(parts) == 1:
@@ -130,14 +130,14 @@ def joined_target(targets: Iterable[Target]) -> Target:
     return Target(mean, variance, torch.cat([torch.zeros_like(t.mean) + t.eps for t in targets]))
 
 
-def joined(moments: Mapping[str, Moments]) -> Joined:
+def join_moments(moments: Mapping[str, Moments]) -> Joined:
     """The moments of all layers in two tensors, layer after layer: one GPU kernel then does what many would."""
     mean, variance = (torch.cat(kind) for kind in zip(*moments.values(), strict=True))
     return mean, variance
 
 
-def parted(moments: Joined, layers: Mapping[str, Moments]) -> dict[str, Moments]:
-    """``joined`` undone: the moments of each of ``layers``, which have as many channels."""
+def split_moments(moments: Joined, layers: Mapping[str, Moments]) -> dict[str, Moments]:
+    """``join_moments`` undone: the moments of each of ``layers``, which have as many channels."""
     channels = [len(mean) for mean, _ in layers.values()]
     return dict(zip(layers, zip(*(kind.split(channels) for kind in moments), strict=True), strict=True))
 
@@ -146,9 +146,9 @@ def moments_over_ranks(moments: dict[str, Moments], ranks: Ranks) -> dict[str, M
     """Moments of the batch that the ranks hold in equal parts, of all layers in one message; differentiable."""
     if ranks.world == 1 or not moments:
         return moments
-    ours = torch.stack(joined(moments))
-    merged = merged_moments((part[0], part[1]) for part in parts_with_gradient(ours, ranks))
-    return parted(merged, moments)
+    ours = torch.stack(join_moments(moments))
+    merged = merge_moments((part[0], part[1]) for part in parts_with_gradient(ours, ranks))
+    return split_moments(merged, moments)
 
 
 def value_of(average: Tensor, newest: Tensor) -> Tensor:
@@ -174,17 +174,19 @@ class MovingMoments:
     def update(self, moments: dict[str, Moments]) -> tuple[dict[str, Moments], Bool[Tensor, ""]]:
         """The averages including this batch, and whether all are finite; see ``keep``."""
         weight = self.decay * self._weight + (1 - self.decay)
-        mean, variance = joined(moments)
-        old_mean, old_square = joined({name: self._sum(name, like) for name, (like, _) in moments.items()})
+        mean, variance = join_moments(moments)
+        old_mean, old_square = join_moments(
+            {name: self._sum(name, like) for name, (like, _) in moments.items()}
+        )
         with torch.no_grad():
             sum_mean = self.decay * old_mean + (1 - self.decay) * mean
             sum_square = self.decay * old_square + (1 - self.decay) * (variance + mean * mean)
             new_mean, new_square = sum_mean / weight, sum_square / weight
             new_variance = (new_square - new_mean * new_mean).clamp_min(0)
             finite = torch.stack([sum_mean, sum_square]).isfinite().all()
-        self._newest = parted((sum_mean, sum_square), moments), weight
+        self._newest = split_moments((sum_mean, sum_square), moments), weight
         averages = value_of(new_mean, mean), value_of(new_variance, variance)
-        return parted(averages, moments), finite
+        return split_moments(averages, moments), finite
 
     def keep(self) -> None:
         """Let the newest batch stay in the averages; one that is not finite must not.

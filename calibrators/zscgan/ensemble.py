@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from calibrators.data.batches import sent
+from calibrators.data.batches import send
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.training import draw
 
@@ -42,7 +42,7 @@ class Ensemble(nn.Module):
         """
         cpu = torch.device("cpu")
         z, conditions = draw(self.conditions(), self.config.latent, count, seed, place, cpu)
-        return sent(z, next(self.parameters()).device), conditions
+        return send(z, next(self.parameters()).device), conditions
 
     def forward(
         self, z: Float[Tensor, "batch latent"], conditions: Int[Tensor, "batch 2"]
@@ -53,6 +53,6 @@ class Ensemble(nn.Module):
         for number, member in enumerate(self.members):
             own = (turns == number).nonzero().squeeze(1)
             if len(own) > 0:
-                rows = sent(own, z.device)
-                x[rows] = member(z[rows], sent(labels[own], z.device))
+                rows = send(own, z.device)
+                x[rows] = member(z[rows], send(labels[own], z.device))
         return x

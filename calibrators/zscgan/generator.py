@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE
+from calibrators.distributed import SINGLE
 from calibrators.zscgan.batch_norm import batch_moments, moments_over_ranks
 
 SMALLEST_MAP = 4
@@ -51,7 +51,7 @@ class ConditionalBatchNorm(nn.Module):
         self.shift = nn.Embedding(classes, channels)
         nn.init.ones_(self.scale.weight)
         nn.init.zeros_(self.shift.weight)
-        self.ranks = ALONE
+        self.ranks = SINGLE
 
     def forward(
         self, x: Float[Tensor, "batch channels height width"], labels: Int[Tensor, "batch"]

@@ -5,7 +5,7 @@ import copy
 import torch
 from torch import nn
 
-from calibrators.data.batches import sent
+from calibrators.data.batches import send
 
 AGREEING = 1e-3
 """Two layouts add in other orders; up to this part of the largest output that is rounding."""
@@ -29,7 +29,7 @@ def fastest_form(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module,
 def _takes_channels_last(network: nn.Module, copied: nn.Module, shape: tuple[int, ...]) -> bool:
     """Whether ``copied`` gives what ``network`` does; raises what its forward or backward pass raises."""
     device = next(network.parameters()).device
-    x = sent(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), device)
+    x = send(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), device)
     with torch.no_grad():
         expected = network(x.clone())
     with torch.enable_grad():

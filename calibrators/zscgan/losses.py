@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
-from calibrators.zscgan.batch_norm import Moments, Target, joined, joined_target
+from calibrators.zscgan.batch_norm import Moments, Target, join_moments, joined_target
 
 
 def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
@@ -26,7 +26,7 @@ def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
 def batch_norm_loss(moments: Mapping[str, Moments], targets: Mapping[str, Target]) -> Float[Tensor, ""]:
     """Mean over the layers of the mean over the channels of ``gaussian_kl``; at least one layer."""
     target = joined_target([targets[name] for name in moments])
-    kl = gaussian_kl(joined(moments), target)
+    kl = gaussian_kl(join_moments(moments), target)
     return torch.stack([part.mean() for part in kl.split([len(mean) for mean, _ in moments.values()])]).mean()
 
 

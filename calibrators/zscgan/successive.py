@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.training import Step, TrainingState, new_config, new_state, train_generator
@@ -77,7 +77,7 @@ def train_ensemble(
     *,
     state: EnsembleState | None = None,
     on_step: Callable[[EnsembleState], None] = lambda _: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> EnsembleState:
     """Generators that were trained by ``train_generator``, each for its share of the steps.
 

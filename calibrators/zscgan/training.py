@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float, Int, Shaped
 from torch import Tensor, nn
 
-from calibrators.data.batches import sent
+from calibrators.data.batches import send
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import GeneratorError
 from calibrators.kernels import fast_kernels
 from calibrators.zscgan.batch_norm import (
@@ -104,7 +104,7 @@ def draw(
     random = torch.Generator().manual_seed((seed * SEED_STRIDE + step) % 2**32)
     z = torch.randn(count, latent, generator=random)
     chosen = conditions[(torch.arange(count) + step * count) % len(conditions)]
-    return sent(z, device), sent(chosen, device)
+    return send(z, device), send(chosen, device)
 
 
 def draw_pairs(
@@ -149,7 +149,7 @@ def train_generator(
     *,
     state: TrainingState | None = None,
     on_step: Callable[[TrainingState], None] = lambda _: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> TrainingState:
     """One generator whose samples have the teacher's labels and batch-norm statistics (arXiv 2210.14392).
 
@@ -186,7 +186,7 @@ def train_generator(
             state.seconds += time.perf_counter() - started
             on_step(state)
     spread(state, ranks)  # machines of several kinds may round differently
-    normalise_over(state.generator, ALONE)
+    normalise_over(state.generator, SINGLE)
     state.generator.eval()
     return state
 
@@ -278,7 +278,7 @@ def descend(
     weights: Sequence[nn.Parameter],
     loss: Float[Tensor, ""],
     largest_norm: float,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
     read: Sequence[Shaped[Tensor, ""]] = (),
 ) -> tuple[bool, list[float]]:
     """Whether one optimizer step down the mean of the ranks' losses was taken, and the values of ``read``.

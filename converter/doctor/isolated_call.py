@@ -38,7 +38,7 @@ class ChildError(Exception):
         return f"{self.how}: {self.last_line}" if self.last_line else self.how
 
 
-def called_in_child(function: str, argument: Any, timeout_s: float) -> Any:
+def call_in_child(function: str, argument: Any, timeout_s: float) -> Any:
     """What ``module:function`` returns for ``argument``, both values that JSON knows.
 
     The child finds modules where this process does. Raises ChildError where it doesn't end well, or not within

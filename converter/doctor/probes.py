@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, NamedTuple
 
-from converter.doctor.isolated_call import ChildError, called_in_child
+from converter.doctor.isolated_call import ChildError, call_in_child
 
 TIMEOUT_S = 120.0
 """ModelOpt takes 12 s to import on two cores."""
@@ -210,7 +210,7 @@ def answer(name: str) -> dict[str, Any]:
 def ask(name: str, timeout_s: float = TIMEOUT_S) -> Finding:
     """The finding of the probe ``name``, made in a process of its own."""
     try:
-        return Finding(**called_in_child("converter.doctor.probes:answer", name, timeout_s))
+        return Finding(**call_in_child("converter.doctor.probes:answer", name, timeout_s))
     except ChildError as error:
         return Finding(installed_version(name), False, f"the process that imported it {error.in_words}")
 

@@ -54,7 +54,7 @@ class Comparison:
     missed: tuple[str, ...]
 
 
-def compared(engine: Engine, references: References) -> Comparison:
+def compare_with_references(engine: Engine, references: References) -> Comparison:
     """``engine`` on the images of ``references``, in batches of ``BATCH``."""
     logits = in_parts(engine.run, 1, BATCH)(references.images)
     qdq, fp32 = difference(logits, references.qdq), difference(logits, references.fp32)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.doctor.diagnosis import Checkup
-from converter.doctor.isolated_call import ChildError, called_in_child
+from converter.doctor.isolated_call import ChildError, call_in_child
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
 from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference
@@ -158,7 +158,7 @@ def _capabilities(checkup: Checkup) -> tuple[str, ...]:
 def attempt_in_child(task: Task) -> Attempt:
     """One conversion in a process of its own; what ends that process is the failure of the task's engine."""
     try:
-        document = called_in_child("converter.doctor.selftest:answer", asdict(task), TIMEOUT_S)
+        document = call_in_child("converter.doctor.selftest:answer", asdict(task), TIMEOUT_S)
     except ChildError as error:
         raised = error.how == "ended with exit code 1" and error.last_line  # Python's own for an exception
         why = error.last_line if raised else f"its process {error.in_words}"
@@ -168,8 +168,10 @@ def attempt_in_child(task: Task) -> Attempt:
 
 
 def _result_from_json(entry: dict[str, Any]) -> Result:
-    compared = {key: Difference(**entry[key]) for key in ("qdq", "fp32") if entry[key] is not None}
-    return Result(**{**entry, **compared})
+    compare_with_references = {
+        key: Difference(**entry[key]) for key in ("qdq", "fp32") if entry[key] is not None
+    }
+    return Result(**{**entry, **compare_with_references})
 
 
 def answer(task: dict[str, Any]) -> dict[str, Any]:
@@ -226,7 +228,7 @@ def convert_and_compare(task: Task) -> Attempt:
 
 def _results(task: Task, output: Path, model: ModelOptions, images: Path) -> Iterator[Result]:
     """A result for each engine file in ``output``; ``model`` are the example's ModelOptions."""
-    from converter.doctor.reference import compared, references_from_model
+    from converter.doctor.reference import compare_with_references, references_from_model
 
     references = references_from_model(model, images, output / INT8_ONNX)
     for name, file in ENGINE_FILES.items():
@@ -238,7 +240,7 @@ def _results(task: Task, output: Path, model: ModelOptions, images: Path) -> Ite
             yield Result(name, BUILT, megabytes=megabytes, why="no GPU of this machine runs it")
             continue
         with _opened(name, path) as engine:
-            found = compared(engine, references)
+            found = compare_with_references(engine, references)
         yield Result(
             engine=name,
             status=FAILED if found.missed else PASSED,

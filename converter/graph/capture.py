@@ -19,7 +19,7 @@ from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError
 from converter.graph.decompositions import with_known_operators
-from converter.graph.devices import moved
+from converter.graph.devices import move
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
 from converter.graph.simplify import simplify
@@ -70,8 +70,8 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
     give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
     """
-    proto = onnx_from_model(moved(model.eval(), "cpu"), spec)
-    moved(model, device)
+    proto = onnx_from_model(move(model.eval(), "cpu"), spec)
+    move(model, device)
     return graph_from_onnx(proto, spec, device)
 
 

@@ -6,7 +6,7 @@ import torch
 from torch import fx, nn
 
 
-def moved(module: nn.Module, device: torch.device | str) -> nn.Module:
+def move(module: nn.Module, device: torch.device | str) -> nn.Module:
     """``module`` itself on ``device``, together with what its forward makes.
 
     An exported graph has the device that it was exported on written into it, in each ``arange``, ``zeros`` and copy.

@@ -20,7 +20,7 @@ _PARAMETERS = {
 """The activations that are fused, with their parameters in order."""
 
 
-def unfused(model: onnx.ModelProto) -> onnx.ModelProto:
+def take_fused_apart(model: onnx.ModelProto) -> onnx.ModelProto:
     """``model`` with each FusedConv and FusedGemm as its layer, its sum and its activation; a copy if there are any.
 
     Raises UnsupportedOperatorError for an activation that isn't known.

@@ -120,7 +120,7 @@ def build(name: str, classes: int = 1000, *, transform_input: bool = False) -> n
     return network
 
 
-def pretrained(name: str) -> nn.Module:
+def load_pretrained(name: str) -> nn.Module:
     """A torchvision classifier with its default weights, from its cache or the network."""
     network: nn.Module = models.get_model(name, weights=default_weights(name))
     if name in _WITH_AUXILIARY:

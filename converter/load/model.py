@@ -164,7 +164,7 @@ def _network_from_torchvision(options: ModelOptions) -> _Network:
         )
     weights = architectures.default_weights(name)
     try:
-        module = architectures.pretrained(name)
+        module = architectures.load_pretrained(name)
     except (urllib.error.URLError, OSError) as error:
         reason = getattr(error, "reason", None) or error
         folder = Path(torch.hub.get_dir()) / "checkpoints"

@@ -20,7 +20,7 @@ from converter.graph.capture import BATCH, SAME
 from converter.graph.free_batch import with_free_shapes
 from converter.graph.simplify import prepare
 from converter.graph.twin import twin_from_onnx
-from converter.graph.unfused import unfused
+from converter.graph.unfused import take_fused_apart
 from converter.load.unfit import refuse_unfit
 from engines.errors import BuildError
 from engines.onnx_passes.external_data import LARGEST_ONNX, too_large
@@ -72,7 +72,7 @@ def source_from_onnx(path: Path) -> OnnxSource:
 def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     """The network ``model``, which was read from ``path`` or written from what is there; raises as source_from_onnx."""
     refuse_unfit(model, path)
-    model = unfused(with_unique_names(model))
+    model = take_fused_apart(with_unique_names(model))
     notes = []
     if _halves(model):
         model = in_float32(model)

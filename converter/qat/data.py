@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.data.batches import Batch, sent
+from calibrators.data.batches import Batch, send
 from calibrators.data.images import ImageBatches
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import DataError
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.training import SEED_STRIDE
@@ -39,9 +39,9 @@ class Source(Protocol):
     @property
     def batch(self) -> int: ...
 
-    def inputs(self, step: int, ranks: Ranks = ALONE) -> Batch: ...
+    def inputs(self, step: int, ranks: Ranks = SINGLE) -> Batch: ...
 
-    def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]: ...
+    def held_out(self, ranks: Ranks = SINGLE) -> Iterator[Batch]: ...
 
 
 @dataclass(frozen=True)
@@ -60,11 +60,11 @@ class Samples:
     def name(self) -> str:
         return "zscgan"
 
-    def inputs(self, step: int, ranks: Ranks = ALONE) -> Batch:
+    def inputs(self, step: int, ranks: Ranks = SINGLE) -> Batch:
         """This rank's samples of one step."""
         return self._drawn(FIRST_STEP + step, ranks)
 
-    def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
+    def held_out(self, ranks: Ranks = SINGLE) -> Iterator[Batch]:
         """This rank's samples among those that no step has."""
         for number in range(-(-inputs_for(self.batch) // self.batch)):
             yield self._drawn(FIRST_HELD_OUT + number, ranks)
@@ -75,7 +75,7 @@ class Samples:
         z, conditions = map(ranks.share, self.generator.draw(self.batch, self.seed, place))
         random = torch.Generator().manual_seed((self.seed * SEED_STRIDE + place + RATIOS) % 2**32)
         ratios = torch.rand(self.batch, generator=random)
-        return mixed(self.generator(z, conditions), sent(ranks.share(ratios), z.device)), conditions[:, 1]
+        return mixed(self.generator(z, conditions), send(ranks.share(ratios), z.device)), conditions[:, 1]
 
 
 def mixed(
@@ -119,7 +119,7 @@ class Images:
         kept = self.images.order if number < 0 else self._order(-1)[self._held :]
         return [kept[place] for place in torch.randperm(len(kept), generator=random).tolist()]
 
-    def inputs(self, step: int, ranks: Ranks = ALONE) -> Batch:
+    def inputs(self, step: int, ranks: Ranks = SINGLE) -> Batch:
         """This rank's images of one step; the last of a pass are followed by the first of the next."""
         size = self.images.num_samples - self._held
         first = step * self.batch
@@ -130,7 +130,7 @@ class Images:
         part = len(chosen) // ranks.world
         return self._read(chosen[ranks.rank * part : (ranks.rank + 1) * part])
 
-    def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
+    def held_out(self, ranks: Ranks = SINGLE) -> Iterator[Batch]:
         """This rank's part of the images that no step has."""
         chosen = self._order(-1)[: self._held]
         for start in range(ranks.rank * self.batch, len(chosen), ranks.world * self.batch):
@@ -138,4 +138,4 @@ class Images:
 
     def _read(self, chosen: list[int]) -> Batch:
         (x, labels), *_ = replace(self.images, order=chosen, batch_size=len(chosen))
-        return sent(x, self.device), labels
+        return send(x, self.device), labels

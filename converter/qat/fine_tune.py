@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from converter.graph.capture import FoldedGraph
 from converter.qat.backends import backend_from_name
 from converter.qat.data import Source
@@ -35,7 +35,7 @@ class FineTuned:
     seconds: float
 
 
-def untuned(
+def new_tuning(
     graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, float], options: QATOptions
 ) -> TuningState:
     """The state before the first step: the network that post-training quantization gives.
@@ -46,7 +46,7 @@ def untuned(
     return new_state(student, options)
 
 
-def fine_tuned(
+def fine_tune_graph(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     amax: Mapping[str, float],
@@ -55,14 +55,14 @@ def fine_tuned(
     *,
     state: TuningState | None = None,
     on_step: Callable[[TuningState], None] = lambda _: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> FineTuned:
     """``graph`` and the ranges ``amax`` fine-tuned on the inputs of ``source``, with ``graph`` itself as the teacher.
 
     ``graph`` stays as it is. ``state`` goes on from a run that was stopped; see ``train_student`` for it, for
     ``on_step`` and for ``ranks``. Raises QATError.
     """
-    state = state or untuned(graph, plan, amax, options)
+    state = state or new_tuning(graph, plan, amax, options)
     state = train_student(
         state, teacher_from_graph(graph, plan), source, options, on_step=on_step, ranks=ranks
     )

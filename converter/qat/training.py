@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.kernels import exact_kernels, fast_kernels
 from calibrators.zscgan.schedule import half_cosine
 from calibrators.zscgan.training import MAX_SKIPPED, descend, spread
@@ -143,7 +143,7 @@ def train_student(
     options: QATOptions,
     *,
     on_step: Callable[[TuningState], None] = lambda _: None,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> TuningState:
     """The student trained to say what ``teacher`` says to the inputs of ``source``.
 

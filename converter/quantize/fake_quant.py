@@ -59,9 +59,7 @@ def with_quantizers(
     return module
 
 
-def simulated(
-    graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], bits: int
-) -> fx.GraphModule:
+def simulate(graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], bits: int) -> fx.GraphModule:
     """``graph.module`` with every quantizer of ``plan`` in it, in float32; ``graph`` stays as it is.
 
     Activations are signed and symmetric with one scale ``amax / (2^(bits-1) - 1)`` a tensor, also behind a

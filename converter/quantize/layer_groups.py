@@ -19,7 +19,7 @@ import onnx
 from onnx import helper
 
 from converter.graph.layer_sizes import Layer, layers_from_onnx
-from converter.quantize.placement import LAYERS, QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import LAYERS, QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, parts_of
 
 _BETWEEN = frozenset({
@@ -49,7 +49,7 @@ def groups_from_onnx(model: onnx.ModelProto, plan: QuantizationPlan) -> tuple[Gr
 def _group(
     model: onnx.ModelProto, layers: tuple[str, ...], parts: frozenset[Part], sizes: Mapping[str, Layer]
 ) -> Group:
-    left = parts_of(plan_from_onnx(model, excluded=layers))
+    left = parts_of(place_quantizers(model, excluded=layers))
     return Group(layers, parts.difference(left), sum(sizes[name].macs for name in layers))
 
 

@@ -69,7 +69,7 @@ class QuantizationPlan:
         return tuple(dict.fromkeys(quantizer.range_of for quantizer in self.activations))
 
 
-def plan_from_onnx(model: onnx.ModelProto, excluded: Collection[str] = ()) -> QuantizationPlan:
+def place_quantizers(model: onnx.ModelProto, excluded: Collection[str] = ()) -> QuantizationPlan:
     """The quantizers that ``model`` needs for INT8, in topological order.
 
     Only float values whose type and shape the model declares are considered, as data and as results of the

@@ -13,7 +13,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CacheError
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.cache_file import save_cache
-from calibrators.ranges.calibrate import CalibrationResult, calibrate, observed_over, ranges_from_observed
+from calibrators.ranges.calibrate import CalibrationResult, calibrate, observe_over, ranges_from_observed
 from calibrators.ranges.ranges import Ranges, save_ranges
 from calibrators.zscgan.sampling import TrainedGenerator
 from converter.environment.cache_version import cache_version
@@ -150,7 +150,7 @@ def measure_ranges(
     if not job.options.choose_calibrator:
         result = calibrate(activations, data, options=wanted, on_batch=on_batch, ranks=job.ranks)
         return {wanted.algorithm: result}
-    observed = observed_over(activations, data, wanted.samples, on_batch=on_batch, ranks=job.ranks)
+    observed = observe_over(activations, data, wanted.samples, on_batch=on_batch, ranks=job.ranks)
     return {
         algorithm: ranges_from_observed(observed, replace(wanted, algorithm=algorithm), job.ranks)
         for algorithm in ALGORITHMS

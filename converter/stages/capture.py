@@ -12,7 +12,7 @@ from converter.errors import CaptureError
 from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent, layers_in_float
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError
 from engines.onnx_passes.external_data import LARGEST_ONNX
@@ -55,7 +55,7 @@ def capture(job: Job) -> Captured:
         graph = graph_of(job)
         difference = write_fp32(job, graph)
         stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, logits within {difference:.1e}"
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     warn_of_float(job, graph, plan)
     if job.cached is not None:
         job.cached.selected(plan.observed)  # before the training, not after it

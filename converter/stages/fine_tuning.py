@@ -17,7 +17,7 @@ from calibrators.zscgan.sampling import TrainedGenerator
 from converter.graph.capture import FoldedGraph
 from converter.job import Job
 from converter.qat.data import Images, Samples, Source
-from converter.qat.fine_tune import FineTuned, fine_tuned, untuned
+from converter.qat.fine_tune import FineTuned, fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
 from converter.qat.run_key import run_key
 from converter.qat.training import TuningState
@@ -97,7 +97,7 @@ def tune_together(
     checkpoint = job.checkpoint(job.workspace.qat_checkpoint)
     amax = ranks.from_first(dict(amax))
     source = source_of(job, generator)
-    state = untuned(graph, plan, amax, qat)
+    state = new_tuning(graph, plan, amax, qat)
     key = run_key(job.fingerprint, data_key(job, generator), plan, amax, qat)
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         job.console.info(
@@ -117,7 +117,7 @@ def tune_together(
                 raise KeyboardInterrupt
             save_sometimes(state)
 
-        tuned = fine_tuned(graph, plan, amax, source, qat, state=state, on_step=on_step, ranks=ranks)
+        tuned = fine_tune_graph(graph, plan, amax, source, qat, state=state, on_step=on_step, ranks=ranks)
     if checkpoint is not None and tuned.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
     return tuned

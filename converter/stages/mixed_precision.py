@@ -26,7 +26,7 @@ from converter.trust.layer_search import (
 from converter.trust.prediction import MOST_INPUTS, border_inputs
 from converter.trust.predictions import Predictions
 from converter.trust.sensitivity import Sensitivity
-from converter.trust.trial_engine import UNQUANTIZED, running
+from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from zscgan_common.warning_message import WarningMessage
 
 
@@ -107,7 +107,7 @@ def drop_of_plans(
     if job.val is not None and baseline is not None:
         return MeasuredDrop(graph, ranges, job.val, baseline)
     x = first_inputs(unlabelled(job, generator), MOST_INPUTS).cpu().contiguous().numpy()
-    with running(fp32, UNQUANTIZED, {}) as network:
+    with run_trial(fp32, UNQUANTIZED, {}) as network:
         return PredictedDrop(graph, ranges, x, network(x))
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
 from calibrators.zscgan.resume import (
@@ -87,7 +87,7 @@ def generator_from_teacher(
     checkpoint: Path | None,
     device: torch.device,
     console: Console,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> TrainedGenerator:
     """A trained generator for ``teacher``.
 
@@ -117,7 +117,7 @@ def train(
     checkpoint: Path | None,
     key: str,
     console: Console,
-    ranks: Ranks = ALONE,
+    ranks: Ranks = SINGLE,
 ) -> EnsembleState:
     """``train_ensemble`` with progress, checkpoints and a clean stop."""
     save_sometimes = checkpointing(checkpoint, key) if checkpoint is not None else nothing_to_save

@@ -7,7 +7,7 @@ from converter.job import Job, SampleUse
 from converter.report.document import AccuracySection, AgreementSection
 from converter.stages.build import Deployed
 from converter.trust.fp32 import fp32_by, fp32_network
-from converter.trust.prediction import Prediction, border_inputs, inputs_for, predicted
+from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.predictions import Logits, Predictions, in_parts, predictions
 from converter.workspace import FP32_ONNX
 from zscgan_common.warning_message import WarningMessage
@@ -59,7 +59,7 @@ def on_samples(job: Job, fp32: Logits, int8: Logits, generator: TrainedGenerator
     fresh = job.samples(generator, SampleUse.JUDGING)
     agreement = predictions(fp32, fresh).agreement(predictions(int8, fresh))
     unseen = border_inputs(generator, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
-    return Verified(AgreementSection(agreement, fresh.num_samples), predicted(fp32, int8, unseen))
+    return Verified(AgreementSection(agreement, fresh.num_samples), predict(fp32, int8, unseen))
 
 
 def on_images(job: Job, int8: Logits, baseline: Predictions) -> AccuracySection:

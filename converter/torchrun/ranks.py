@@ -61,10 +61,10 @@ def ranks_of_this_run(device: str) -> Iterator[Ranks]:
     An error on any rank ends the block on all. The first raises it, whoever's it was; the others end their process
     in silence.
     """
-    from calibrators.distributed import ALONE, Ranks
+    from calibrators.distributed import SINGLE, Ranks
 
     if not launched():
-        yield ALONE
+        yield SINGLE
         return
     from torch.distributed import PrefixStore  # type: ignore[attr-defined]
     from torch.distributed.rendezvous import rendezvous
@@ -140,7 +140,7 @@ class FailureChannel:
         if isinstance(error, RankLostError):
             time.sleep(LAST_WORDS_S)
             return FAILED
-        kind, text = in_words(error)
+        kind, text = encode_error(error)
         self._leave_words(kind, text)
         self._ranks.abandon()
         if not self._told() and kind != "interrupt":
@@ -163,7 +163,9 @@ class FailureChannel:
 
     def give_up(self) -> NoReturn:
         """End this process, whose main thread is stuck: with the words and the exit code of one that is not."""
-        kind, text = in_words(self.cause(KeyboardInterrupt()) if self._ranks.first else KeyboardInterrupt())
+        kind, text = encode_error(
+            self.cause(KeyboardInterrupt()) if self._ranks.first else KeyboardInterrupt()
+        )
         clean_up_by_force()
         if self._ranks.first:
             print(f"error: {text}" if text else "interrupted", file=sys.__stderr__, flush=True)
@@ -183,7 +185,7 @@ class FailureChannel:
             for rank in range(1, self._ranks.world):
                 if self._store.check([f"failure/{rank}"]):
                     kind, text = json.loads(self._store.get(f"failure/{rank}"))
-                    return from_words(kind, text, rank)
+                    return decode_error(kind, text, rank)
         if isinstance(error, KeyboardInterrupt):
             return error
         return ConversionError(
@@ -208,8 +210,8 @@ class FailureChannel:
         return False
 
 
-def in_words(error: BaseException) -> tuple[str, str]:
-    """Kind and text of an error, for ``from_words`` in another process."""
+def encode_error(error: BaseException) -> tuple[str, str]:
+    """Kind and text of an error, for ``decode_error`` in another process."""
     if isinstance(error, KeyboardInterrupt):
         return "interrupt", ""
     if isinstance(error, OptionsError):
@@ -219,8 +221,8 @@ def in_words(error: BaseException) -> tuple[str, str]:
     return "bug", "".join(traceback.format_exception(error))
 
 
-def from_words(kind: str, text: str, rank: int) -> BaseException:
-    """An error of the same exit code and message as the one that ``in_words`` saw on ``rank``."""
+def decode_error(kind: str, text: str, rank: int) -> BaseException:
+    """An error of the same exit code and message as the one that ``encode_error`` saw on ``rank``."""
     if kind == "interrupt":
         return KeyboardInterrupt()
     if kind == "options":

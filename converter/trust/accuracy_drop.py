@@ -14,9 +14,9 @@ from calibrators.data.batches import Batches
 from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
 from converter.quantize.placement import QuantizationPlan
-from converter.trust.prediction import predicted_from_logits
+from converter.trust.prediction import predict_from_logits
 from converter.trust.predictions import Predictions, predictions
-from converter.trust.trial_engine import running
+from converter.trust.trial_engine import run_trial
 
 
 @runtime_checkable
@@ -40,7 +40,7 @@ class MeasuredDrop:
 
     def __call__(self, plan: QuantizationPlan) -> float:
         """FP32's top-1 less that of ``plan``."""
-        with running(self.graph, plan, self.ranges.amax) as network:
+        with run_trial(self.graph, plan, self.ranges.amax) as network:
             return self.baseline.top1 - predictions(network, self.val).top1
 
 
@@ -56,5 +56,5 @@ class PredictedDrop:
 
     def __call__(self, plan: QuantizationPlan) -> float:
         """The prediction's estimate."""
-        with running(self.graph, plan, self.ranges.amax) as network:
-            return predicted_from_logits(self.fp32, network(self.x)).drop
+        with run_trial(self.graph, plan, self.ranges.amax) as network:
+            return predict_from_logits(self.fp32, network(self.x)).drop

@@ -15,7 +15,7 @@ from calibrators.options import Algorithm
 from converter.graph.capture import FoldedGraph
 from converter.quantize.placement import QuantizationPlan
 from converter.trust.predictions import two_sided
-from converter.trust.trial_engine import UNQUANTIZED, running
+from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 TINY = 1e-12
 
@@ -30,11 +30,11 @@ def divergences(
 
     ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
     """
-    with running(graph, UNQUANTIZED, {}) as network:
+    with run_trial(graph, UNQUANTIZED, {}) as network:
         fp32 = network(x)
     found: dict[Algorithm, NDArray[np.float64]] = {}
     for algorithm, amax in candidates.items():
-        with running(graph, plan, amax) as network:
+        with run_trial(graph, plan, amax) as network:
             found[algorithm] = soft_divergence(fp32, network(x))
     return found
 

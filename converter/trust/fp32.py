@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from calibrators.data.batches import sent
+from calibrators.data.batches import send
 from calibrators.kernels import exact_kernels
 from converter.trust.predictions import Logits
 from engines.onnxruntime.engine import OnnxRuntimeEngine
@@ -34,7 +34,7 @@ def fp32_network(network: nn.Module, device: torch.device, path: Path) -> Iterat
     @torch.no_grad()
     @exact_kernels()
     def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = network(sent(torch.from_numpy(x), device)).cpu().numpy()
+        logits: NDArray[np.float32] = network(send(torch.from_numpy(x), device)).cpu().numpy()
         return logits
 
     yield run

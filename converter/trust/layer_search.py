@@ -13,7 +13,7 @@ import onnx
 
 from converter.graph.layer_sizes import layers_from_onnx
 from converter.quantize.layer_groups import Group, groups_from_onnx
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.trust.sensitivity import Sensitivity
 
 MOST_TRIES = 32
@@ -53,7 +53,7 @@ class Candidates:
 
     def plan(self, excluded: Excluded) -> QuantizationPlan:
         """The quantizers of all but the ``excluded`` groups."""
-        return plan_from_onnx(self.model, excluded=self.layers(excluded))
+        return place_quantizers(self.model, excluded=self.layers(excluded))
 
     def layers(self, excluded: Excluded) -> tuple[str, ...]:
         """The layers of the ``excluded`` groups, in the graph's order."""

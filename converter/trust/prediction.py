@@ -136,7 +136,7 @@ def border_inputs(trained: TrainedGenerator, count: int, batch_size: int, seed: 
     return BorderBatches(SyntheticBatches(trained.generator, count, batch_size, seed), seed)
 
 
-def predicted(
+def predict(
     fp32: Logits, int8: Logits, batches: Batches, on_batch: Callable[[int], None] = lambda _: None
 ) -> Prediction:
     """The prediction from both networks' logits over all batches; ``on_batch`` gets the number of inputs done."""
@@ -147,10 +147,10 @@ def predicted(
         after.append(int8(inputs))
         done += len(inputs)
         on_batch(done)
-    return predicted_from_logits(np.concatenate(before), np.concatenate(after))
+    return predict_from_logits(np.concatenate(before), np.concatenate(after))
 
 
-def predicted_from_logits(
+def predict_from_logits(
     fp32: Float[np.ndarray, "inputs classes"],
     int8: Float[np.ndarray, "inputs classes"],
     margins: Margins = Margins(),

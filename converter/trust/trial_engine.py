@@ -19,7 +19,7 @@ UNQUANTIZED = QuantizationPlan((), ())
 
 
 @contextmanager
-def running(graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, float]) -> Iterator[Logits]:
+def run_trial(graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, float]) -> Iterator[Logits]:
     """The network with the quantizers of ``plan``, whose ranges are ``amax``, for batches of any size."""
     with tempfile.TemporaryDirectory() as name:
         source, engine = Path(name) / "source.onnx", Path(name) / "engine.onnx"

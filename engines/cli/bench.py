@@ -31,7 +31,7 @@ _FILE_WIDTH = 16
 _UNBOUNDED = 10_000
 
 
-def guarded(work: Callable[[], None]) -> None:
+def guard(work: Callable[[], None]) -> None:
     """Runs ``work``; a user's mistake ends with one message and the exit code that belongs to it."""
     code = 0
     try:
@@ -138,7 +138,7 @@ def bench(
     """  # fmt: skip
     if verbose:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    guarded(lambda: _bench(files, engine, BenchOptions(transfers=not no_transfers, **given), as_json))
+    guard(lambda: _bench(files, engine, BenchOptions(transfers=not no_transfers, **given), as_json))
 
 
 def _bench(files: tuple[Path, ...], engine: str, options: BenchOptions, as_json: bool) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import click
 import cloup
 
-from engines.cli.bench import guarded
+from engines.cli.bench import guard
 from engines.cli.options import build_options, builder_options, profile_options
 from engines.cli.params import FilePath
 from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
@@ -39,7 +39,7 @@ def build(model: Path, output: Path, engine: str, log: Path | None, verbose: boo
     """Build an engine from MODEL.onnx: Q/DQ (INT8) or FP32."""  # fmt: skip
     if verbose:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    guarded(lambda: _build(model, output, engine, build_options(given), log))
+    guard(lambda: _build(model, output, engine, build_options(given), log))
 
 
 def _build(model: Path, output: Path, engine: str, options: BuildOptions, log: Path | None) -> None:

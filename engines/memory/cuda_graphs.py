@@ -52,7 +52,7 @@ class CudaGraph:
             _check(self._library, "cuGraphExecDestroy", code)
 
 
-def captured(stream: Stream, work: Callable[[], None], library: Any = None) -> CudaGraph:
+def capture(stream: Stream, work: Callable[[], None], library: Any = None) -> CudaGraph:
     """The graph of what ``work`` enqueues on ``stream``, on the thread that calls.
 
     Raises BuildError where the work can't be captured (the error of ``work`` itself comes first), or holds

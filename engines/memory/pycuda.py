@@ -20,7 +20,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from engines.errors import PYCUDA_EXTRA, BuildError, EngineUnavailableError
 from engines.memory.base import DeviceBuffer, check_copy
-from engines.memory.cuda_graphs import CudaGraph, captured
+from engines.memory.cuda_graphs import CudaGraph, capture
 
 _NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: no waiting for the default stream; PyCUDA has no name for it
 
@@ -175,7 +175,7 @@ class PycudaDevice:
 
     def capture(self, stream: Any, work: Callable[[], None]) -> CudaGraph:
         with self.current():
-            return captured(stream, work)
+            return capture(stream, work)
 
     def close(self) -> None:
         """Ends the streams and events; buffers are freed one by one, pinned arrays when they are let go."""

@@ -11,7 +11,7 @@ from numpy.typing import DTypeLike, NDArray
 
 from engines.errors import BuildError, EngineUnavailableError
 from engines.memory.base import DeviceBuffer, check_copy
-from engines.memory.cuda_graphs import CudaGraph, captured
+from engines.memory.cuda_graphs import CudaGraph, capture
 
 _INDEX = 0
 
@@ -133,7 +133,7 @@ class TorchDevice:
         # Not torch.cuda.CUDAGraph: that one is for PyTorch's own kernels, with a memory pool of its own and
         # limits that TensorRT's work does not need.
         with self.current():
-            return captured(stream, work)
+            return capture(stream, work)
 
     def close(self) -> None:
         """Gives the memory that PyTorch keeps for later allocations back to the GPU."""

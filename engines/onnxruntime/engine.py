@@ -17,7 +17,7 @@ from engines.files import replaced_file
 from engines.image_input import IMAGE_INPUT, image_shape
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
-from engines.onnxruntime.lowering import lowered_from_qdq
+from engines.onnxruntime.lowering import lower_qdq
 from zscgan_common.text import first_line
 
 # What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
@@ -45,7 +45,7 @@ def build(onnx_path: Path | str, out_path: Path | str) -> Path:
     under its name only when ONNX Runtime has loaded it. Raises BuildError.
     """
     out_path = Path(out_path)
-    lowered = lowered_from_qdq(load_onnx(Path(onnx_path)))
+    lowered = lower_qdq(load_onnx(Path(onnx_path)))
     with replaced_file(out_path) as temporary:
         onnx.save_model(lowered, temporary)
         OnnxRuntimeEngine(temporary).close()

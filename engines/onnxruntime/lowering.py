@@ -37,7 +37,7 @@ from engines.onnxruntime.integer_ops import (
 from engines.onnxruntime.uint8_activations import is_uint8, lower_quantizers
 
 
-def lowered_from_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
+def lower_qdq(model: onnx.ModelProto) -> onnx.ModelProto:
     """The network of ``model`` with ONNX Runtime's integer operators in place of Q/DQ pairs.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from calibrators.distributed import ALONE, Ranks, parts_with_gradient
+from calibrators.distributed import SINGLE, Ranks, parts_with_gradient
 from calibrators.zscgan.training import require_even_shares
 from tests.calibrators import ranked
 
@@ -25,7 +25,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the ranks meet, with a checkpoint of one process."""
     folder = tmp_path_factory.mktemp("ranks")
     (folder / "two").mkdir()
-    ranked.stopped(ALONE, folder)
+    ranked.stopped(SINGLE, folder)
     return folder
 
 
@@ -85,18 +85,18 @@ def test_messages_by_hand(pair: list[dict[str, Any]]) -> None:
 
 
 def test_a_process_alone_gives_back_what_it_got() -> None:
-    ours = ranked.messages(ALONE)
+    ours = ranked.messages(SINGLE)
     assert ours["parts"].tolist() == [[[0.0, 7.0]]]
     assert ours["mean"].tolist() == [0.0]
     assert ours["any"] == [False, False, True]
     assert ours["gathered"] == [{"rank": 0, "x": torch.tensor(0)}]
     assert ours["share"].tolist() == [0, 1, 2, 3]
-    ALONE.leave()
+    SINGLE.leave()
 
 
 def test_the_gradient_of_parts_of_one_process() -> None:
     x = torch.tensor([1.0, 2.0], requires_grad=True)
-    (parts_with_gradient(x, ALONE) ** 2).sum().backward()
+    (parts_with_gradient(x, SINGLE) ** 2).sum().backward()
     assert x.grad is not None
     assert x.grad.tolist() == [2.0, 4.0]
 
@@ -108,7 +108,7 @@ def test_the_gradient_of_parts_of_one_process() -> None:
 def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
     pair: list[dict[str, Any]], name: str, dtype: torch.dtype, tolerance: float
 ) -> None:
-    alone = ranked.first_step(ALONE, dtype)
+    alone = ranked.first_step(SINGLE, dtype)
     assert all(gradient.abs().max() > 0 for gradient in alone["gradients"].values())
     for results in pair:
         torch.testing.assert_close(
@@ -122,7 +122,7 @@ def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
 
 
 def test_a_whole_run_gives_the_state_of_one_process(pair: list[dict[str, Any]]) -> None:
-    alone = ranked.whole_run(ALONE)
+    alone = ranked.whole_run(SINGLE)
     for member in alone["members"]:
         assert member["history"][-1][1] < member["history"][0][1] / 2
     for results in pair:
@@ -143,7 +143,7 @@ def test_two_processes_go_on_where_one_stopped(pair: list[dict[str, Any]]) -> No
 
 
 def test_one_process_goes_on_where_two_stopped(pair: list[dict[str, Any]], folder: Path) -> None:
-    assert_same_training(ranked.resumed(ALONE, folder / "two"), pair[0]["whole run"])
+    assert_same_training(ranked.resumed(SINGLE, folder / "two"), pair[0]["whole run"])
 
 
 def test_a_step_that_is_broken_on_one_rank_is_skipped_on_all(pair: list[dict[str, Any]]) -> None:
@@ -164,13 +164,13 @@ def test_a_loss_that_stays_broken_ends_all_ranks(pair: list[dict[str, Any]]) -> 
 def test_ranges_are_those_of_one_process_to_the_bit(pair: list[dict[str, Any]]) -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # as the ranks have: more of them may add up in another order
-    alone = ranked.ranges(ALONE)
+    alone = ranked.ranges(SINGLE)
     torch.set_num_threads(threads)
     assert pair[0]["ranges"] == pair[1]["ranges"] == alone
 
 
 def test_no_inputs_are_an_error_on_all_ranks(pair: list[dict[str, Any]]) -> None:
-    assert pair[0]["no inputs"] == pair[1]["no inputs"] == ranked.no_inputs(ALONE)
+    assert pair[0]["no inputs"] == pair[1]["no inputs"] == ranked.no_inputs(SINGLE)
 
 
 def test_a_rank_that_is_left_behind_does_not_wait(pair: list[dict[str, Any]]) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE
+from calibrators.distributed import SINGLE
 from converter.console import Console
 from converter.job import Job
 from converter.load.model import Teacher
@@ -21,7 +21,7 @@ def job_of(**fields: Any) -> Job:
     usual: dict[str, Any] = {
         "options": ConvertOptions(ModelOptions("mine.pth")),
         "console": Console(),
-        "ranks": ALONE,
+        "ranks": SINGLE,
         "workspace": Workspace(Path("out")),
         "teacher": teacher,
         "fingerprint": "",

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import FoldedGraph, graph_from_model, observe
 from converter.graph.twin import value_name
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from tests.converter import networks
 
 SHAPES: dict[type[nn.Module], tuple[int, int, int]] = {
@@ -47,7 +47,7 @@ def inputs_of(network: type[nn.Module], batch: int = 8) -> Tensor:
 
 def planned(graph: FoldedGraph, x: Tensor) -> tuple[QuantizationPlan, dict[str, float]]:
     """The plan and each range as the largest |value| for ``x``."""
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     _, values = observe(graph.module, x, plan.observed)
     return plan, {name: float(value.abs().max()) for name, value in values.items()}
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from calibrators.data.batches import TensorBatches
 from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE
+from calibrators.distributed import SINGLE
 from calibrators.options import CalibrationOptions
 from calibrators.ranges.calibrate import calibrate
 from calibrators.zscgan.ensemble import Ensemble
@@ -27,17 +27,17 @@ from calibrators.zscgan.sample_sheet import save_picture
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, observe
-from converter.graph.devices import moved
+from converter.graph.devices import move
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.qat import data
 from converter.qat.data import Samples
 from converter.qat.export import graph_from_student
-from converter.qat.fine_tune import untuned
+from converter.qat.fine_tune import new_tuning
 from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import descend_student, expected_of, score, step_loss
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.stages.baseline import fp32_baseline
 from converter.workspace import Workspace
 from examples.digits.model import digits_resnet
@@ -83,8 +83,8 @@ def converted(request: pytest.FixtureRequest) -> Iterator[Converted]:
             yield Converted(model, spec, graph_from_model(model.requires_grad_(False), spec, CUDA), waits)
         else:
             model, graph = copy.deepcopy(family_graph(name))
-            moved(model.requires_grad_(False), CUDA)
-            moved(graph.module, CUDA)
+            move(model.requires_grad_(False), CUDA)
+            move(graph.module, CUDA)
             yield Converted(model, spec, graph, waits)
 
 
@@ -126,18 +126,18 @@ def test_ranges_of_samples_and_of_images(converted: Converted, tmp_path: Path) -
 
 def test_a_step_of_the_fine_tuning_waits_once(converted: Converted, monkeypatch: pytest.MonkeyPatch) -> None:
     double.install(monkeypatch)
-    plan = plan_from_onnx(converted.graph.onnx)
-    state = untuned(converted.graph, plan, dict.fromkeys(plan.observed, 1.0), QAT)
+    plan = place_quantizers(converted.graph.onnx)
+    state = new_tuning(converted.graph, plan, dict.fromkeys(plan.observed, 1.0), QAT)
     teacher, source = teacher_from_graph(converted.graph, plan), Samples(converted.generator(), 4, 0)
     converted.waits.calls.clear()
-    loss = step_loss(state.student, teacher, source, 0, QAT, ALONE)
-    descend_student(state, loss, QAT, ALONE)
+    loss = step_loss(state.student, teacher, source, 0, QAT, SINGLE)
+    descend_student(state, loss, QAT, SINGLE)
     assert converted.waits.calls == ["to cpu"]
     assert all(value.grad is not None and value.grad.is_cuda for value in state.student.learned().values())
     if converted.spec.shape != (1, 8, 8):  # the rest is the same for all networks
         return
     monkeypatch.setattr(data, "HELD_BATCHES", 1)
-    assert score(state.student, expected_of(teacher, source, ALONE), source, QAT, ALONE).agreement == 25.0
+    assert score(state.student, expected_of(teacher, source, SINGLE), source, QAT, SINGLE).agreement == 25.0
     state.restore(state.dump())
     tuned = graph_from_student(converted.graph, state.student)
     assert tuned.onnx.ByteSize() == converted.graph.onnx.ByteSize()
@@ -170,7 +170,7 @@ def test_what_a_forward_makes_is_made_on_the_gpu(tmp_path: Path) -> None:
         assert graph_from_model(model, spec, CUDA).module(x).is_cuda
         assert model(x).is_cuda
         assert graph_from_onnx(loaded.onnx, spec, CUDA).module(x).is_cuda
-        assert moved(loaded.module, CUDA)(x).is_cuda
+        assert move(loaded.module, CUDA)(x).is_cuda
 
 
 def test_fp32_on_val_runs_on_the_gpu(tmp_path: Path) -> None:

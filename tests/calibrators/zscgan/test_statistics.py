@@ -7,7 +7,7 @@ from calibrators.zscgan.batch_norm import (
     MovingMoments,
     batch_moments,
     batch_norm_layers,
-    merged_moments,
+    merge_moments,
     targets_from_model,
 )
 
@@ -88,7 +88,7 @@ def test_layers_without_statistics_are_left_out() -> None:
 def test_merged_moments_by_hand() -> None:
     # {0, 2} and {4, 6}: mean 3, variance ((9 + 1 + 1 + 9) / 4) = 5
     parts = [(torch.tensor([1.0]), torch.tensor([1.0])), (torch.tensor([5.0]), torch.tensor([1.0]))]
-    mean, variance = merged_moments(parts)
+    mean, variance = merge_moments(parts)
     assert (mean.item(), variance.item()) == (3.0, 5.0)
 
 

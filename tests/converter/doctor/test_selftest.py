@@ -20,7 +20,7 @@ from converter.doctor.cli import command
 from converter.doctor.diagnosis import checkup_from_findings
 from converter.doctor.isolated_call import ChildError
 from converter.doctor.probes import Finding
-from converter.doctor.reference import compared, references_from_model
+from converter.doctor.reference import compare_with_references, references_from_model
 from converter.doctor.selftest import (
     EXAMPLE,
     Attempt,
@@ -118,7 +118,7 @@ def test_one_wrong_scale_is_noticed(converted: tuple[Attempt, Path], tmp_path: P
     onnxruntime.build(tmp_path / "wrong.onnx", tmp_path / "engine.onnx")
     references = references_from_model(selftest_model(), digits_folder() / "test.npz", int8)
     with OnnxRuntimeEngine(tmp_path / "engine.onnx") as engine:
-        found = compared(engine, references)
+        found = compare_with_references(engine, references)
     assert bool(found.missed) is (factor != 1.0)
     assert all(text.startswith("against Q/DQ: ") for text in found.missed[:1])
 
@@ -129,10 +129,10 @@ def test_an_engine_in_another_precision_fails(converted: tuple[Attempt, Path]) -
         selftest_model(), digits_folder() / "test.npz", folder / "model.int8.onnx"
     )
     with OnnxRuntimeEngine(folder / "model.fp32.onnx") as engine:
-        assert "it runs in fp32, not in int8" in compared(engine, references).missed
+        assert "it runs in fp32, not in int8" in compare_with_references(engine, references).missed
         for name, precision in (("tensorrt-rtx", "fp16"), ("tensorrt", "unknown")):
             engine.name, engine.precision = name, precision
-            assert not any("runs in" in text for text in compared(engine, references).missed)
+            assert not any("runs in" in text for text in compare_with_references(engine, references).missed)
 
 
 def test_differences_by_hand() -> None:

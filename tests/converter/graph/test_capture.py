@@ -9,7 +9,7 @@ from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError
 from converter.graph.capture import graph_from_model, observe
 from converter.graph.twin import value_name
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from tests.converter import networks
 from tests.converter.reference import (
     FLOAT_TOLERANCE,
@@ -48,7 +48,7 @@ def test_takes_inputs_in_either_memory_layout(network: type[nn.Module]) -> None:
 @every_network
 def test_equal_names_mean_equal_values(network: type[nn.Module]) -> None:
     graph, x = graph_of(network), inputs_of(network)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     names = graph.activations
     assert {*plan.observed, *(pair.tensor for pair in plan.activations)} <= set(names)
     assert names[0] == "input"
@@ -63,7 +63,7 @@ def test_equal_names_mean_equal_values(network: type[nn.Module]) -> None:
 @every_network
 def test_every_planned_edge_is_an_edge_of_the_fx_graph(network: type[nn.Module]) -> None:
     graph = graph_of(network)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     reads = {
         (str(read.target) if read.op == "get_attr" else value_name(read), value_name(node))
         for node in graph.module.graph.nodes

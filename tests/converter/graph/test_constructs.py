@@ -18,8 +18,8 @@ from converter.errors import CaptureError, UnsupportedOperatorError
 from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, observe, onnx_from_model
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
-from converter.quantize.fake_quant import simulated
-from converter.quantize.placement import LAYERS, QuantizationPlan, plan_from_onnx
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import LAYERS, QuantizationPlan, place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 from engines.errors import BuildError
 from engines.onnxruntime.engine import OnnxRuntimeEngine, build
@@ -62,7 +62,7 @@ def parsed() -> Callable[[onnx.ModelProto], list[str]]:
 
 def quantized(graph: FoldedGraph) -> tuple[QuantizationPlan, dict[str, float], onnx.ModelProto]:
     """The plan, its ranges over two batches of random pixels, and the Q/DQ model."""
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     x = random_pixels(SPEC, 16, 1)
     found = calibrate(
         lambda x: observe(graph.module, x, plan.observed)[1],
@@ -91,7 +91,7 @@ def assert_converts(model: Callable[[Tensor], Tensor], graph: FoldedGraph, folde
     onnx.checker.check_model(int8, full_check=True)
     images = [random_pixels(SPEC, 5, 1)[:batch].contiguous() for batch in BATCHES]
     floats = [(x, model(x).view(len(x), -1)) for x in images]  # squeezed, a batch of 1 is a vector
-    fake = simulated(graph, plan, amax, 8)
+    fake = simulate(graph, plan, amax, 8)
     rounded = [(x, fake(x)) for x in images]
     for (x, logits), (_, ours) in zip(floats, rounded, strict=True):
         assert difference(graph.module(x), logits) <= FLOAT_TOLERANCE

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import graph_from_model, observe
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 
 
 class Stem(nn.Module):
@@ -49,7 +49,7 @@ def test_every_activation_can_have_a_range(network: type[nn.Module]) -> None:
     values = observe(graph.module, torch.randn(2, 3, 8, 8), graph.activations)[1]
     assert len(values) > 5
     assert all(value.isfinite().all() for value in values.values())
-    quantized = {pair.tensor for pair in plan_from_onnx(graph.onnx).activations}
+    quantized = {pair.tensor for pair in place_quantizers(graph.onnx).activations}
     assert quantized <= set(graph.activations)
 
 
@@ -58,4 +58,4 @@ def test_the_pool_behind_the_padding_is_finite_again() -> None:
     graph = graph_from_model(PaddedPool(), InputSpec((3, 8, 8)))
     (pool,) = (node for node in graph.onnx.graph.node if node.op_type == "MaxPool")
     assert pool.input[0] not in graph.activations
-    assert pool.output[0] in plan_from_onnx(graph.onnx).observed
+    assert pool.output[0] in place_quantizers(graph.onnx).observed

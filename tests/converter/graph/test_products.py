@@ -7,7 +7,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.graph.simplify import prepare
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from tests.converter.reference import run_onnx
 
 SIZES = {"b": 3, "c": 4, "h": 5, "w": 6, "k": 7, "d": 2}
@@ -62,7 +62,7 @@ def test_einsum_with_weights(x: str, weight: str, result: str, *, weight_first: 
         torch.from_numpy(run_onnx(prepared, values)[0]), expected, rtol=1e-5, atol=1e-5
     )
     inferred = onnx.shape_inference.infer_shapes(prepared, strict_mode=True)
-    (quantizer,) = plan_from_onnx(inferred).weights
+    (quantizer,) = place_quantizers(inferred).weights
     (matrix,) = (tensor for tensor in prepared.graph.initializer if tensor.name == quantizer.tensor)
     assert quantizer.axis == len(matrix.dims) - 1
 
@@ -89,7 +89,7 @@ def test_weights_on_the_left_move_to_the_right() -> None:
     proto = model_of(node, "bdch", "bdkh", numbers.numpy())
     prepared = onnx.shape_inference.infer_shapes(prepare(proto), strict_mode=True)
     torch.testing.assert_close(torch.from_numpy(run_onnx(prepared, values)[0]), numbers @ values)
-    (weight,) = plan_from_onnx(prepared).weights
+    (weight,) = place_quantizers(prepared).weights
     assert (weight.tensor, weight.axis) == ("weight_transposed", 1)
 
 

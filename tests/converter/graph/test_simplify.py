@@ -15,7 +15,7 @@ from torchvision.ops import FrozenBatchNorm2d
 from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import graph_from_onnx, observe
 from converter.graph.simplify import prepare, simplify
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 
 
@@ -158,7 +158,7 @@ def test_what_is_folded_is_what_gets_quantized(name: str) -> None:
     """The INT8 model, whose weights are the folded ones, against ONNX Runtime on the model with its batch norms."""
     model = flattened(case(name))
     graph = graph_from_onnx(model, InputSpec((3, 8, 8)))
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     layers = [node for node in graph.onnx.graph.node if node.op_type in ("Conv", "ConvTranspose", "Gemm")]
     assert [weight.tensor for weight in plan.weights] == [layer.input[1] for layer in layers]
     x = np.random.default_rng(0).standard_normal((5, 3, 8, 8), np.float32)

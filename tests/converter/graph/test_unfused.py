@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from converter.errors import UnsupportedOperatorError
-from converter.graph.unfused import unfused
+from converter.graph.unfused import take_fused_apart
 
 
 def fused(operator: str, inputs: list[str], **attributes: Any) -> onnx.ModelProto:
@@ -76,7 +76,7 @@ def test_the_parts_say_the_same(
     operator: str, inputs: list[str], attributes: dict[str, Any], expected: list[str]
 ) -> None:
     model = fused(operator, inputs, **attributes)
-    plain = unfused(model)
+    plain = take_fused_apart(model)
     onnx.checker.check_model(plain, full_check=True)
     assert [node.op_type for node in plain.graph.node] == expected
     assert plain.graph.node[0].name == "fused"
@@ -85,4 +85,4 @@ def test_the_parts_say_the_same(
 
 def test_an_unknown_activation_is_named() -> None:
     with pytest.raises(UnsupportedOperatorError, match="Clip, got Swish at node fused; give the file that"):
-        unfused(fused("FusedConv", CONV, activation="Swish"))
+        take_fused_apart(fused("FusedConv", CONV, activation="Swish"))

@@ -17,7 +17,7 @@ from converter.graph.capture import graph_from_onnx
 from converter.load.input_normalisation import normalised_values, white_pixel
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.stages.benchmark import Benchmarked
 from converter.stages.calibration import pixel_ranges
 
@@ -175,7 +175,7 @@ def test_the_ranges_of_pixels_are_known(white: float, tmp_path: Path) -> None:
     teacher = load_model(ModelOptions(str(tmp_path / "net.onnx")))
     assert teacher.onnx is not None
     graph = graph_from_onnx(teacher.onnx, teacher.spec)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     assert [pair.tensor for pair in plan.activations] == ["z", "relu", "flat"]  # neither x nor x - m
     brightest = max((1 - mean) / std for mean, std in zip(MEAN, STD, strict=True))
     amax = pixel_ranges(graph, teacher.spec, torch.device("cpu"))

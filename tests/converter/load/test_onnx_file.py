@@ -19,7 +19,7 @@ from converter.load import onnx_file as onnx_source
 from converter.load.model import load_model
 from converter.load.onnx_file import require_same, source_from_onnx
 from converter.load.options import ModelOptions
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.stages.benchmark import Benchmarked
 from tests.converter.reference import run_onnx
 
@@ -87,7 +87,7 @@ def test_the_graph_is_the_users_own_and_takes_any_batch(batch: int | str, opset:
     assert [v.name for v in (*graph.onnx.graph.input, *graph.onnx.graph.output)] == ["pixels", "scores"]
     assert graph.onnx.metadata_props[0].value == "me"
     assert graph.onnx.opset_import[0].version == max(opset, 13)
-    assert [weight.tensor for weight in plan_from_onnx(graph.onnx).weights] == ["w1", "w2"]
+    assert [weight.tensor for weight in place_quantizers(graph.onnx).weights] == ["w1", "w2"]
     x = torch.randn(5, 3, 8, 8)
     for count in (1, 2, 5):
         with torch.no_grad():

@@ -16,7 +16,7 @@ from converter.errors import ConversionError
 from converter.graph.capture import graph_from_onnx, observe
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 
 Weights = dict[str, np.ndarray]
@@ -338,7 +338,7 @@ def test_converts(name: str, tmp_path: Path) -> None:
     teacher = load_model(options_for(path, file))
     assert teacher.onnx is not None
     graph = graph_from_onnx(teacher.onnx, teacher.spec)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     assert {weight.axis for weight in plan.weights} == {0, 1}  # the convolution and the last layer
     x = random_pixels(teacher.spec, 4, 0)
     values = observe(graph.module, x, plan.observed)[1]

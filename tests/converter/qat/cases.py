@@ -9,9 +9,9 @@ from torch import nn
 
 from calibrators.data.batches import Batch
 from calibrators.data.input_spec import InputSpec
-from calibrators.distributed import ALONE, Ranks
+from calibrators.distributed import SINGLE, Ranks
 from converter.graph.capture import FoldedGraph, graph_from_model
-from converter.qat.fine_tune import untuned
+from converter.qat.fine_tune import new_tuning
 from converter.qat.options import QATOptions
 from converter.qat.training import TuningState
 from converter.quantize.placement import QuantizationPlan
@@ -34,13 +34,13 @@ class Noise:
     def name(self) -> str:
         return "images"
 
-    def inputs(self, step: int, ranks: Ranks = ALONE) -> Batch:
+    def inputs(self, step: int, ranks: Ranks = SINGLE) -> Batch:
         generator = torch.Generator().manual_seed(step)
         means = torch.randn(self.batch, self.shape[0], 1, 1, generator=generator)
         x = means + torch.randn(self.batch, *self.shape, generator=generator)
         return ranks.share(self.scale * x), torch.full((self.batch // ranks.world,), -1)
 
-    def held_out(self, ranks: Ranks = ALONE) -> Iterator[Batch]:
+    def held_out(self, ranks: Ranks = SINGLE) -> Iterator[Batch]:
         for number in range(4):
             yield self.inputs(1000 + number, ranks)
 
@@ -62,4 +62,4 @@ def case(network: type[nn.Module] = Residual) -> tuple[FoldedGraph, Quantization
 
 
 def fresh(options: QATOptions = OPTIONS, network: type[nn.Module] = Residual) -> TuningState:
-    return untuned(*case(network), options)
+    return new_tuning(*case(network), options)

@@ -9,7 +9,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from converter.qat.export import graph_from_student
-from converter.qat.fine_tune import fine_tuned
+from converter.qat.fine_tune import fine_tune_graph
 from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.networks import Residual, Sequence, Shared, Upsampling
 from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
@@ -23,7 +23,7 @@ EIGHT_BITS = replace(OPTIONS, steps=6, num_bits=8, learning_rate=2e-2)
 @pytest.mark.parametrize("network", [Residual, Sequence, Shared, Upsampling])
 def test_the_fine_tuned_network_is_what_onnxruntime_runs(network: type[nn.Module]) -> None:
     graph, plan, amax = case(network)
-    tuned = fine_tuned(graph, plan, amax, noise_for(network), EIGHT_BITS)
+    tuned = fine_tune_graph(graph, plan, amax, noise_for(network), EIGHT_BITS)
     exported = graph_from_student(graph, tuned.student)
     model = qdq_from_onnx(exported.onnx, plan, tuned.student.amax())
     onnx.checker.check_model(model, full_check=True)

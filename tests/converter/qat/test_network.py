@@ -10,7 +10,7 @@ from converter.qat.learned_ranges import ActivationRange
 from converter.qat.network import student_from_graph, teacher_from_graph, unsigned_ranges
 from converter.qat.options import BACKENDS, QATOptions
 from converter.qat.quantizers import amax_of
-from converter.quantize.fake_quant import simulated
+from converter.quantize.fake_quant import simulate
 from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.networks import Perceptron, Residual, Shared
 from tests.converter.qat import double
@@ -37,7 +37,7 @@ def test_untrained_it_is_the_network_of_post_training_quantization(
     student = student_from_graph(graph, plan, amax, QATOptions(), backend_from_name(backend))
     with torch.no_grad():
         ours = student(x)
-        assert_same_logits(ours, simulated(graph, plan, amax, 8)(x))
+        assert_same_logits(ours, simulate(graph, plan, amax, 8)(x))
     assert_same_logits(ours, torch.from_numpy(run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0]))
 
 

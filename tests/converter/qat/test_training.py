@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.backends import cudnn
 
-from calibrators.distributed import ALONE
+from calibrators.distributed import SINGLE
 from converter.errors import QATError
 from converter.qat import training
-from converter.qat.fine_tune import fine_tuned
+from converter.qat.fine_tune import fine_tune_graph
 from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import (
@@ -57,7 +57,7 @@ def trained(state: TuningState, **changes: Any) -> TuningState:
 def test_fine_tuning_brings_the_network_nearer_to_the_teacher() -> None:
     graph, plan, amax = case()
     before = {name: value.clone() for name, value in graph.module.state_dict().items()}
-    tuned = fine_tuned(graph, plan, amax, SOURCE, OPTIONS)
+    tuned = fine_tune_graph(graph, plan, amax, SOURCE, OPTIONS)
     assert tuned.kept == "qat"
     assert tuned.qat > tuned.ptq
     assert tuned.qat.kl < tuned.ptq.kl
@@ -100,13 +100,13 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
 @pytest.mark.slow
 def test_a_training_that_only_does_harm_gives_the_network_back() -> None:
     graph, plan, amax = case()
-    tuned = fine_tuned(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))
+    tuned = fine_tune_graph(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))
     assert tuned.kept == "ptq"
     assert tuned.qat < tuned.ptq
     assert tuned.graph is graph
     assert tuned.amax == {name: amax[name] for name in plan.observed}
-    expected = expected_of(teacher_from_graph(graph, plan), SOURCE, ALONE)
-    assert score(tuned.student, expected, SOURCE, OPTIONS, ALONE) == tuned.ptq
+    expected = expected_of(teacher_from_graph(graph, plan), SOURCE, SINGLE)
+    assert score(tuned.student, expected, SOURCE, OPTIONS, SINGLE) == tuned.ptq
 
 
 def test_the_best_values_are_kept_and_not_the_last() -> None:
@@ -137,14 +137,14 @@ def test_scores_are_ordered_by_agreement_then_by_divergence() -> None:
 
 def test_the_score_by_hand() -> None:
     """Of a network that always says the same: all classes alike, the first a trace more."""
-    expected = expected_of(teacher_from_graph(*case()[:2]), SOURCE, ALONE)
+    expected = expected_of(teacher_from_graph(*case()[:2]), SOURCE, SINGLE)
     everything = torch.log_softmax(torch.cat(expected), 1)
 
     class Uniform(nn.Module):
         def forward(self, x: Tensor) -> Tensor:
             return torch.zeros(len(x), 5) + torch.eye(5)[0] * 1e-6
 
-    found = score(Uniform(), expected, SOURCE, replace(OPTIONS, temperature=1.0), ALONE)
+    found = score(Uniform(), expected, SOURCE, replace(OPTIONS, temperature=1.0), SINGLE)
     entropy = -(everything.exp() * everything).sum(1).mean()
     assert found.kl == pytest.approx(math.log(5) - float(entropy), rel=1e-3)
     assert found.softened == pytest.approx(found.kl, rel=1e-5)
@@ -192,7 +192,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     state = fresh()
     before = learned_values(state.student)
     logits = state.student(SOURCE.inputs(0)[0])
-    assert not descend_student(state, (logits * torch.nan).mean(), OPTIONS, ALONE)[0]
+    assert not descend_student(state, (logits * torch.nan).mean(), OPTIONS, SINGLE)[0]
     assert all(torch.equal(value, before[name]) for name, value in learned_values(state.student).items())
 
 

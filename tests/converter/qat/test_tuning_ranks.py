@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from calibrators.distributed import ALONE
+from calibrators.distributed import SINGLE
 from tests.converter.qat import double, ranked
 
 ROOT = Path(__file__).parents[3]
@@ -45,7 +45,7 @@ def test_two_halves_give_the_loss_and_the_gradients_of_the_whole(
     pair: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     double.install(monkeypatch)
-    alone = ranked.first_step(ALONE)
+    alone = ranked.first_step(SINGLE)
     assert any(name.endswith("log_ratio") for name in alone["gradients"])
     for results in pair:
         torch.testing.assert_close(results["first step"]["loss"], alone["loss"], rtol=1e-5, atol=0)
@@ -60,7 +60,7 @@ def test_a_whole_run_gives_the_result_of_one_process(
     pair: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     double.install(monkeypatch)
-    alone = ranked.whole_run(ALONE)
+    alone = ranked.whole_run(SINGLE)
     for results in pair:
         ours = results["whole run"]
         torch.testing.assert_close(

@@ -9,7 +9,7 @@ sum behind a MatMul and the input of a layer norm behind one, and leaves a class
 
 import pytest
 
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from tests.converter.quantize.test_placement import activations, parsed
 
 
@@ -18,7 +18,7 @@ def planned(body: str, tokens: int = 32, head: int = 16, extra: str = "") -> lis
     shape = f"float[batch, 2, {tokens}, {head}]"
     inputs = f"{shape} q, float[batch, 2, {head}, {tokens}] k, {shape} v{extra}"
     constants = "<float[1] c = {0.5}, float[1, 1, 1, 1] m = {1}>"
-    return activations(plan_from_onnx(parsed(f"({inputs}) => ({shape} y) {constants} {{ {body} }}")))
+    return activations(place_quantizers(parsed(f"({inputs}) => ({shape} y) {constants} {{ {body} }}")))
 
 
 WHOLE = ["q -> s", "k -> s", "v -> y", "p -> y"]
@@ -77,9 +77,9 @@ def test_a_product_without_softmax_is_quantized() -> None:
 
 def test_a_product_of_a_value_with_itself_has_one_pair() -> None:
     text = "(float[batch, 16, 16] x) => (float[batch, 16, 16] y) { y = MatMul(x, x) }"
-    assert activations(plan_from_onnx(parsed(text))) == ["x -> y"]
+    assert activations(place_quantizers(parsed(text))) == ["x -> y"]
 
 
 def test_an_excluded_product_stays_float() -> None:
     text = "(float[batch, 16, 16] x) => (float[batch, 16, 16] y) { y = MatMul(x, x) }"
-    assert activations(plan_from_onnx(parsed(text), excluded=["y"])) == []
+    assert activations(place_quantizers(parsed(text), excluded=["y"])) == []

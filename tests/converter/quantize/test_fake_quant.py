@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from converter.quantize.fake_quant import levels_of, rounded_to_scale, rounded_weight, simulated
+from converter.quantize.fake_quant import levels_of, rounded_to_scale, rounded_weight, simulate
 from converter.quantize.qdq import qdq_from_onnx, quantized_weight
 from tests.converter.networks import Residual, Shared
 from tests.converter.reference import NETWORKS, graph_of, inputs_of, planned, run_onnx
@@ -49,7 +49,7 @@ def test_eight_bits_are_what_onnxruntime_runs(network: type[nn.Module]) -> None:
     graph, x = graph_of(network), inputs_of(network)
     plan, amax = planned(graph, x)
     with torch.no_grad():
-        ours = simulated(graph, plan, amax, 8)(x)
+        ours = simulate(graph, plan, amax, 8)(x)
     assert_same_logits(ours, run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0])
 
 
@@ -58,8 +58,8 @@ def test_the_graph_stays_as_it_is_and_fewer_bits_are_coarser() -> None:
     plan, amax = planned(graph, x)
     with torch.no_grad():
         before = graph.module(x)
-        ours = simulated(graph, plan, amax, 8)(x)
-        coarse = simulated(graph, plan, amax, 4)(x)
+        ours = simulate(graph, plan, amax, 8)(x)
+        coarse = simulate(graph, plan, amax, 4)(x)
         assert torch.equal(graph.module(x), before)
     assert (coarse - before).abs().mean() > 4 * (ours - before).abs().mean()
 
@@ -69,7 +69,7 @@ def test_readers_of_one_weight_share_its_quantizer() -> None:
     plan, amax = planned(graph, x)
     readers = [weight.consumer for weight in plan.weights if weight.tensor == "conv.weight"]
     assert len(readers) == 2
-    module = simulated(graph, plan, amax, 8)
+    module = simulate(graph, plan, amax, 8)
     called = [node.target for node in module.graph.nodes if node.op == "call_module"]
     weights = [name for name in called if name.startswith("quantizers.weights.")]
     assert len(weights) == len(set(weights)) == len({(w.tensor, w.axis) for w in plan.weights})

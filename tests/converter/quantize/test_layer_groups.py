@@ -16,7 +16,7 @@ from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.graph.layer_sizes import layers_from_onnx
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.layer_groups import groups_from_onnx
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 from converter.quantize.quantized_inputs import parts_of
 from converter.trust.parity import literal_logits
@@ -48,14 +48,14 @@ def bottleneck() -> FoldedGraph:
 
 
 def layer_groups(graph: FoldedGraph) -> list[tuple[str, ...]]:
-    return [group.layers for group in groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))]
+    return [group.layers for group in groups_from_onnx(graph.onnx, place_quantizers(graph.onnx))]
 
 
 @pytest.mark.slow
 def test_depthwise_layers_go_with_the_pointwise_that_reads_them() -> None:
     graph = bottleneck()
     assert layer_groups(graph) == [("conv2d",), ("conv2d_1", "conv2d_2"), ("logits",)]
-    groups = groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))
+    groups = groups_from_onnx(graph.onnx, place_quantizers(graph.onnx))
     assert {(part.kind, part.consumer) for part in groups[1].parts} == {
         ("activation", "conv2d_1"), ("weight", "conv2d_1"), ("activation", "conv2d_2"), ("weight", "conv2d_2"),
         ("activation", "add_25"),
@@ -69,7 +69,7 @@ def test_a_depthwise_layer_whose_result_is_also_pooled_stays_alone() -> None:
 
 def test_a_residual_add_and_a_pool_leave_with_their_convolution() -> None:
     graph = graph_of(networks.Residual)
-    groups = {group.layers: group for group in groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))}
+    groups = {group.layers: group for group in groups_from_onnx(graph.onnx, place_quantizers(graph.onnx))}
     assert ("conv2d_5", "add_121") in {(p.tensor, p.consumer) for p in groups["conv2d_4",].parts}
     assert ("relu_4", "mean") in {(p.tensor, p.consumer) for p in groups["logits",].parts}
 
@@ -77,13 +77,13 @@ def test_a_residual_add_and_a_pool_leave_with_their_convolution() -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_layer_is_in_one_group_and_all_groups_take_everything(network: type[nn.Module]) -> None:
     graph = graph_of(network)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     groups = groups_from_onnx(graph.onnx, plan)
     layers = [layer for group in groups for layer in group.layers]
     parts = parts_of(plan)
     assert layers == [part.consumer for part in parts if part.kind == "weight"]
     assert frozenset().union(*(group.parts for group in groups)) == set(parts)
-    assert plan_from_onnx(graph.onnx, excluded=layers) == QuantizationPlan((), ())
+    assert place_quantizers(graph.onnx, excluded=layers) == QuantizationPlan((), ())
 
 
 def half_quantized(graph: FoldedGraph, plan: QuantizationPlan) -> list[str]:
@@ -117,18 +117,18 @@ def half_quantized(graph: FoldedGraph, plan: QuantizationPlan) -> list[str]:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_no_choice_of_groups_leaves_a_fusion_half_quantized(network: type[nn.Module]) -> None:
     graph = graph_of(network)
-    groups = groups_from_onnx(graph.onnx, plan_from_onnx(graph.onnx))
+    groups = groups_from_onnx(graph.onnx, place_quantizers(graph.onnx))
     for size in range(len(groups) + 1):
         for chosen in itertools.combinations(groups, size):
             excluded = [layer for group in chosen for layer in group.layers]
-            plan = plan_from_onnx(graph.onnx, excluded=excluded)
+            plan = place_quantizers(graph.onnx, excluded=excluded)
             assert half_quantized(graph, plan) == []
             assert not {part.consumer for part in parts_of(plan)} & set(excluded)
 
 
 def test_excluded_names_must_be_nodes() -> None:
     with pytest.raises(ValueError, match="got elsewhere"):
-        plan_from_onnx(graph_of(networks.Residual).onnx, excluded=["conv2d", "elsewhere"])
+        place_quantizers(graph_of(networks.Residual).onnx, excluded=["conv2d", "elsewhere"])
 
 
 @pytest.mark.parametrize(
@@ -142,7 +142,7 @@ def test_partly_quantized_networks_run_in_onnx_runtime_as_they_are_written(
     plan, amax = planned(graph, x)
     source, engine = tmp_path / "source.onnx", tmp_path / "engine.onnx"
     for group in groups_from_onnx(graph.onnx, plan):
-        mixed = plan_from_onnx(graph.onnx, excluded=group.layers)
+        mixed = place_quantizers(graph.onnx, excluded=group.layers)
         ranges = {**planned_ranges(graph, mixed, x), **amax}
         model = qdq_from_onnx(graph.onnx, mixed, ranges)
         onnx.checker.check_model(model, full_check=True)
@@ -194,10 +194,10 @@ def test_what_stays_in_float_by_hand() -> None:
     )
     model.graph.initializer.append(numpy_helper.from_array(np.ones((6, 8), np.float32), "w"))
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    plan = plan_from_onnx(model)
+    plan = place_quantizers(model)
     of_weights, of_scores = 4 * 6 * 8, 4 * 8 * 4
     assert float_macs_percent(model, plan) == pytest.approx(100 * of_scores / (of_weights + of_scores))
-    assert float_macs_percent(model, plan_from_onnx(model, ["q"])) == 100
+    assert float_macs_percent(model, place_quantizers(model, ["q"])) == 100
 
 
 def test_einsums_and_computed_kernels_count_too() -> None:
@@ -209,7 +209,7 @@ def test_einsums_and_computed_kernels_count_too() -> None:
     )
     model.graph.initializer.append(numpy_helper.from_array(np.ones(6, np.float32), "w"))
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    plan = plan_from_onnx(model)
+    plan = place_quantizers(model)
     assert {layer.name: layer.macs for layer in layers_in_float(model, plan)} == {
         "c": 2 * 9 * 4 * 9,
         "y": 4 * 6,
@@ -225,9 +225,9 @@ def test_a_product_of_activations_is_a_group() -> None:
     )
     model.graph.initializer.append(numpy_helper.from_array(np.ones((16, 16), np.float32), "w"))
     model = onnx.shape_inference.infer_shapes(model, strict_mode=True)
-    plan = plan_from_onnx(model)
+    plan = place_quantizers(model)
     weights, product = groups_from_onnx(model, plan)
     assert (weights.layers, product.layers) == (("q",), ("y",))
     assert {(part.tensor, part.consumer) for part in product.parts} == {("q", "y"), ("t", "y")}
     assert float_macs_percent(model, plan) == 0
-    assert float_macs_percent(model, plan_from_onnx(model, ["y"])) == 50
+    assert float_macs_percent(model, place_quantizers(model, ["y"])) == 50

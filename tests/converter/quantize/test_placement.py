@@ -5,7 +5,7 @@ import onnx.parser
 import pytest
 from torch import nn
 
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from tests.converter import networks
 from tests.converter.reference import graph_of
 
@@ -95,9 +95,9 @@ EXPECTED: list[tuple[type[nn.Module], list[str]]] = [
 
 @pytest.mark.parametrize(("network", "expected"), EXPECTED)
 def test_activations_of_small_networks(network: type[nn.Module], expected: list[str]) -> None:
-    plan = plan_from_onnx(graph_of(network).onnx)
+    plan = place_quantizers(graph_of(network).onnx)
     assert activations(plan) == expected
-    assert plan == plan_from_onnx(graph_of(network).onnx)
+    assert plan == place_quantizers(graph_of(network).onnx)
 
 
 @pytest.mark.parametrize(
@@ -125,16 +125,16 @@ def test_activations_of_small_networks(network: type[nn.Module], expected: list[
     ],
 )
 def test_weights_of_small_networks(network: type[nn.Module], expected: list[str]) -> None:
-    assert weights(plan_from_onnx(graph_of(network).onnx)) == expected
+    assert weights(place_quantizers(graph_of(network).onnx)) == expected
 
 
 def test_observed_names_each_range_once() -> None:
-    plan = plan_from_onnx(graph_of(networks.Branches).onnx)
+    plan = place_quantizers(graph_of(networks.Branches).onnx)
     assert plan.observed == ("input", "relu", "relu_1", "cat", "add_60", "mean")
 
 
 def test_gemm_and_matmul_axes_follow_the_output() -> None:
-    plan = plan_from_onnx(
+    plan = place_quantizers(
         parsed("""(float[batch, 4] x) => (float[batch, 2] y)
         <float[4, 3] a = {0,1,2,3,4,5,6,7,8,9,10,11}, float[3, 3] b = {0,1,2,3,4,5,6,7,8},
         float[3, 2] c = {0,1,2,3,4,5}>
@@ -144,7 +144,7 @@ def test_gemm_and_matmul_axes_follow_the_output() -> None:
 
 
 def test_computed_weights_and_products_of_activations_are_left_out() -> None:
-    plan = plan_from_onnx(
+    plan = place_quantizers(
         parsed("""(float[2, 2] x) => (float[2, 2] y)
         <float[2, 2] a = {0,1,2,3}>
         { w = Relu(a)  h = MatMul(x, w)  i = MatMul(h, x)  y = Gemm(i, h) }""")
@@ -156,9 +156,9 @@ def test_undeclared_values_are_left_out() -> None:
     text = """(float[2, 2] x) => (float[2, 2] y) <float[2, 2] a = {0,1,2,3}>
     { h = Relu(x)  y = MatMul(h, a) }"""
     model = parsed(text)
-    assert activations(plan_from_onnx(model)) == ["h -> y"]
+    assert activations(place_quantizers(model)) == ["h -> y"]
     del model.graph.value_info[:]
-    assert plan_from_onnx(model) == QuantizationPlan((), ())
+    assert place_quantizers(model) == QuantizationPlan((), ())
 
 
 CONVOLUTION = "<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}>"
@@ -167,7 +167,7 @@ CONVOLUTION = "<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}>"
 def convolutional(body: str, outputs: str = "float[n, 2, h, v] y") -> list[str]:
     """Planned activations of a body of nodes over x [1, 2, 4, 4] with a 1x1 weight w."""
     return activations(
-        plan_from_onnx(parsed(f"(float[1, 2, 4, 4] x) => ({outputs}) {CONVOLUTION} {{ {body} }}"))
+        place_quantizers(parsed(f"(float[1, 2, 4, 4] x) => ({outputs}) {CONVOLUTION} {{ {body} }}"))
     )
 
 

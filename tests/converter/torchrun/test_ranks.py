@@ -17,7 +17,7 @@ from click.testing import CliRunner
 from torch import distributed
 
 from calibrators import distributed as calibrators_distributed
-from calibrators.distributed import ALONE, RankLostError, Ranks
+from calibrators.distributed import SINGLE, RankLostError, Ranks
 from calibrators.errors import CalibrationError
 from converter import pipeline
 from converter.cli.convert import command
@@ -25,8 +25,8 @@ from converter.errors import ConversionError, OptionsError
 from converter.torchrun import ranks as module
 from converter.torchrun.ranks import (
     FailureChannel,
-    from_words,
-    in_words,
+    decode_error,
+    encode_error,
     launched,
     muted_unless_first,
     ranks_of_this_run,
@@ -163,7 +163,7 @@ def test_without_torchrun_a_process_is_alone(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("WORLD_SIZE", "2")  # some clusters set it everywhere
     assert not launched()
     with ranks_of_this_run("auto") as ranks:
-        assert ranks is ALONE
+        assert ranks is SINGLE
 
 
 def test_one_process_of_torchrun_is_alone(other_rank: None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,8 +201,8 @@ def test_the_first_rank_speaks(
 def test_errors_travel_as_what_the_user_would_have_seen(
     error: BaseException, type_: type[BaseException], text: str
 ) -> None:
-    kind, words = in_words(error)
-    again = from_words(*json.loads(json.dumps([kind, words])), 1)
+    kind, words = encode_error(error)
+    again = decode_error(*json.loads(json.dumps([kind, words])), 1)
     assert (type(again), str(again)) == (type_, text)
 
 
@@ -210,7 +210,7 @@ def test_a_bug_travels_with_its_traceback() -> None:
     try:
         _ = 1 / 0
     except ZeroDivisionError as error:
-        again = from_words(*in_words(error), 3)
+        again = decode_error(*encode_error(error), 3)
     assert isinstance(again, RuntimeError)
     assert "process 3 failed" in str(again)
     assert "test_ranks.py" in str(again)
@@ -325,4 +325,4 @@ def test_closing_connections_gives_up_after_a_while(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(calibrators_distributed, "_abort", lambda: release.wait(60))
     assert not Ranks(0, 2).abandon()
     release.set()
-    assert ALONE.abandon()
+    assert SINGLE.abandon()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from converter.quantize.placement import plan_from_onnx
+from converter.quantize.placement import place_quantizers
 from converter.trust.calibrator_choice import (
     choose_calibrator,
     divergence,
@@ -65,7 +65,7 @@ def test_it_does_not_hang_on_the_scale_of_the_logits() -> None:
 @torch.no_grad()
 def test_ranges_that_clip_diverge_more() -> None:
     graph, x = graph_of(networks.Residual), inputs_of(networks.Residual, 8)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     wide, narrow = (dict.fromkeys(plan.observed, amax) for amax in (8.0, 0.05))
     found = divergences({"max": wide, "entropy": narrow}, graph, plan, x.numpy())
     assert 0 <= found["max"].mean() < found["entropy"].mean() / 10

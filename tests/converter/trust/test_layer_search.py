@@ -16,7 +16,7 @@ from calibrators.data.batches import TensorBatches, first_inputs
 from calibrators.ranges.ranges import Ranges, load_ranges, save_ranges
 from converter.cli.convert import command
 from converter.graph.capture import FoldedGraph
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.report.document import AccuracySection, MixedPrecisionSection
 from converter.report.summary import missed_gate
 from converter.stages import mixed_precision as stage
@@ -31,7 +31,7 @@ from converter.trust.layer_search import (
 from converter.trust.prediction import Prediction
 from converter.trust.predictions import predictions
 from converter.trust.sensitivity import sensitivity_from_graph
-from converter.trust.trial_engine import UNQUANTIZED, running
+from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from tests.converter import networks
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from tests.converter.jobs import job_of
@@ -143,7 +143,7 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     plan, amax = planned(graph, images)
     amax, x = {**amax, "relu": 0.02 * amax["relu"]}, images.numpy()
     ranges = Ranges(amax, "max", 64, 0, "zscgan", None)
-    with running(graph, UNQUANTIZED, {}) as fp32:
+    with run_trial(graph, UNQUANTIZED, {}) as fp32:
         logits = fp32(x)
         labels = logits.argmax(1)
         val = TensorBatches(torch.from_numpy(x), torch.from_numpy(labels), 32)
@@ -161,7 +161,7 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     assert candidates.layers(choice.excluded) == ("linear_1",)
     assert choice.met
     assert choice.all_int8_drop > 10
-    assert drop_of(plan_from_onnx(graph.onnx)) == choice.all_int8_drop
+    assert drop_of(place_quantizers(graph.onnx)) == choice.all_int8_drop
     guess = PredictedDrop(graph, ranges, x, logits)
     assert guess(QuantizationPlan((), ())) == 0
     assert guess(candidates.plan(choice.excluded)) < guess(plan)

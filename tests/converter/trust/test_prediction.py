@@ -26,8 +26,8 @@ from converter.trust.prediction import (
     flipped,
     lost,
     mixed,
-    predicted,
-    predicted_from_logits,
+    predict,
+    predict_from_logits,
     taken_margins,
 )
 from engines.base import Engine
@@ -56,7 +56,7 @@ def test_what_is_taken_of_each_margin_by_hand() -> None:
 
 def test_prediction_by_hand() -> None:
     fp32, int8 = np.float32([[3, 1], [0, 2]]), np.float32([[2, 1.5], [1, 0]])  # takes 1.5 and 3 deviations
-    found = predicted_from_logits(fp32, int8, MARGINS)
+    found = predict_from_logits(fp32, int8, MARGINS)
     assert found.disagreement == pytest.approx(100 * (1.5 / 4 + 3 / 4) / 2)
     assert found.drop == pytest.approx(100 * (log(cosh(1.5)) + log(cosh(3))) / 2 / 4)
     assert found.inputs == 2
@@ -65,7 +65,7 @@ def test_prediction_by_hand() -> None:
 def test_interval_by_hand() -> None:
     """Without spread among the inputs there is no sampling error: what remains are the factors."""
     fp32, int8 = np.float32([[3, 1]] * 5), np.float32([[2, 0.6]] * 5)  # takes 0.6 deviations
-    found = predicted_from_logits(fp32, int8, MARGINS)
+    found = predict_from_logits(fp32, int8, MARGINS)
     assert found.disagreement == pytest.approx(15)
     assert (found.low, found.high) == pytest.approx((15 / CLEARER, 15 * DIMMER))
     assert found.drop_high == pytest.approx(100 * log(cosh(0.6 * DIMMER)) / 4)
@@ -73,7 +73,7 @@ def test_interval_by_hand() -> None:
 
 def test_no_more_can_be_taken_than_there_is() -> None:
     fp32 = np.float32([[9, 0, 0]])
-    found = predicted_from_logits(fp32, -1000 * fp32, MARGINS)
+    found = predict_from_logits(fp32, -1000 * fp32, MARGINS)
     assert found.disagreement == found.high == 100
     assert found.drop == pytest.approx(100 * log(cosh(4)) / 4)
     assert found.drop_high <= 100
@@ -96,15 +96,15 @@ def test_estimates_are_what_a_simulation_of_the_assumptions_gives() -> None:
 
 def test_identical_logits_disagree_nowhere() -> None:
     fp32, _ = noisy(0)
-    found = predicted_from_logits(fp32, fp32)
+    found = predict_from_logits(fp32, fp32)
     assert (found.disagreement, found.drop) == (0, 0)
     assert found.low <= 0 <= found.high
     constant = np.zeros((4, 3), np.float32)
-    assert predicted_from_logits(constant, constant).high == 0
+    assert predict_from_logits(constant, constant).high == 0
 
 
 def test_more_noise_never_gives_less() -> None:
-    found = [predicted_from_logits(*noisy(scale)) for scale in (0, 0.01, 0.1, 0.3, 1, 3, 10)]
+    found = [predict_from_logits(*noisy(scale)) for scale in (0, 0.01, 0.1, 0.3, 1, 3, 10)]
     for name in ("disagreement", "drop", "high", "drop_high"):
         values = [getattr(prediction, name) for prediction in found]
         assert values == sorted(values)
@@ -113,7 +113,7 @@ def test_more_noise_never_gives_less() -> None:
 
 def test_estimates_lie_in_their_intervals_within_0_and_100() -> None:
     for scale in (0.01, 0.3, 3, 100):
-        found = predicted_from_logits(*noisy(scale))
+        found = predict_from_logits(*noisy(scale))
         assert 0 <= found.low <= found.disagreement <= found.high <= 100
         assert 0 <= found.drop_low <= found.drop <= found.drop_high <= 100
         assert found.drop <= found.disagreement
@@ -121,18 +121,18 @@ def test_estimates_lie_in_their_intervals_within_0_and_100() -> None:
 
 def test_order_of_inputs_and_scale_and_offset_of_logits_change_nothing() -> None:
     fp32, int8 = noisy(0.5)
-    expected = asdict(predicted_from_logits(fp32, int8))
+    expected = asdict(predict_from_logits(fp32, int8))
     order = np.random.default_rng(1).permutation(len(fp32))
-    assert asdict(predicted_from_logits(fp32[order], int8[order])) == pytest.approx(expected)
-    assert asdict(predicted_from_logits(8 * fp32, 8 * int8)) == pytest.approx(expected)
-    assert asdict(predicted_from_logits(fp32 + 2, int8 + 2)) == pytest.approx(expected, rel=1e-5)
+    assert asdict(predict_from_logits(fp32[order], int8[order])) == pytest.approx(expected)
+    assert asdict(predict_from_logits(8 * fp32, 8 * int8)) == pytest.approx(expected)
+    assert asdict(predict_from_logits(fp32 + 2, int8 + 2)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_logit_is_one_of_two_classes() -> None:
     fp32, int8 = np.float32([[2.0], [-1.0]]), np.float32([[1.5], [0.5]])
     zeros = np.zeros((2, 1), np.float32)
-    both = predicted_from_logits(np.hstack([zeros, fp32]), np.hstack([zeros, int8]))
-    assert predicted_from_logits(fp32, int8) == both
+    both = predict_from_logits(np.hstack([zeros, fp32]), np.hstack([zeros, int8]))
+    assert predict_from_logits(fp32, int8) == both
     assert both.disagreement > 0
 
 
@@ -170,9 +170,9 @@ def test_networks_are_run_batch_by_batch() -> None:
     done: list[int] = []
     fp32 = lambda x: x.reshape(len(x), -1)  # noqa: E731
     int8 = lambda x: fp32(x)[:, ::-1].copy()  # noqa: E731
-    found = predicted(fp32, int8, batches, done.append)
+    found = predict(fp32, int8, batches, done.append)
     x = batches.x.flatten(1).numpy()
-    assert found == predicted_from_logits(x, x[:, ::-1].copy())
+    assert found == predict_from_logits(x, x[:, ::-1].copy())
     assert done == [2, 4, 5]
 
 
@@ -210,7 +210,7 @@ def test_a_conversion_predicts_without_any_image(conversion: Callable[..., Resul
         assert (x <= high + 1e-6).all()
     fp32, int8 = (onnx_engine(name) for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
     with fp32, int8:
-        again = predicted(fp32.run, int8.run, batches).to_json()
+        again = predict(fp32.run, int8.run, batches).to_json()
     assert again.pop("known_error") == found.pop("known_error")
     assert again == pytest.approx(found, rel=1e-3)
 

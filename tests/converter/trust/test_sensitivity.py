@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import FoldedGraph, graph_from_model
-from converter.quantize.fake_quant import simulated
-from converter.quantize.placement import QuantizationPlan, plan_from_onnx
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, parts_of, plan_of_parts
 from converter.trust.sensitivity import Sensitivity, batch_axes, direction, sensitivity_from_graph
 from tests.converter import networks
@@ -31,7 +31,7 @@ def one_at_a_time(
     graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], x: Tensor, parts: list[Part]
 ) -> float:
     """KL(FP32 || the network with ``parts`` alone quantized), by running both."""
-    quantized = simulated(graph, plan_of_parts(plan, parts), amax, 8)
+    quantized = simulate(graph, plan_of_parts(plan, parts), amax, 8)
     p, q = (module(x).double().log_softmax(1) for module in (graph.module, quantized))
     return float(nn.functional.kl_div(q, p, reduction="batchmean", log_target=True))
 
@@ -78,7 +78,7 @@ class Linear(nn.Module):
 def test_linear_network_by_hand(weight: list[list[float]]) -> None:
     """One logit stands for two of which the first is 0; of two classes, one draw is exact."""
     graph = graph_from_model(Linear(weight), InputSpec((1, 1, 2)))
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     (name,) = plan.observed
     x = torch.tensor([[[[0.304, 1.0]]], [[[-0.777, 0.123]]]])
     found = estimated(graph, plan, {name: 1.27}, x)  # a scale of 0.01
@@ -163,7 +163,7 @@ def test_a_range_that_clips_costs_more() -> None:
 @pytest.mark.slow
 def test_an_error_of_zero_has_no_finite_ratio() -> None:
     graph = graph_from_model(Linear([[1.0, -1.0], [1.0, 1.0]]), InputSpec((1, 1, 2)))
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     found = estimated(graph, plan, {plan.observed[0]: 127.0}, torch.tensor([[[[3.0, -7.0]]]]))
     assert set(found.part_sqnr) == {math.inf}
     assert found.kl(found.parts) == 0
@@ -180,7 +180,7 @@ def test_batch_axes_follow_the_declared_shapes() -> None:
 @pytest.mark.parametrize("network", [networks.Branches, networks.Sequence, networks.Shared])
 def test_plan_of_parts_restores_the_plan_and_keeps_single_readers(network: type[nn.Module]) -> None:
     graph = graph_of(network)
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     parts = parts_of(plan)
     assert plan_of_parts(plan, parts) == plan
     assert plan_of_parts(plan, []) == QuantizationPlan((), ())

@@ -20,7 +20,7 @@ from engines.gpu import gpus
 from engines.memory import open_device
 from engines.memory import pycuda as pycuda_buffers
 from engines.memory.base import Device, DeviceBuffer, Event, Graph, Stream
-from engines.memory.cuda_graphs import _CALLS, CudaGraph, captured, driver_library
+from engines.memory.cuda_graphs import _CALLS, CudaGraph, capture, driver_library
 from engines.memory.pycuda import PycudaDevice, open_pycuda
 from engines.memory.torch import TorchDevice, open_torch
 from tests.libcuda_double import driver_double, load_driver
@@ -477,7 +477,7 @@ def stream(driver: Driver) -> Any:
 
 def test_graph_is_captured_launched_and_closed(stream: Any) -> None:
     library, ran = Library(), list[str]()
-    graph = captured(stream, lambda: ran.append("work"), library)
+    graph = capture(stream, lambda: ran.append("work"), library)
     assert isinstance(graph, Graph)
     assert ran == ["work"]
     assert library.log == [
@@ -503,7 +503,7 @@ def test_error_of_the_work_comes_first_and_ends_the_capture(stream: Any) -> None
         raise BuildError("could not enqueue")
 
     with pytest.raises(BuildError, match="could not enqueue"):
-        captured(stream, work, library)
+        capture(stream, work, library)
     assert library.log == ["cuStreamBeginCapture_v2", "cuStreamEndCapture", "cuGraphDestroy"]
     assert library.graphs == 0
 
@@ -515,21 +515,21 @@ def test_driver_errors_have_names(stream: Any) -> None:
         BuildError,
         match=r"cuStreamEndCapture failed with CUDA_ERROR_X \(what it means\); the network holds work that can't",
     ):
-        captured(stream, lambda: None, library)
+        capture(stream, lambda: None, library)
     library.fails = {"cuGraphInstantiateWithFlags": 1, "cuGetErrorName": 1}
     with pytest.raises(BuildError, match=r"cuGraphInstantiateWithFlags failed with error 1$"):
-        captured(stream, lambda: None, library)
+        capture(stream, lambda: None, library)
     assert library.graphs == 0
     library.fails = {"cuStreamBeginCapture_v2": 900}
     with pytest.raises(BuildError, match="cuStreamBeginCapture failed"):
-        captured(stream, lambda: pytest.fail("nothing to capture"), library)
+        capture(stream, lambda: pytest.fail("nothing to capture"), library)
 
 
 def test_empty_graph_is_refused(stream: Any) -> None:
     library = Library()
     library.nodes = 0
     with pytest.raises(BuildError, match="the CUDA graph is empty"):
-        captured(stream, lambda: None, library)
+        capture(stream, lambda: None, library)
     assert library.graphs == 0
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine, int8_kernels
-from engines.onnxruntime.lowering import lowered_from_qdq
+from engines.onnxruntime.lowering import lower_qdq
 from tests.engines.networks import WEIGHT_SCALE, Net, literal, small_network
 
 
@@ -256,7 +256,7 @@ def test_any_scale_and_bias_move_codes_at_borders_only(seed: int, tmp_path: Path
 def test_nonnegative_tensors_get_the_fast_kernel() -> None:
     """Codes 0..127 beside int8 weights; the signed input takes uint8 weights around 128."""
     net = Net()
-    lowered = lowered_from_qdq(net.model(relu(net)))
+    lowered = lower_qdq(net.model(relu(net)))
     constants = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in lowered.graph.initializer}
     first, second = (node for node in lowered.graph.node if node.op_type == "QLinearConv")
     for node, zero_point, weights in ((first, 128, np.uint8), (second, 0, np.int8)):
@@ -278,7 +278,7 @@ def test_empty_channel_keeps_its_bias(tmp_path: Path) -> None:
 
 def test_codes_go_through_relu_clip_and_pool() -> None:
     net = Net()
-    found = operators(lowered_from_qdq(net.model(maxpool(net))))
+    found = operators(lower_qdq(net.model(maxpool(net))))
     assert "Relu" not in found
     assert found["QLinearConv"] == 2
     assert found["QuantizeLinear"] == 1  # the input's
@@ -286,14 +286,14 @@ def test_codes_go_through_relu_clip_and_pool() -> None:
 
 def test_products_of_activations_run_as_integers() -> None:
     net = Net()
-    lowered = operators(lowered_from_qdq(net.model(scores(net))))
+    lowered = operators(lower_qdq(net.model(scores(net))))
     assert (lowered["MatMul"], lowered["MatMulIntegerToFloat"]) == (0, 2)  # the convolution is the other one
 
 
 def test_network_without_pairs_keeps_its_operators() -> None:
     net = Net()
     model = net.model(net.node("Relu", "input"))
-    assert operators(lowered_from_qdq(model)) == operators(model)
+    assert operators(lower_qdq(model)) == operators(model)
 
 
 def test_foreign_pairs_stay() -> None:
@@ -303,13 +303,13 @@ def test_foreign_pairs_stay() -> None:
     x = net.node("DequantizeLinear", net.node("QuantizeLinear", "input", *names), *names)
     model = net.model(net.node("Relu", x))
     images = net.images()
-    np.testing.assert_array_equal(literal(lowered_from_qdq(model), images), literal(model, images))
+    np.testing.assert_array_equal(literal(lower_qdq(model), images), literal(model, images))
 
 
 def test_model_is_not_changed() -> None:
     model = small_network()
     before = model.SerializeToString()
-    lowered_from_qdq(model)
+    lower_qdq(model)
     assert model.SerializeToString() == before
 
 
@@ -319,7 +319,7 @@ def test_bias_beyond_int32_stays_exact(tmp_path: Path) -> None:
     x = net.quantized(net.node("Relu", "input"))
     net._scales[x] *= 2.0**21  # the bias of this convolution comes out 2^21 times as large
     model = net.model(net.quantized(net.conv(x, 4), 2.0**12))
-    found = operators(lowered_from_qdq(model))
+    found = operators(lower_qdq(model))
     assert (found["QLinearConv"], found["MatMulIntegerToFloat"]) == (0, 1)
     images = net.images()
     np.testing.assert_array_equal(run_lowered(model, images, tmp_path), literal(model, images))

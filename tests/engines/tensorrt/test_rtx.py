@@ -65,11 +65,11 @@ def test_int8_plan_of_resnet18_is_three_times_smaller(tmp_path: Path) -> None:
 
     from calibrators.data.input_spec import InputSpec
     from converter.graph.capture import graph_from_model
-    from converter.quantize.placement import plan_from_onnx
+    from converter.quantize.placement import place_quantizers
     from converter.quantize.qdq import qdq_from_onnx
 
     graph = graph_from_model(torchvision.models.resnet18(weights=None), InputSpec((3, 224, 224)))
-    plan = plan_from_onnx(graph.onnx)
+    plan = place_quantizers(graph.onnx)
     onnx.save(graph.onnx, tmp_path / "fp32.onnx")
     onnx.save(qdq_from_onnx(graph.onnx, plan, dict.fromkeys(plan.observed, 4.0)), tmp_path / "int8.onnx")
     fp32, int8 = (
