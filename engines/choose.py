@@ -2,11 +2,10 @@
 
 from typing import NamedTuple
 
+from engines import gpu
 from engines.errors import EngineUnavailableError
-from engines.gpu import gpus
 from engines.options import ENGINES
-from engines.tensorrt.library import load_tensorrt
-from engines.tensorrt.rtx import load_tensorrt_rtx
+from engines.tensorrt import library, rtx
 
 
 class EngineChoice(NamedTuple):
@@ -28,7 +27,7 @@ def choose_engine(name: str = "auto") -> EngineChoice:
     if name == "tensorrt":
         return EngineChoice(name, f"asked for; {_tensorrt()}")
     if name == "tensorrt-rtx":
-        version = load_tensorrt_rtx().__version__
+        version = rtx.load_tensorrt_rtx().__version__
         return EngineChoice(name, f"asked for; TensorRT for RTX {version}")
     raise EngineUnavailableError(f"expected an engine from {', '.join(ENGINES)}, got {name!r}")
 
@@ -44,8 +43,8 @@ def _best_engine() -> EngineChoice:
 
 def _tensorrt() -> str:
     """Version and GPUs in words. Raises EngineUnavailableError where TensorRT or a GPU is missing."""
-    version = load_tensorrt().__version__
-    number, trouble = gpus()
+    version = library.load_tensorrt().__version__
+    number, trouble = gpu.gpus()
     if number == 0:
         raise EngineUnavailableError(
             f"TensorRT {version} builds and runs on an NVIDIA GPU and none answers: {trouble}; take --engine "

@@ -64,7 +64,7 @@ def answers(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             raise result
         return result
 
-    monkeypatch.setattr(gpu_check, "called_in_child", called)
+    monkeypatch.setattr(gpu_check, "call_in_child", called)
     return given
 
 

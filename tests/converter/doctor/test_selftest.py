@@ -251,7 +251,7 @@ def test_a_process_that_dies_or_hangs_is_a_failure(monkeypatch: pytest.MonkeyPat
         def call(function: str, argument: object, timeout_s: float) -> None:
             raise ChildError(how, stderr)
 
-        monkeypatch.setattr(selftest, "called_in_child", call)
+        monkeypatch.setattr(selftest, "call_in_child", call)
 
     task = Task("tensorrt", True, CAPABILITIES, "out")
     died("ended with signal SIGSEGV", "[TRT] [E] last words\n")
@@ -271,7 +271,7 @@ def test_results_come_back_from_a_process_as_they_were(
         assert isinstance(argument, dict)
         return json.loads(json.dumps(selftest.answer(json.loads(json.dumps(argument)))))
 
-    monkeypatch.setattr(selftest, "called_in_child", call)
+    monkeypatch.setattr(selftest, "call_in_child", call)
     done = attempt_in_child(Task("onnxruntime", True, CAPABILITIES, "out"))
     assert done.results == converted[0].results
 
