@@ -32,7 +32,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         raise SystemExit(BEGUN)
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(pipeline, "graph_from_model", begin)
+    monkeypatch.setattr("converter.stages.capture.graph_from_model", begin)
     return tmp_path
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-import calibrators
+import calibrators.tensorrt
 from engines.gpu import Gpus
 from tests.tensorrt_double.calibration import Calibration, fake_module
 from tests.tensorrt_double.memory import HostDevice, memory_at
@@ -76,9 +76,13 @@ def calibrators_imported_with(monkeypatch: pytest.MonkeyPatch, tensorrt: ModuleT
 
 
 def calibrators_imported_anew(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """``calibrators.tensorrt.calibrator``, its imports tried once more."""
-    module = importlib.import_module("calibrators.tensorrt.calibrator")
-    monkeypatch.setitem(sys.modules, "calibrators.tensorrt.calibrator", module)
-    monkeypatch.setattr(calibrators, "tensorrt", module)
-    monkeypatch.delitem(sys.modules, "calibrators.tensorrt.calibrator")
-    return importlib.import_module("calibrators.tensorrt.calibrator")
+    """``calibrators.tensorrt.calibrator``, its imports tried once more; the package then has the new classes."""
+    package, name = calibrators.tensorrt, "calibrators.tensorrt.calibrator"
+    module = importlib.import_module(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    monkeypatch.setattr(package, "calibrator", module)
+    monkeypatch.delitem(sys.modules, name)
+    module = importlib.import_module(name)
+    for exported in package.__all__:
+        monkeypatch.setattr(package, exported, getattr(module, exported))
+    return module

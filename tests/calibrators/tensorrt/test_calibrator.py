@@ -626,7 +626,7 @@ def test_the_example_builds_a_plan(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
         calibrators_imported_anew(monkeypatch).ZSCGANEntropyCalibrator,
         options=ZSCGANOptions(steps=1, batch=2, width=4), samples=4, batch_size=2, memory=memory,
     )  # fmt: skip
-    monkeypatch.setattr("calibrators.tensorrt.calibrator.ZSCGANEntropyCalibrator", calibrator)
+    monkeypatch.setattr("calibrators.tensorrt.ZSCGANEntropyCalibrator", calibrator)
     monkeypatch.setattr("torchvision.models.resnet18", lambda weights: Classifier())
     monkeypatch.chdir(tmp_path)
     with warnings.catch_warnings():

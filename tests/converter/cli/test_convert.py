@@ -20,7 +20,6 @@ from PIL import Image
 from torch import nn
 
 from calibrators.ranges.cache_file import cache_from_text
-from converter import pipeline
 from converter.cli.convert import command
 from converter.environment.cache_version import cache_version
 from converter.report.document import report_from_json
@@ -344,7 +343,7 @@ def test_a_full_disk_leaves_nothing(here: Path, monkeypatch: pytest.MonkeyPatch)
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(pipeline, "save_generator", full)
+    monkeypatch.setattr("converter.stages.synthesis.save_generator", full)
     refused(run(*MODEL, *INPUT, *SHORT, "-o", "out"), 1, "No space left")
     assert list(here.iterdir()) == []
 

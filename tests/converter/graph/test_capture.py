@@ -173,7 +173,7 @@ class NoOnnx(Head):
     [
         (NoOnnx, r"it has no ONNX for the operator prims.bessel_j0.default; replace that operator"),
         (FixedBatch, "its forward fixes the batch; write x.flatten"),
-        (Branching, "branches on the values of a tensor.*test_graph.py.*torch.where"),
+        (Branching, "branches on the values of a tensor.*test_capture.py.*torch.where"),
         (TwoOutputs, "one tensor of logits, got tuple; wrap it"),
         (NoBatch, r"expected logits of shape \[2, classes\] for a batch of 2, got \[5\]"),
         (LeavesTorch, "torch.export can't trace the network"),
