@@ -2,8 +2,10 @@
 
 import functools
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 # Before OpenMP is loaded, here and in the children: waiting threads would take the cores of the other processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -17,6 +19,25 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what 
 DEAR_FIXTURES = {"convert", "conversion", "converted", "pair", "stopped", "taken"}
 """Whole conversions, and other processes that have to import PyTorch; who asks for one is slow."""
 
+DEAR_FILES = (
+    "load/test_torch_export.py",
+    "load/test_onnx_file.py",
+    "load/test_onnx_files.py",
+    "twin/test_networks.py",
+    "twin/test_operators.py",
+)
+"""Files of slow tests that don't say so themselves."""
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Leave files of slow tests alone unread in a run of the others."""
+    if config.getoption("markexpr") != "not slow" or collection_path.suffix != ".py":
+        return None
+    says_so = re.search(
+        r"^pytestmark = \[?pytest\.mark\.slow", collection_path.read_text("utf-8"), re.MULTILINE
+    )
+    return True if says_so or str(collection_path).endswith(DEAR_FILES) else None
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Begin with the files that take long, and skip tests marked gpu, with the reason, where no GPU answers.
@@ -25,7 +46,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     them were skipped.
     """
     for item in items:
-        if isinstance(item, pytest.Function) and DEAR_FIXTURES & set(item.fixturenames):
+        asks = isinstance(item, pytest.Function) and DEAR_FIXTURES & set(item.fixturenames)
+        if asks or str(item.path).endswith(DEAR_FILES):
             item.add_marker(pytest.mark.slow)
     slow = {item.path for item in items if item.get_closest_marker("slow") is not None}
     items.sort(key=lambda item: item.path not in slow)

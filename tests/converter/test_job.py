@@ -138,6 +138,7 @@ def test_every_image_is_looked_at(flag: str, here: Path) -> None:
     assert "29.png can't be read as an image" in refused(*flags)
 
 
+@pytest.mark.slow
 def test_the_same_images_for_two_purposes_are_said(here: Path) -> None:
     said = begun("--calib-data", DIGITS / "test.npz", "--val", DIGITS / "test.npz", "--calib-samples", "100")
     assert "warning: 100 of the 100 images of --calib-data are in --val too" in said

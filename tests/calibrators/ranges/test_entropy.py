@@ -11,7 +11,7 @@ from calibrators.ranges.entropy import entropy_amax, entropy_divergences, widest
 from calibrators.ranges.histogram import Histogram, HistogramCollector
 from tests.calibrators.theirs import reference_divergence, theirs_amax
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:modelopt")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:modelopt")]
 
 
 def histogram_of(values: np.ndarray, bins: int) -> np.ndarray:
@@ -57,14 +57,12 @@ def ours_amax(counts: np.ndarray) -> float:
     return entropy_amax(Histogram.from_counts(torch.from_numpy(counts), 1.0))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_same_amax_as_nvidias_calibrator(name: str) -> None:
     counts = activations(name, 640)
     assert ours_amax(counts) == theirs_amax(counts, "entropy")
 
 
-@pytest.mark.slow
 def test_same_amax_on_2048_bins(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a few calls of NumPy for many candidates at once, where theirs has a loop over each one's bins."""
     passes: list[int] = []

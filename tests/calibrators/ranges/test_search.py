@@ -9,7 +9,7 @@ from calibrators.ranges.search import amax_from_histogram, mse_amax, mse_errors,
 from tests.calibrators.ranges.test_entropy import NAMES, activations
 from tests.calibrators.theirs import theirs_amax
 
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning:modelopt")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning:modelopt")]
 
 
 def of_counts(counts: np.ndarray) -> Histogram:
@@ -35,7 +35,6 @@ def test_percentile_by_hand() -> None:
     ]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_percentile_is_nvidias_to_one_bin(name: str) -> None:
     counts = activations(name, 640)

@@ -10,6 +10,8 @@ from calibrators.data.input_spec import InputSpec
 from converter.graph.capture import graph_from_model
 from tests.converter.reference import run_onnx
 
+pytestmark = pytest.mark.slow
+
 ENDINGS: dict[str, Callable[[Tensor], Tensor]] = {
     "all": lambda x: x.squeeze(),
     "the batch": lambda x: x.flatten(1).squeeze(0),

@@ -18,6 +18,8 @@ from converter.graph.simplify import prepare, simplify
 from converter.quantize.placement import place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 
+pytestmark = pytest.mark.slow
+
 
 def exported(module: nn.Module) -> onnx.ModelProto:
     """``module`` in eval mode as the exporter writes it, before its own optimizer; its norms have random numbers."""
@@ -132,7 +134,6 @@ def case(name: str) -> onnx.ModelProto:
     return exported(CASES[name][0])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_the_simplified_model_says_the_same(name: str) -> None:
     model, expected = case(name), CASES[name][1]

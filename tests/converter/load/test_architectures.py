@@ -11,6 +11,8 @@ from converter.load import architectures
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 
+pytestmark = pytest.mark.slow
+
 
 def state_of(name: str, classes: int, **kwargs) -> dict[str, torch.Tensor]:
     """Weights of torchvision's own builder, without memory behind them where that's enough."""
@@ -22,7 +24,6 @@ def on_meta(name: str, classes: int, **kwargs) -> dict[str, torch.Tensor]:
         return state_of(name, classes, **kwargs)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
     [
@@ -37,7 +38,6 @@ def test_recognised_whatever_the_classes(name: str, classes: int) -> None:
     assert (match.name, match.classes) == (name, classes)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("auxiliary", [True, False])
 @pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
 def test_auxiliary_heads_are_dropped(name: str, auxiliary: bool) -> None:

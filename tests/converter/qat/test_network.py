@@ -17,6 +17,8 @@ from tests.converter.qat import double
 from tests.converter.qat.cases import case, fresh
 from tests.converter.reference import NETWORKS, inputs_of, run_onnx
 
+pytestmark = pytest.mark.slow
+
 
 def assert_same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     """Equal but for rounding, which now and then carries a value over a step's middle."""
@@ -25,7 +27,6 @@ def assert_same_logits(ours: torch.Tensor, theirs: torch.Tensor) -> None:
     assert float(error.max()) < 0.05
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("network", NETWORKS)
 def test_untrained_it_is_the_network_of_post_training_quantization(

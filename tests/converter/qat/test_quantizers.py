@@ -19,6 +19,8 @@ from converter.quantize.qdq import qdq_from_onnx
 from tests.converter.qat import double
 from tests.converter.qat.cases import case
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=[*BACKENDS, "pytorch-quantization on a GPU"])
 def backend(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Backend:

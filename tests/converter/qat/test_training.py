@@ -33,6 +33,8 @@ from converter.qat.training import (
 from tests.converter.networks import Residual
 from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
 
+pytestmark = pytest.mark.slow
+
 SOURCE = noise_for(Residual)
 
 
@@ -53,7 +55,6 @@ def trained(state: TuningState, **changes: Any) -> TuningState:
     return train_student(state, teacher, SOURCE, replace(OPTIONS, **changes))
 
 
-@pytest.mark.slow
 def test_fine_tuning_brings_the_network_nearer_to_the_teacher() -> None:
     graph, plan, amax = case()
     before = {name: value.clone() for name, value in graph.module.state_dict().items()}
@@ -74,7 +75,6 @@ def whole_run() -> dict[str, Any]:
     return trained(fresh(), steps=10).dump()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("stop_at", [1, 7])
 def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
     state, whole = fresh(), whole_run()
@@ -97,7 +97,6 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
         assert all(torch.equal(value, whole[part][name]) for name, value in again[part].items()), part
 
 
-@pytest.mark.slow
 def test_a_training_that_only_does_harm_gives_the_network_back() -> None:
     graph, plan, amax = case()
     tuned = fine_tune_graph(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))

@@ -25,6 +25,8 @@ from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter import networks
 from tests.converter.reference import NETWORKS, assert_pairs_are_as_planned, graph_of, inputs_of, planned
 
+pytestmark = pytest.mark.slow
+
 
 class Bottleneck(nn.Module):
     """MobileNet's block: pointwise, depthwise, pointwise, and the input added."""
@@ -51,7 +53,6 @@ def layer_groups(graph: FoldedGraph) -> list[tuple[str, ...]]:
     return [group.layers for group in groups_from_onnx(graph.onnx, place_quantizers(graph.onnx))]
 
 
-@pytest.mark.slow
 def test_depthwise_layers_go_with_the_pointwise_that_reads_them() -> None:
     graph = bottleneck()
     assert layer_groups(graph) == [("conv2d",), ("conv2d_1", "conv2d_2"), ("logits",)]

@@ -160,6 +160,7 @@ def test_real_images_take_the_place_of_samples(tmp_path: Path) -> None:
     assert report_of(tmp_path / "out")["synthesis"] is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("flags", "code", "words"),
     [

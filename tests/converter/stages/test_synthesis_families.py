@@ -10,6 +10,8 @@ from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.training import train_generator
 from tests.converter.graph.test_families import family_model
 
+pytestmark = pytest.mark.slow
+
 OPTIONS = ZSCGANOptions(steps=3, batch=8, width=8)
 
 

@@ -17,6 +17,8 @@ from converter.cli.convert import stopped_by_sigterm
 from converter.torchrun import watchdog as watch
 from converter.torchrun.watchdog import Watch, clean_up_by_force, on_forced_exit
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[3]
 LONGEST_S = 120
 

@@ -62,6 +62,7 @@ def test_it_does_not_hang_on_the_scale_of_the_logits() -> None:
     assert soft_divergence(100 * fp32, 100 * int8) == pytest.approx(soft_divergence(fp32, int8))
 
 
+@pytest.mark.slow
 @torch.no_grad()
 def test_ranges_that_clip_diverge_more() -> None:
     graph, x = graph_of(networks.Residual), inputs_of(networks.Residual, 8)
