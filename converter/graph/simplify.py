@@ -45,8 +45,11 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     return ir.serde.serialize_model(simplified)
 
 
-def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` with its constants folded, without nodes that change nothing; its batch norms stay."""
+def prepare(model: onnx.ModelProto, *, one_image: bool = False) -> onnx.ModelProto:
+    """A copy of ``model`` with its constants folded, without nodes that change nothing; its batch norms stay.
+
+    ``one_image`` says that the graph was written for a batch of 1, where a squeeze of all axes takes that away too.
+    """
     from onnxscript.optimizer import fold_constants
     from onnxscript.rewriter import rewrite
     from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, materialize_reshape_shape_rule
@@ -66,7 +69,8 @@ def prepare(model: onnx.ModelProto) -> onnx.ModelProto:
     common.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(prepared)
     _drop_allowzero(prepared.graph)
     _drop_empty_biases(prepared.graph, given)
-    _name_squeezed_axes(prepared.graph)
+    if not one_image:
+        _name_squeezed_axes(prepared.graph)
     rewrite_products(prepared.graph)
     _widen_indices(prepared.graph)
     for node in list(prepared.graph):

@@ -83,7 +83,7 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     free = with_free_batch(with_newer_opset(model, path))
     if batch > 0:
         notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
-    prepared, fixed_at = prepare(free), None
+    prepared, fixed_at = prepare(free, one_image=batch == 1), None
     # An open axis at the input alone is what tracing leaves of a view with sizes of the traced batch.
     if min(sizes) > 0 and (batch > 0 or not _takes_two(prepared, sizes)):
         prepared, fixed_at = with_free_shapes(prepared, max(1, batch), sizes)

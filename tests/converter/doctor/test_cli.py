@@ -20,7 +20,7 @@ from converter.doctor.selftest import Results
 from tests.converter.system_files import jetson
 from tests.test_structure import HEAVY, OPTIONAL, import_without
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 MISSING = Finding(None, False)
 RTX_6000 = {"name": "NVIDIA RTX 6000 Ada Generation", "compute_capability": "8.9"}

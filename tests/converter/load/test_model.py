@@ -341,7 +341,7 @@ def test_batch_norm_is_enough(network: Tiny, code: Path) -> None:
     ("name", "message"),
     [
         ("Pair", "expected the network to return one tensor of logits, got a tuple; wrap it"),
-        ("Map", r"expected logits of shape 2x\(classes\) for two images, got 2x5x1; wrap it"),
+        ("Map", r"expected logits of shape 2x\(classes\) for 2 images, got 2x5x1; wrap it"),
     ],
 )
 def test_outputs_that_are_no_logits(name: str, message: str, network: Tiny, code: Path) -> None:

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from math import cosh, log
 from pathlib import Path
 
@@ -17,11 +16,13 @@ from calibrators.zscgan.sampling import generator_from_document, load_torch
 from converter.cli.convert import command
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
+from converter.report.document import plain
 from converter.trust.prediction import (
     CLEARER,
     DIMMER,
     BorderBatches,
     Margins,
+    Prediction,
     border_inputs,
     flipped,
     lost,
@@ -71,13 +72,18 @@ def test_interval_by_hand() -> None:
     assert found.drop_high == pytest.approx(100 * log(cosh(0.6 * DIMMER)) / 4)
 
 
+def figures(found: Prediction) -> list[float]:
+    """The estimates and the ends of their intervals."""
+    return [found.disagreement, found.low, found.high, found.drop, found.drop_low, found.drop_high]
+
+
 def test_no_more_can_be_taken_than_there_is() -> None:
     fp32 = np.float32([[9, 0, 0]])
     found = predict_from_logits(fp32, -1000 * fp32, MARGINS)
     assert found.disagreement == found.high == 100
     assert found.drop == pytest.approx(100 * log(cosh(4)) / 4)
     assert found.drop_high <= 100
-    assert np.isfinite(list(asdict(found).values())).all()
+    assert np.isfinite(figures(found)).all()
 
 
 def test_estimates_are_what_a_simulation_of_the_assumptions_gives() -> None:
@@ -121,11 +127,11 @@ def test_estimates_lie_in_their_intervals_within_0_and_100() -> None:
 
 def test_order_of_inputs_and_scale_and_offset_of_logits_change_nothing() -> None:
     fp32, int8 = noisy(0.5)
-    expected = asdict(predict_from_logits(fp32, int8))
+    expected = figures(predict_from_logits(fp32, int8))
     order = np.random.default_rng(1).permutation(len(fp32))
-    assert asdict(predict_from_logits(fp32[order], int8[order])) == pytest.approx(expected)
-    assert asdict(predict_from_logits(8 * fp32, 8 * int8)) == pytest.approx(expected)
-    assert asdict(predict_from_logits(fp32 + 2, int8 + 2)) == pytest.approx(expected, rel=1e-5)
+    assert figures(predict_from_logits(fp32[order], int8[order])) == pytest.approx(expected)
+    assert figures(predict_from_logits(8 * fp32, 8 * int8)) == pytest.approx(expected)
+    assert figures(predict_from_logits(fp32 + 2, int8 + 2)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_logit_is_one_of_two_classes() -> None:
@@ -210,7 +216,7 @@ def test_a_conversion_predicts_without_any_image(conversion: Callable[..., Resul
         assert (x <= high + 1e-6).all()
     fp32, int8 = (onnx_engine(name) for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
     with fp32, int8:
-        again = predict(fp32.run, int8.run, batches).to_json()
+        again = plain(predict(fp32.run, int8.run, batches))
     assert again.pop("known_error") == found.pop("known_error")
     assert again == pytest.approx(found, rel=1e-3)
 
