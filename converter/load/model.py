@@ -44,6 +44,7 @@ from converter.load.state_dict import (
 from converter.load.torch_export import program_from_pt2, script_from_archive
 from converter.load.torch_source import image_sizes, source_from_program, source_from_script
 from converter.load.user_module import FORMS, module_from_callable
+from zscgan_common.text import first_line
 
 
 @dataclass(frozen=True)
@@ -202,6 +203,8 @@ def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Netwo
     else:
         loaded = object_from_file(path, trust_pickle=options.trust_pickle)
         whole, where = _whole_module(loaded) if options.trust_pickle else (None, "")
+        if whole is not None:
+            _require_sound(whole, path)
         if whole is not None and options.arch is None:
             return _Network(whole, Origin(), (f"took the whole pickled network from the file{where}",))
         state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
@@ -238,6 +241,14 @@ def _whole_module(loaded: Any) -> tuple[nn.Module | None, str]:
     others = [str(name) for name, value in loaded.items() if is_state(value)]
     beside = f" and not the weights beside it ({', '.join(map(repr, others))})" if others else ""
     return _unwrapped(found[key]), f", its entry {key!r}{beside}"
+
+
+def _require_sound(module: nn.Module, path: Path) -> None:
+    """Raise LoadError for a module of a damaged pickle, which may lack what every module has."""
+    try:
+        module.eval().state_dict()
+    except AttributeError as error:
+        raise LoadError(f"the network in {path} is damaged: {first_line(error)}; copy it again") from error
 
 
 def _unwrapped(loaded: Any) -> nn.Module | None:
