@@ -88,7 +88,7 @@ $(VENV)/stubs/.installed: Makefile | $(VENV)/.installed-dev
 
 clean:
 	rm -rf $(DIGITS)/out dist build .mypy_cache .pytest_cache .ruff_cache .hypothesis
-	find converter calibrators engines examples benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +
+	find converter calibrators engines zscgan_common examples benchmarks tests -type d -name __pycache__ -prune -exec rm -rf {} +
 
 # pip and not python, as a failed venv leaves a python behind.
 $(BIN)/pip:
