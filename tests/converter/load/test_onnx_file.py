@@ -121,14 +121,17 @@ def test_half_precision_is_widened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("batch", "note"),
+    ("batch", "inside", "note"),
     [
-        (1, "the file fixes its batch to 1; the converted network takes any"),
-        ("N", "the file leaves its batch open but fixes it to 1 inside; the converted network takes any"),
+        (1, 1, "the file fixes its batch to 1; the converted network takes any"),
+        ("N", 1, "the file leaves its batch open but fixes it to 1 inside; the converted network takes any"),
+        ("N", 2, "the file leaves its batch open but fixes it to 2 inside; the converted network takes any"),
     ],
 )
-def test_a_batch_that_is_fixed_inside_is_made_free(batch: int | str, note: str, tmp_path: Path) -> None:
-    path = classifier(tmp_path / "mine.onnx", batch=batch, reshape=(1, 8))
+def test_a_batch_that_is_fixed_inside_is_made_free(
+    batch: int | str, inside: int, note: str, tmp_path: Path
+) -> None:
+    path = classifier(tmp_path / "mine.onnx", batch=batch, reshape=(inside, 8))
     source = source_from_onnx(path)
     require_same(source, SPEC, path)
     assert source.notes == (note,)
