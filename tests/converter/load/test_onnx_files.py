@@ -411,7 +411,7 @@ REFUSED: dict[str, tuple[File, str]] = {
     "no nodes": (File([], result="x", rank=4), "holds a graph without nodes"),
     "logits with space": (
         File([*body(), node("GlobalAveragePool", ["y"], ["logits"])], rank=4),
-        r"expected logits of shape 2x\(classes\) for two images, got 2x8x1x1",
+        r"expected logits of shape 2x\(classes\) for 2 images, got 2x8x1x1",
     ),
     "a batch that is dropped": (
         File(
