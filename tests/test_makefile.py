@@ -38,7 +38,9 @@ def printed(python: Path, target: str, where: Path) -> str:
         f"PYTHON={python}",
         f"VENV={where}/.venv",
     ]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    # Without what an outer make hands on: its flags, and the variables that were given to it.
+    mine = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    environment = {name: value for name, value in mine.items() if name not in ("ARGS", "PARALLEL")}
     result = subprocess.run(
         [*command, target], cwd=where, env=environment, capture_output=True, text=True, check=False
     )

@@ -22,6 +22,8 @@ from tests.converter.reference import (
     seeded_model,
 )
 
+pytestmark = pytest.mark.slow
+
 every_network = pytest.mark.parametrize("network", NETWORKS)
 
 

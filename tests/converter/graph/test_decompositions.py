@@ -8,6 +8,8 @@ from torch import Tensor, nn
 from converter.graph.decompositions import with_known_operators
 from tests.converter.graph.constructs import Call
 
+pytestmark = pytest.mark.slow
+
 
 def rewritten(function: object, x: Tensor) -> torch.export.ExportedProgram:
     module = function if isinstance(function, nn.Module) else Call(function)  # type: ignore[arg-type]

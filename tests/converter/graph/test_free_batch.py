@@ -15,6 +15,8 @@ from converter.graph.simplify import prepare
 from converter.graph.twin import twin_from_onnx
 from converter.load.onnx_file import with_free_batch
 
+pytestmark = pytest.mark.slow
+
 node = helper.make_node
 
 

@@ -10,6 +10,8 @@ from converter.graph.simplify import prepare
 from converter.quantize.placement import place_quantizers
 from tests.converter.reference import run_onnx
 
+pytestmark = pytest.mark.slow
+
 SIZES = {"b": 3, "c": 4, "h": 5, "w": 6, "k": 7, "d": 2}
 
 

@@ -11,6 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from converter.errors import UnsupportedOperatorError
 from converter.graph.unfused import take_fused_apart
 
+pytestmark = pytest.mark.slow
+
 
 def fused(operator: str, inputs: list[str], **attributes: Any) -> onnx.ModelProto:
     random = np.random.default_rng(0)

@@ -21,6 +21,8 @@ from converter.quantize.placement import place_quantizers
 from converter.stages.benchmark import Benchmarked
 from converter.stages.calibration import pixel_ranges
 
+pytestmark = pytest.mark.slow
+
 node = helper.make_node
 MEAN, STD = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 

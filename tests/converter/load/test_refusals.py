@@ -15,6 +15,8 @@ from converter.errors import LoadError
 from converter.load.state_dict import object_from_file
 from tests.converter.load.test_model import Tiny, assert_same_network, load, saved, trained
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def network() -> Tiny:

@@ -10,6 +10,8 @@ from converter.qat.quantizers import QuantizerSpec, amax_of
 from converter.quantize.qdq import quantized_weight
 from zscgan_common.int32_bias import LARGEST_BIAS
 
+pytestmark = pytest.mark.slow
+
 
 def activation(amax: float, bits: int = 4, *, learned: bool = True) -> ActivationRange:
     spec = QuantizerSpec(bits)

@@ -27,6 +27,8 @@ from tests.converter.reference import (
     run_onnx,
 )
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("network", NETWORKS)
 @pytest.mark.parametrize("shrink", [1.0, 0.5], ids=["full range", "clipping"])

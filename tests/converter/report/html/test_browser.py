@@ -15,6 +15,8 @@ from converter.report.html.formats import UNKNOWN
 from converter.report.html.page import save_page
 from tests.converter.report.html.reports import HOSTILE, bare_report, full_report
 
+pytestmark = pytest.mark.slow
+
 LAYERS = 30
 PHONE, DESKTOP = 360, 1100
 READABLE = 4.5
