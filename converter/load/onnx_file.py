@@ -84,23 +84,23 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     if batch > 0:
         notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
     prepared, fixed_at = prepare(free, one_image=batch == 1), None
-    inside = batch if batch > 0 or min(sizes) <= 0 else _batch_inside(prepared, sizes)
+    twin = twin_from_onnx(prepared)
+    inside = batch if batch > 0 or min(sizes) <= 0 else _batch_inside(twin, sizes)
     if inside > 0 and min(sizes) > 0:
         prepared, fixed_at = with_free_shapes(prepared, inside, sizes)
+        twin = twin_from_onnx(prepared)
         if batch <= 0 and fixed_at is None:
             notes.append(
                 f"the file leaves its batch open but fixes it to {inside} inside; the converted network takes any"
             )
-    twin = twin_from_onnx(prepared)
     return OnnxSource(prepared, twin, tuple(sizes), model, max(1, inside), tuple(notes), fixed_at)
 
 
-def _batch_inside(model: onnx.ModelProto, sizes: Sequence[int]) -> int:
-    """The batch that ``model`` takes alone although its input leaves it open; 0 where it takes others or none.
+def _batch_inside(twin: fx.GraphModule, sizes: Sequence[int]) -> int:
+    """The batch that ``twin`` takes alone although its input leaves it open; 0 where it takes others or none.
 
     Tracing leaves that of a view whose sizes were numbers: those of the traced batch.
     """
-    twin = twin_from_onnx(model)
     if _takes(twin, 2, sizes) and _takes(twin, 3, sizes):
         return 0
     return next((count for count in (1, 2, 4, 8, 16, 32) if _takes(twin, count, sizes)), 0)

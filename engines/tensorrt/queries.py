@@ -17,6 +17,7 @@ from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
+from engines.base import Engine
 from engines.errors import BuildError
 from engines.measurement import Clock, Throughput, latency_of, noise, summary
 from engines.memory.base import Device, Event, Graph, Stream
@@ -60,15 +61,9 @@ def rules_followed(options: BenchOptions) -> str:
 
 
 @runtime_checkable
-class Plan(Protocol):
-    """What is measured of a plan."""
+class Plan(Engine, Protocol):
+    """An engine on a GPU, with what is measured of it."""
 
-    @property
-    def name(self) -> str: ...
-    @property
-    def precision(self) -> str: ...
-    @property
-    def input_shape(self) -> tuple[int, int, int]: ...
     @property
     def device(self) -> Device: ...
     def check_batch(self, batch: int) -> None: ...
