@@ -1,9 +1,9 @@
-"""A classifier as one graph in two forms that share every name: an FP32 ONNX model and its twin in PyTorch."""
+"""A network as one graph in two forms that share every name: an FP32 ONNX model and its twin in PyTorch."""
 
 import logging
 import re
 import warnings
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -22,25 +22,26 @@ from converter.graph.decompositions import with_known_operators
 from converter.graph.devices import move
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
+from converter.graph.outputs import LOGITS, ONE_FORM, OUTPUT, TensorsOf, named_tensors
 from converter.graph.simplify import simplify
 from converter.graph.twin import twin_from_onnx, value_name
 from zscgan_common.text import first_line
 
-INPUT, LOGITS, BATCH = "input", "logits", "batch"
+INPUT, BATCH = "input", "batch"
 
 SAME = 1e-3
-"""FP32 ONNX and PyTorch add in other orders; up to this part of the logits' spread that is rounding."""
+"""FP32 ONNX and PyTorch add in other orders; up to this part of an output's spread that is rounding."""
 
 OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
 
 @dataclass(frozen=True)
 class FoldedGraph:
-    """The classifier in eval mode with its batch norms folded, twice.
+    """The network in eval mode with its batch norms folded, twice.
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
-    values, except those that no range suits. ``module(x)``, its twin, gives the logits, for every batch size and in
-    eval mode only; ``graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
+    values, except those that no range suits. ``module(x)``, its twin, gives the output, or a tuple of several, for
+    every batch size and in eval mode only; ``graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
     """
 
     module: fx.GraphModule
@@ -68,7 +69,7 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
 
     ``model`` moves to ``device`` and is put in eval mode; its weights are left as they are. Raises
     CaptureError where it can't be traced: it must take one batch ``[batch, *spec.shape]`` of any size and
-    give logits ``[batch, classes]``, and its forward must not branch on the values of its tensors.
+    give tensors whose first axis is the batch, and its forward must not branch on the values of its tensors.
     """
     proto = onnx_from_model(move(model.eval(), "cpu"), spec)
     move(model, device)
@@ -93,20 +94,25 @@ def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     # Exported from channels_last, a flatten becomes a gather over indices, which hides the layers around it.
     model.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     x = torch.zeros(2, *spec.shape)
-    _check_forward(model, x)
+    names = _check_forward(model, x)
     with silent_exporters(), torch.no_grad():
-        program = _exported(model, x)
-    return onnx_from_program(program, x, dynamic=True)
+        program = _exported(TensorsOf(model) if len(names) > 1 or names[0] not in (LOGITS, OUTPUT) else model, x)
+    return onnx_from_program(program, x, names, dynamic=True)
 
 
-def onnx_from_program(program: torch.export.ExportedProgram, x: Tensor, *, dynamic: bool) -> onnx.ModelProto:
-    """``program``, in eval mode, as torch.onnx writes it, with its batch norms; ``dynamic`` if it takes any batch."""
+def onnx_from_program(
+    program: torch.export.ExportedProgram, x: Tensor, names: Sequence[str], *, dynamic: bool
+) -> onnx.ModelProto:
+    """``program``, in eval mode, as torch.onnx writes it, with its batch norms and these ``names`` of its outputs.
+
+    ``dynamic`` if it takes any batch.
+    """
     with silent_exporters(), torch.no_grad():
         if dynamic and has_squeezes(program.graph):
             module = program.module(check_guards=False)
             keep_batch_axis(module)
             program = _exported(module, x)
-        return without_notes(_onnx_program(with_known_operators(program), x).model_proto)
+        return without_notes(_onnx_program(with_known_operators(program), x, names).model_proto)
 
 
 def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -198,39 +204,43 @@ class _Observer(fx.Interpreter):
 @torch.no_grad()
 def observe(
     module: fx.GraphModule, x: Float[Tensor, "batch channels height width"], names: Collection[str]
-) -> tuple[Float[Tensor, "batch classes"], dict[str, Tensor]]:
-    """Logits for ``x`` and the named intermediate values, in the graph's order, without gradients.
+) -> tuple[Any, dict[str, Tensor]]:
+    """What ``module`` gives for ``x``, and the named intermediate values, in the graph's order, without gradients.
 
     Raises ValueError for a name that the graph doesn't have.
     """
     observer = _Observer(module, names)
-    logits = observer.run(x)
+    outputs = observer.run(x)
     if missing := sorted(observer.names - observer.values.keys()):
         raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
-    return logits, observer.values
+    return outputs, observer.values
 
 
-def _check_forward(model: nn.Module, x: Tensor) -> None:
-    """Raise CaptureError unless ``model(x)`` gives logits; ``x`` holds a batch of 2."""
+def _check_forward(model: nn.Module, x: Tensor) -> tuple[str, ...]:
+    """Names of the outputs of ``model(x)``; ``x`` holds a batch of 2. Raises CaptureError where it gives others."""
     shape = "x".join(map(str, x.shape[1:]))
     try:
         with torch.no_grad():
-            logits = model(x)
+            result = model(x)
     except Exception as error:
         raise CaptureError(
             f"expected a network that takes inputs of {shape}, but it failed on one: {first_line(error)}; "
             "check --input-shape"
         ) from error
-    if not isinstance(logits, Tensor):
+    try:
+        outputs = named_tensors(result)
+    except TypeError as error:
         raise CaptureError(
-            f"expected a network that returns one tensor of logits, got {type(logits).__name__}; "
-            "wrap it in a module that returns the logits alone, and name that with --arch"
-        )
-    if logits.ndim != 2 or len(logits) != len(x):
-        raise CaptureError(
-            f"expected logits of shape [{len(x)}, classes] for a batch of {len(x)}, "
-            f"got {list(logits.shape)}; the network must be a classifier that takes any batch size"
-        )
+            f"expected a network that returns {ONE_FORM}, but {error}; wrap it in a module that does, and name that "
+            "with --arch"
+        ) from error
+    for name, output in outputs.items():
+        if output.shape[:1] != (len(x),):
+            raise CaptureError(
+                f"expected outputs of shape [{len(x)}, ...] for a batch of {len(x)}, got {name} of "
+                f"{list(output.shape)}; the network must take any batch size"
+            )
+    return tuple(outputs)
 
 
 def _exported(model: nn.Module, x: Tensor) -> torch.export.ExportedProgram:
@@ -258,7 +268,9 @@ def _refusal(error: Exception) -> str:
     return f"torch.export can't trace the network{place}: {first_line(error)}; change its forward accordingly"
 
 
-def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onnx.ONNXProgram:
+def _onnx_program(
+    program: torch.export.ExportedProgram, x: Tensor, names: Sequence[str]
+) -> torch.onnx.ONNXProgram:
     try:
         onnx_program = torch.onnx.export(
             program,
@@ -267,7 +279,7 @@ def _onnx_program(program: torch.export.ExportedProgram, x: Tensor) -> torch.onn
             optimize=False,
             opset_version=OPSET,
             input_names=[INPUT],
-            output_names=[LOGITS],
+            output_names=list(names),
             verbose=False,
         )
     except Exception as error:

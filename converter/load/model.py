@@ -1,4 +1,4 @@
-"""MODEL as a teacher: a network in eval mode, the shape of its input, and its classes.
+"""MODEL as a teacher: a network in eval mode, the shape of its input, and its outputs.
 
 Weights are read without running code of the file (see ``checkpoint`` and ``pt2``); only ``--trust-pickle``
 changes that. TorchScript runs no Python; its tensor operations do run.
@@ -15,18 +15,19 @@ from typing import Any
 
 import torch
 from onnx import ModelProto
-from torch import nn
+from torch import Tensor, nn
 
+from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.batch_norm import batch_norm_layers
 from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.load import architectures
+from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
-from converter.load.logits import logits_of
 from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.state_dict import (
@@ -47,19 +48,24 @@ from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
 
 
+PROBES = 4
+"""Images whose outputs tell what these mean."""
+
+
 @dataclass(frozen=True)
 class Teacher:
-    """The classifier to convert: float32 on the CPU, in eval mode, no parameter requires a gradient.
+    """The network to convert: float32 on the CPU, in eval mode, no parameter requires a gradient.
 
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
-    weights, ``bn_layers`` the batch norms with stored statistics. ``notes`` are choices that the user should
+    weights, ``bn_layers`` the batch norms with stored statistics. ``probe`` has the outputs, by name, for ``PROBES``
+    images of random pixels, each less bright than the one before. ``notes`` are choices that the user should
     see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript), whose
     twin ``module`` then is.
     """
 
     module: nn.Module
     spec: InputSpec
-    classes: int
+    probe: Mapping[str, Tensor]
     class_names: tuple[str, ...] | None
     name: str
     sha256: str
@@ -80,7 +86,7 @@ class _Network:
 
 
 def load_model(options: ModelOptions) -> Teacher:
-    """The teacher for ``options``, checked by one forward pass of two black images.
+    """The teacher for ``options``, checked by one forward pass.
 
     Raises LoadError (ArchitectureError where weights and network don't fit) and OptionsError; each message
     names what was expected, what came and what to type.
@@ -99,7 +105,7 @@ def load_model(options: ModelOptions) -> Teacher:
     _check_weights(module, name)
     if network.source is not None:
         require_same(network.source, spec, path)
-    classes = _classes_from_forward(module, spec)
+    probe = _probed(module, spec)
     weights = network.origin.weights
     class_names = (
         tuple(weights.meta["categories"]) if weights is not None and not network.origin.assumed else None
@@ -107,8 +113,8 @@ def load_model(options: ModelOptions) -> Teacher:
     return Teacher(
         module=module,
         spec=spec,
-        classes=classes,
-        class_names=class_names if class_names is not None and len(class_names) == classes else None,
+        probe=probe,
+        class_names=class_names,
         name=name,
         sha256=sha256,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -314,17 +320,19 @@ def _check_weights(module: nn.Module, source: str) -> None:
             )
 
 
-def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
-    """Number of outputs for two black images.
+def _probed(module: nn.Module, spec: InputSpec) -> dict[str, Tensor]:
+    """The outputs for ``PROBES`` images of random pixels, each less bright than the one before.
 
-    Raises LoadError for anything but a tensor [2, classes], and for one that another run gives otherwise.
+    Raises LoadError for anything but tensors with an entry an image, and for outputs that another run gives otherwise.
     """
     shape = "x".join(map(str, spec.shape))
     first = next((m for m in module.modules() if isinstance(m, nn.Conv2d)), None)
+    black = torch.tensor(spec.low).view(1, -1, 1, 1)
+    x = black + (random_pixels(spec, PROBES, 0) - black) * torch.linspace(1, 0, PROBES).view(-1, 1, 1, 1)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            output = module(torch.zeros(2, *spec.shape))
+            result = module(x)
             refuse_random(module, spec.shape)
     except LoadError:
         raise
@@ -336,12 +344,14 @@ def _classes_from_forward(module: nn.Module, spec: InputSpec) -> int:
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
-    wrap = (
-        "wrap it in a module whose forward returns the logits alone, and name it by --arch file.py:callable"
+    outputs = outputs_of(
+        result,
+        PROBES,
+        "wrap it in a module whose forward returns such tensors alone, and name it by --arch file.py:callable",
     )
-    logits = logits_of(output, 2, wrap)
-    if not torch.isfinite(logits).all():
-        raise LoadError(
-            "the network's logits for a black image are NaN or infinite; the checkpoint is damaged"
-        )
-    return logits.shape[1]
+    for name, output in outputs.items():
+        if not torch.isfinite(output).all():
+            raise LoadError(
+                f"the network's {name} for images of random pixels are NaN or infinite; the checkpoint is damaged"
+            )
+    return outputs

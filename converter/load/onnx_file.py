@@ -1,10 +1,11 @@
-"""An ONNX file as a classifier: the user's own graph, and its twin in PyTorch with live batch norms."""
+"""An ONNX file as a network: the user's own graph, and its twin in PyTorch with live batch norms."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,8 +19,9 @@ from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
 from converter.graph.capture import BATCH, SAME
 from converter.graph.free_batch import with_free_shapes
+from converter.graph.outputs import tensors_of
 from converter.graph.simplify import prepare
-from converter.graph.twin import twin_from_onnx
+from converter.graph.twin import output_names, twin_from_onnx
 from converter.graph.unfused import take_fused_apart
 from converter.load.unfit import refuse_unfit
 from engines.errors import BuildError
@@ -32,6 +34,8 @@ OLDEST_OPSET = 13
 """Where DequantizeLinear got one scale a channel."""
 
 
+SAME_INTEGERS = 0.01
+"""The largest part of an integer output, such as the classes of pixels, that rounding may change."""
 _CHANNELS = (1, 3, 4)
 """Of images."""
 
@@ -53,7 +57,7 @@ class OnnxSource:
     batch: int
     notes: tuple[str, ...] = ()
     fixed_at: str | None = None
-    reference: Callable[[Tensor], Tensor] | None = None
+    reference: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
 
 def source_from_onnx(path: Path) -> OnnxSource:
@@ -123,28 +127,38 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
     where = f": its batch is fixed at node {source.fixed_at}" if source.fixed_at else ""
     try:
         with torch.no_grad():
-            ours = source.module.forward(x)  # called, a graph module prints what goes wrong in it
+            ours = tensors_of(source.module.forward(x))  # called, a graph module prints what goes wrong in it
     except (RuntimeError, ValueError, TypeError) as error:
         raise CaptureError(
             f"expected {path} to take any number of images, but it fails on {count}"
             f"{where or f': {first_line(error)}'}; export it with a dynamic batch"
         ) from error
     theirs = _said_by_original(source, spec, x.split(source.batch), path)
-    allowed = SAME * max(1.0, float(np.abs(theirs).max()))
-    if ours.shape != theirs.shape or not np.abs(ours.numpy() - theirs).max() <= allowed:
-        raise CaptureError(
-            f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but it "
-            f"doesn't{where}; export it with a dynamic batch"
-        )
+    for name, one, other in zip(output_names(source.module), ours, theirs, strict=True):
+        if not same(one.numpy(), other):
+            raise CaptureError(
+                f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but its "
+                f"output {name} doesn't{where}; export it with a dynamic batch"
+            )
+
+
+def same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    """Whether two computations of one output differ by no more than rounding: integers in a hundredth at most."""
+    if ours.shape != theirs.shape:
+        return False
+    if not np.issubdtype(theirs.dtype, np.floating):
+        return float(np.mean(ours != theirs)) <= SAME_INTEGERS
+    return bool(np.abs(ours - theirs).max() <= SAME * max(1.0, float(np.abs(theirs).max())))
 
 
 def _said_by_original(
     source: OnnxSource, spec: InputSpec, parts: Sequence[Tensor], path: Path
-) -> NDArray[np.float32]:
-    """The logits of what ``source`` was made from, for each of ``parts``. Raises CaptureError."""
+) -> list[NDArray[Any]]:
+    """The outputs of what ``source`` was made from, of all ``parts`` together. Raises CaptureError."""
     if source.reference is not None:
         with torch.no_grad():
-            return np.concatenate([source.reference(part).numpy() for part in parts])
+            answers = [source.reference(part) for part in parts]
+        return [torch.cat(some).numpy() for some in zip(*answers, strict=True)]
     original = onnx.ModelProto()
     original.CopyFrom(source.original)
     first, *others = _image_input(original).type.tensor_type.shape.dim
@@ -155,29 +169,31 @@ def _said_by_original(
     return _said_by_onnxruntime(original, parts, path)
 
 
-def _said_by_onnxruntime(model: onnx.ModelProto, parts: Sequence[Tensor], path: Path) -> NDArray[np.float32]:
-    """The logits of ``model``, which is that of ``path``, for each of ``parts``. Raises CaptureError."""
+def _said_by_onnxruntime(model: onnx.ModelProto, parts: Sequence[Tensor], path: Path) -> list[NDArray[Any]]:
+    """The outputs of ``model``, which is that of ``path``, of all ``parts`` together. Raises CaptureError."""
     with TemporaryDirectory() as folder:
         copy = Path(folder) / path.name
         onnx.save_model(model, copy)
         try:
             with OnnxRuntimeEngine(copy) as engine:
-                return np.concatenate([engine.run(part.contiguous().numpy()) for part in parts])
+                answers = [tuple(engine.infer(part.contiguous().numpy()).values()) for part in parts]
+                return [np.concatenate(some) for some in zip(*answers, strict=True)]
         except BuildError as error:
             raise CaptureError(str(error).replace(str(copy), str(path))) from error
 
 
 def _image_input(model: onnx.ModelProto) -> onnx.ValueInfoProto:
-    """The only input; raises LoadError where there are others, or several outputs."""
+    """The only input; raises LoadError where there are others, or no output."""
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs = [value for value in model.graph.input if value.name not in weights]
-    for kind, values in (("image input", inputs), ("output, the logits", model.graph.output)):
-        if len(values) != 1:
-            names = cut([value.name for value in values], 5) or "none"
-            raise LoadError(
-                f"expected a network with one {kind}, got {len(values)} ({names}); cut it out with "
-                "onnx.utils.extract_model"
-            )
+    if len(inputs) != 1:
+        names = cut([value.name for value in inputs], 5) or "none"
+        raise LoadError(
+            f"expected a network with one image input, got {len(inputs)} ({names}); cut it out with "
+            "onnx.utils.extract_model"
+        )
+    if not model.graph.output:
+        raise LoadError("expected a network with an output, got none; export it again")
     image: onnx.ValueInfoProto = inputs[0]
     return image
 

@@ -6,7 +6,7 @@ and end at an exporter all the same.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.onnx import TrainingMode
 
 from converter.errors import CaptureError
-from converter.graph.capture import BATCH, INPUT, LOGITS, OPSET, silent_exporters, without_notes
+from converter.graph.capture import BATCH, INPUT, OPSET, silent_exporters, without_notes
 from zscgan_common.text import first_line
 
 _INSTEAD = "give its state_dict with --arch file.py:callable"
@@ -26,9 +26,11 @@ _FAST_PATH = ("aten::_native_multi_head_attention", "aten::_transformer_encoder_
 
 
 def onnx_from_script(
-    script: torch.jit.ScriptModule, x: Tensor, path: Path, *, dynamic: bool
+    script: torch.jit.ScriptModule, x: Tensor, path: Path, names: Sequence[str], *, dynamic: bool
 ) -> onnx.ModelProto:
-    """``script``, in eval mode, as ONNX with its batch norms; ``dynamic`` if it takes other batches than ``x``.
+    """``script``, in eval mode, as ONNX with its batch norms and these ``names`` of its outputs.
+
+    ``dynamic`` if it takes other batches than ``x``.
 
     Raises CaptureError for an operator that has no ONNX.
     """
@@ -44,8 +46,8 @@ def onnx_from_script(
                 do_constant_folding=False,
                 opset_version=OPSET,
                 input_names=[INPUT],
-                output_names=[LOGITS],
-                dynamic_axes={INPUT: {0: BATCH}, LOGITS: {0: BATCH}} if dynamic else None,
+                output_names=list(names),
+                dynamic_axes={name: {0: BATCH} for name in (INPUT, *names)} if dynamic else None,
             )
             model = without_notes(onnx.load(file))
     except Exception as error:  # the exporter, and TorchScript below it, have errors of many kinds

@@ -12,12 +12,13 @@ from torch.export import ExportedProgram
 
 from converter.errors import LoadError
 from converter.graph.capture import BATCH, onnx_from_program
+from converter.graph.outputs import named_tensors, tensors_of
+from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
-from converter.load.logits import logits_of
 from converter.load.onnx_file import OnnxSource, source_from_model
 from converter.load.script import onnx_from_script
 
-_WRAP = "wrap it in a module whose forward returns the logits alone, and export that"
+_WRAP = "wrap it in a module whose forward returns such tensors alone, and export that"
 _BATCHES = (1, 2, 4, 8, 16)
 """Batches that people trace networks with."""
 
@@ -39,15 +40,15 @@ def image_sizes(program: ExportedProgram, path: Path) -> tuple[int, ...]:
 def source_from_program(program: ExportedProgram, path: Path, shape: tuple[int, int, int]) -> OnnxSource:
     """The network ``program``, which was read from ``path``, for inputs of ``shape``; it is put into eval mode.
 
-    Raises LoadError for what returns no logits, or others each time; CaptureError where it has no ONNX.
+    Raises LoadError for what returns no tensors, or others each time; CaptureError where it has no ONNX.
     """
     batch = image_sizes(program, path)[0]
     _to_eval(program.graph)
     x = _pixels(2 if batch == -1 else batch, shape)
     program = _in_float32(program, x, dynamic=batch == -1)
     network = program.module(check_guards=False)
-    _require_steady_logits(network, x, path)
-    return _source(onnx_from_program(program, x, dynamic=batch == -1), network, path, shape)
+    names = _require_steady_outputs(network, x, path)
+    return _source(onnx_from_program(program, x, names, dynamic=batch == -1), network, path, shape)
 
 
 def source_from_script(script: torch.jit.ScriptModule, path: Path, shape: tuple[int, int, int]) -> OnnxSource:
@@ -58,8 +59,8 @@ def source_from_script(script: torch.jit.ScriptModule, path: Path, shape: tuple[
         )  # TorchScript is deprecated, and the networks have warnings of their own
         batch = _traced_batch(script, path, shape)
         x = _pixels(2 if batch == -1 else batch, shape)
-        _require_steady_logits(script, x, path)
-        return _source(onnx_from_script(script, x, path, dynamic=batch == -1), script, path, shape)
+        names = _require_steady_outputs(script, x, path)
+        return _source(onnx_from_script(script, x, path, names, dynamic=batch == -1), script, path, shape)
 
 
 def _pixels(images: int, shape: tuple[int, int, int]) -> Tensor:
@@ -99,8 +100,10 @@ def _in_float32(program: ExportedProgram, x: Tensor, *, dynamic: bool) -> Export
     return torch.export.export(program.module(check_guards=False).float(), (x,), dynamic_shapes=shapes)
 
 
-def _require_steady_logits(network: Callable[[Tensor], object], x: Tensor, path: Path) -> None:
-    """Raise LoadError unless ``network`` gives logits for ``x``, and the same ones again."""
+def _require_steady_outputs(
+    network: Callable[[Tensor], object], x: Tensor, path: Path
+) -> tuple[str, ...]:
+    """The names of what ``network`` gives for ``x``; raises LoadError unless it gives the same again."""
     _, *shape = x.shape
     try:
         with torch.no_grad():
@@ -110,7 +113,7 @@ def _require_steady_logits(network: Callable[[Tensor], object], x: Tensor, path:
         raise
     except Exception as error:  # the network is the user's
         raise _fails(path, shape, error) from error
-    logits_of(answer, len(x), _WRAP)
+    return tuple(outputs_of(answer, len(x), _WRAP))
 
 
 def _fails(path: Path, shape: Sequence[int], error: BaseException) -> LoadError:
@@ -134,15 +137,23 @@ def _traced_batch(script: torch.jit.ScriptModule, path: Path, shape: tuple[int, 
         except Exception as error:  # noqa: BLE001 - of TorchScript's interpreter and of what it runs; told below
             failure = failure or error
             continue
-        if not isinstance(answer, Tensor) or answer.shape[:1] == (images,):
+        if all(output.shape[:1] == (images,) for output in _tensors_in(answer)):
             return -1 if images == 3 else images
     if failure is None:
-        return 1  # its answers are no logits, which is said later
+        return 1  # its answers are no outputs, which is said later
     raise _fails(path, shape, failure) from failure
 
 
+def _tensors_in(answer: object) -> tuple[Tensor, ...]:
+    """The tensors in ``answer``; none where it is something else."""
+    try:
+        return tuple(named_tensors(answer).values())
+    except TypeError:
+        return ()
+
+
 def _source(
-    model: onnx.ModelProto, network: Callable[[Tensor], Tensor], path: Path, shape: tuple[int, int, int]
+    model: onnx.ModelProto, network: Callable[[Tensor], object], path: Path, shape: tuple[int, int, int]
 ) -> OnnxSource:
     """The source of ``model``, which was written from ``network``."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
@@ -150,8 +161,10 @@ def _source(
         dim.dim_value = size
     fixed = dims[0].dim_value > 0
 
-    def reference(x: Tensor) -> Tensor:
+    def reference(x: Tensor) -> tuple[Tensor, ...]:
+        if fixed or len(x) > 1:
+            return tensors_of(network(x))
         # For a batch of one, x.squeeze() would take the images' axis away; in the ONNX graph it doesn't.
-        return network(x) if fixed or len(x) > 1 else network(torch.cat([x, x]))[:1]
+        return tuple(output[:1] for output in tensors_of(network(torch.cat([x, x]))))
 
     return replace(source_from_model(model, path), reference=reference)
