@@ -6,67 +6,61 @@ classes: where the network is sure, any ranges will do, and what it says of sing
 """
 
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 import numpy as np
+import torch
 from jaxtyping import Float
-from numpy.typing import NDArray
 
 from calibrators.options import Algorithm
 from converter.graph.capture import FoldedGraph
 from converter.quantize.placement import QuantizationPlan
-from converter.trust.predictions import two_sided
+from converter.trust.task.base import Outputs, Task
+from converter.trust.task.heads import Heads, softened_divergence
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
-TINY = 1e-12
+MOST_NUMBERS = 1 << 26
+"""Of outputs that are compared together: 256 MiB."""
 
 
 def divergences(
     candidates: Mapping[Algorithm, Mapping[str, float]],
     graph: FoldedGraph,
     plan: QuantizationPlan,
+    task: Task,
     x: Float[np.ndarray, "batch channels height width"],
 ) -> dict[Algorithm, Float[np.ndarray, "batch"]]:
-    """Calibrator -> ``soft_divergence`` of its INT8 network from FP32 for each of ``x``, in nats.
+    """Calibrator -> ``softened_divergence`` of its INT8 network from FP32 for each of ``x``, in nats.
 
     ``candidates`` maps each calibrator to the amax of every tensor of ``plan``. The networks run in ONNX Runtime.
     """
-    with run_trial(graph, UNQUANTIZED, {}) as network:
-        fp32 = network(x)
-    found: dict[Algorithm, NDArray[np.float64]] = {}
-    for algorithm, amax in candidates.items():
-        with run_trial(graph, plan, amax) as network:
-            found[algorithm] = soft_divergence(fp32, network(x))
-    return found
+    found: dict[Algorithm, list[Float[np.ndarray, "part"]]] = {algorithm: [] for algorithm in candidates}
+    with ExitStack() as stack:
+        fp32 = stack.enter_context(run_trial(graph, UNQUANTIZED, {}))
+        networks = {
+            algorithm: stack.enter_context(run_trial(graph, plan, amax)) for algorithm, amax in candidates.items()
+        }
+        size = part_size(fp32(x[:1]), len(x))
+        for start in range(0, len(x), size):
+            part = x[start : start + size]
+            reference = heads_of(task, fp32(part))
+            for algorithm, network in networks.items():
+                nats = softened_divergence(reference, heads_of(task, network(part)))
+                found[algorithm].append(nats.double().numpy())
+    return {algorithm: np.concatenate(parts) for algorithm, parts in found.items()}
+
+
+def part_size(outputs: Outputs, count: int) -> int:
+    """How many of ``count`` inputs are compared at a time; ``outputs`` are those of one."""
+    return max(1, min(count, MOST_NUMBERS // sum(output.size for output in outputs)))
+
+
+def heads_of(task: Task, outputs: Outputs) -> Heads:
+    """The outputs as distributions; floats as float64."""
+    tensors = (torch.from_numpy(np.ascontiguousarray(output)) for output in outputs)
+    return task.heads(tuple(value.double() if value.is_floating_point() else value for value in tensors))
 
 
 def choose_calibrator(found: Mapping[Algorithm, Float[np.ndarray, "batch"]]) -> Algorithm:
     """The calibrator of least mean divergence; of equal ones the first."""
     return min(found, key=lambda algorithm: float(found[algorithm].mean()))
-
-
-def soft_divergence(
-    fp32: Float[np.ndarray, "batch classes"], int8: Float[np.ndarray, "batch classes"]
-) -> Float[np.ndarray, "batch"]:
-    """KL(FP32 || INT8) of the class probabilities at the temperature that gives FP32's logits a spread of 1, in nats.
-
-    At a temperature of 1 the few inputs of which the network is unsure decide alone; at this one all count, and
-    networks with large and with small logits alike. The spread is the standard deviation over the classes, averaged
-    over the inputs.
-    """
-    spread = max(float(two_sided(fp32).std(axis=1).mean()), TINY)
-    return divergence(*(log_probabilities(logits / spread) for logits in (two_sided(fp32), two_sided(int8))))
-
-
-def log_probabilities(logits: Float[np.ndarray, "batch classes"]) -> Float[np.ndarray, "batch classes"]:
-    """Logarithms of the class probabilities."""
-    shifted = logits - logits.max(axis=1, keepdims=True)
-    normalised: NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-    return normalised
-
-
-def divergence(
-    p: Float[np.ndarray, "batch classes"], q: Float[np.ndarray, "batch classes"]
-) -> Float[np.ndarray, "batch"]:
-    """KL(p || q) in nats of each row of logarithmic probabilities."""
-    nats: NDArray[np.float64] = (np.exp(p) * (p - q)).sum(axis=1)
-    return nats

@@ -11,7 +11,9 @@ from torch import nn
 
 from calibrators.data.batches import send
 from calibrators.kernels import exact_kernels
-from converter.trust.predictions import Logits
+from converter.graph.outputs import tensors_of
+from converter.trust.answers import network_of
+from converter.trust.task.base import Network, Outputs
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 
@@ -21,20 +23,19 @@ def fp32_by(device: torch.device) -> str:
 
 
 @contextmanager
-def fp32_network(network: nn.Module, device: torch.device, path: Path) -> Iterator[Logits]:
+def fp32_network(network: nn.Module, device: torch.device, path: Path) -> Iterator[Network]:
     """``network``, in PyTorch, where ``device`` is a GPU, on which it lies; else its ONNX model at ``path``.
 
-    A CPU would take hours for images that a GPU does in minutes. Capturing has shown that both give the same logits.
+    A CPU would take hours for images that a GPU does in minutes. Capturing has shown that both give the same outputs.
     """
     if device.type != "cuda":
         with OnnxRuntimeEngine(path) as engine:
-            yield engine.run
+            yield network_of(engine)
         return
 
     @torch.no_grad()
     @exact_kernels()
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
-        logits: NDArray[np.float32] = network(send(torch.from_numpy(x), device)).cpu().numpy()
-        return logits
+    def run(x: NDArray[np.float32]) -> Outputs:
+        return tuple(output.cpu().numpy() for output in tensors_of(network(send(torch.from_numpy(x), device))))
 
     yield run

@@ -1,4 +1,4 @@
-"""How far the logits of an engine are from a reference, and how far they may be."""
+"""How far the outputs of an engine are from a reference, and how far they may be."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,13 +6,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from converter.trust.task.base import Outputs, Task, agreement_of
+
+TINY = 1e-12
+
 
 @dataclass(frozen=True)
 class Limits:
-    """How far an engine's logits may be from a reference.
+    """How far an engine's outputs may be from a reference.
 
-    ``rms`` and ``largest`` are differences in standard deviations of the reference's logits, ``agreement`` is in
-    percent of the images for which both choose the same class.
+    ``rms`` and ``largest`` are differences in standard deviations of the reference's output, ``agreement`` is in
+    percent of what both say, for a classifier of the images for which both choose the same class.
     """
 
     rms: float
@@ -30,7 +34,7 @@ FP32_LIMITS = Limits(rms=0.04, largest=0.4, agreement=98.5)
 
 @dataclass(frozen=True)
 class Difference:
-    """Logits beside those of a reference; the fields are those of ``Limits``."""
+    """Outputs beside those of a reference; the fields are those of ``Limits``."""
 
     rms: float
     largest: float
@@ -44,28 +48,34 @@ class Difference:
         if not self.largest <= limits.largest:
             found.append(f"largest difference {self.largest:.3g} over {limits.largest:g}")
         if not self.agreement >= limits.agreement:
-            found.append(f"same class on {self.agreement:.1f} %, under {limits.agreement:g} %")
+            found.append(f"agreement {self.agreement:.1f} %, under {limits.agreement:g} %")
         return found
 
 
-def difference(logits: NDArray[np.float32], reference: NDArray[np.float32]) -> Difference:
-    """How ``logits`` (images, classes) differ from ``reference``, in standard deviations of the latter."""
-    apart, spread = logits.astype(np.float64) - reference, float(np.std(reference, dtype=np.float64))
-    same = np.argmax(logits, axis=1) == np.argmax(reference, axis=1)
+def difference(outputs: Outputs, reference: Outputs, task: Task) -> Difference:
+    """How ``outputs`` differ from ``reference``, the largest difference over the outputs, for networks of ``task``."""
+    pairs = [(a, b) for a, b in zip(outputs, reference, strict=True) if np.issubdtype(b.dtype, np.floating)]
+    apart = [(a.astype(np.float64) - b) / max(float(np.std(b, dtype=np.float64)), TINY) for a, b in pairs]
     return Difference(
-        rms=float(np.sqrt(np.mean(apart**2))) / spread,
-        largest=float(np.abs(apart).max()) / spread,
-        agreement=100.0 * float(np.mean(same)),
+        rms=max((float(np.sqrt(np.mean(values**2))) for values in apart), default=0.0),
+        largest=max((float(np.abs(values).max()) for values in apart), default=0.0),
+        agreement=agreement_of(task, task.answers(reference), task.answers(outputs)).percent,
     )
 
 
-def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Logits of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
+def largest_difference(outputs: Outputs, reference: Outputs) -> float:
+    """The largest difference of a value."""
+    return max(
+        float(np.abs(a.astype(np.float64) - b).max()) for a, b in zip(outputs, reference, strict=True)
+    )
+
+
+def literal_outputs(path: Path, x: NDArray[np.float32]) -> Outputs:
+    """Outputs of a Q/DQ network as it is written: each QuantizeLinear and DequantizeLinear is computed in FP32."""
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x})[0]
-    return logits
+    return tuple(session.run(None, {session.get_inputs()[0].name: x}))

@@ -1,7 +1,7 @@
-"""What each quantizer costs alone, in one pass: the divergence of the class probabilities, and SQNR.
+"""What each quantizer costs alone, in one pass: the divergence of the outputs, and SQNR.
 
-Let ``d`` be the error that quantizing one tensor makes in it, and ``g`` the gradient of the logits' projection
-on a random direction ``v``. To second order in the errors
+Let ``d`` be the error that quantizing one tensor makes in it, and ``g`` the gradient of the outputs' projection
+on a random direction ``v``. To second order in the errors, for the logits of a classifier
 
     KL(p || p with the error) = 1/2 d' J' (diag p - p p') J d = 1/2 E (v' J d)^2 = 1/2 E (g . d)^2
 
@@ -14,7 +14,7 @@ one backward pass for each batch.
 Usually ``v`` is the gradient of ``log p_y`` for a class ``y`` drawn from ``p``. A classifier that is sure of its
 class almost always draws that one, and the few other draws carry all of the sum. ``direction`` has the same
 covariance with random signs in place of classes, and where two classes share the probability, however unevenly,
-one draw is exact.
+one draw is exact. The heads of other tasks have Fisher informations of their own (``trust.task.heads``).
 
 ``g . d`` is linear in the error, so those of several quantizers add up input by input: ``Sensitivity.kl`` gives
 the divergence of any set of them, with what they have in common.
@@ -35,19 +35,20 @@ from torch import Tensor, fx
 
 from calibrators.ranges.scales import LEVELS, scale_from_amax
 from converter.graph.capture import BATCH, FoldedGraph
+from converter.graph.outputs import tensors_of
 from converter.graph.twin import nodes_by_value, parameter_of, value_name
 from converter.quantize.fake_quant import rounded_to_scale, rounded_weight
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.quantized_inputs import Part, parts_of
+from converter.trust.task.base import Task
+from converter.trust.task.heads import projection
 
 BITS = 8
-SMALLEST = 1e-150
-"""Stands for probabilities of 0, whose quotients would be NaN; its square is still a float64."""
 
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """What the parts of a plan do to the logits.
+    """What the parts of a plan do to the outputs.
 
     ``effects[i, k]`` is ``g . d`` of input ``i`` and part ``k``. ``part_sqnr`` has the signal-to-noise ratio of
     each part's tensor in dB, ``layer_sqnr`` that of each layer's result when all its inputs are quantized.
@@ -88,6 +89,7 @@ def sensitivity_from_graph(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     amax: Mapping[str, float],
+    task: Task,
     x: Float[Tensor, "inputs channels height width"],
     *,
     batch_size: int,
@@ -100,7 +102,7 @@ def sensitivity_from_graph(
     layer with weights runs twice more, for the errors of its result. ``on_batch`` gets the number of inputs done.
     """
     parts = parts_of(plan)
-    follower = _Follower(graph, parts, amax)
+    follower = _Follower(graph, parts, amax, task)
     generator = torch.Generator().manual_seed(seed)
     effects, done = [], 0
     for some in x.split(batch_size):
@@ -113,28 +115,6 @@ def sensitivity_from_graph(
         tuple(follower.part_power[part].sqnr_db for part in parts),
         {layer: power.sqnr_db for layer, power in follower.layer_power.items()},
     )
-
-
-def direction(
-    logits: Float[Tensor, "batch classes"], signs: Float[Tensor, "batch classes"]
-) -> Float[Tensor, "batch classes"]:
-    """``L s`` for ``L L' = diag(p) - p p'`` with ``p = softmax(logits)``: of mean 0 and that covariance over signs.
-
-    L is the Cholesky factor with the classes in the order of their probability (Tanabe and Sagae, "An exact Cholesky
-    decomposition and the generalized inverse of the variance-covariance matrix of the multinomial distribution",
-    1992). With ``r_j`` the probability of the j-th class and all behind it:
-
-        L_jj = sqrt(p_j r_j+1 / r_j),  L_ij = -p_i sqrt(p_j / (r_j r_j+1)) for i > j.
-
-    So the largest terms come from few signs, which is what keeps ``(v . a)^2`` near its mean.
-    """
-    p, order = torch.softmax(logits.double(), dim=1).sort(dim=1, descending=True)
-    rest = p.flip(1).cumsum(1).flip(1).clamp_min(SMALLEST)
-    behind = torch.cat([rest[:, 1:], torch.zeros_like(rest[:, :1])], dim=1)
-    own = signs * (p * behind / rest).sqrt()
-    shared = signs[:, :-1] * (p[:, :-1] / rest[:, :-1] / behind[:, :-1]).sqrt()
-    own[:, 1:] -= p[:, 1:] * shared.cumsum(1)
-    return torch.zeros_like(own).scatter_(1, order, own).to(logits)
 
 
 @dataclass
@@ -162,8 +142,9 @@ class _Follower(fx.Interpreter):
     which is one of each input. Only that is kept until its gradient comes; an activation's is computed again.
     """
 
-    def __init__(self, graph: FoldedGraph, parts: Sequence[Part], amax: Mapping[str, float]) -> None:
+    def __init__(self, graph: FoldedGraph, parts: Sequence[Part], amax: Mapping[str, float], task: Task) -> None:
         super().__init__(graph.module)
+        self.task = task
         self.graph_module = graph.module
         self.nodes = nodes_by_value(graph.module)
         self.axes = batch_axes(graph.onnx)
@@ -189,11 +170,8 @@ class _Follower(fx.Interpreter):
         """``g . d`` for each input of a batch and each part."""
         self.batch, self.products = len(x), {}
         with torch.enable_grad():
-            logits = self.run(x.detach().requires_grad_())
-            if logits.shape[1] == 1:  # two classes, the first of which has a logit of 0
-                logits = torch.cat([torch.zeros_like(logits), logits], dim=1)
-            signs = torch.randint(0, 2, logits.shape, generator=generator).to(logits) * 2 - 1
-            logits.backward(direction(logits.detach(), signs))
+            outputs = tensors_of(self.run(x.detach().requires_grad_()))
+            projection(self.task.heads(outputs), generator).backward()  # type: ignore[no-untyped-call]
         columns = np.zeros((len(x), len(self.order)))
         for part, product in self.products.items():
             columns[:, self.order[part]] = product.double().cpu().numpy()

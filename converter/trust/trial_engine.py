@@ -10,7 +10,8 @@ import onnx
 from converter.graph.capture import FoldedGraph
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.qdq import qdq_from_onnx
-from converter.trust.predictions import Logits, in_parts
+from converter.trust.answers import in_parts, network_of
+from converter.trust.task.base import Network
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
@@ -19,11 +20,11 @@ UNQUANTIZED = QuantizationPlan((), ())
 
 
 @contextmanager
-def run_trial(graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, float]) -> Iterator[Logits]:
+def run_trial(graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, float]) -> Iterator[Network]:
     """The network with the quantizers of ``plan``, whose ranges are ``amax``, for batches of any size."""
     with tempfile.TemporaryDirectory() as name:
         source, engine = Path(name) / "source.onnx", Path(name) / "engine.onnx"
         onnx.save_model(qdq_from_onnx(graph.onnx, plan, amax), source)
         onnxruntime.build(source, engine)
         with OnnxRuntimeEngine(engine) as opened:
-            yield in_parts(opened.run, 1, PART)
+            yield in_parts(network_of(opened), 1, PART)

@@ -37,18 +37,35 @@ class Head:
 Heads = Sequence[Head]
 
 
-def divergence(fp32: Heads, int8: Heads, *, softened: bool = False) -> Float[Tensor, "batch"]:
-    """KL(FP32 || INT8) of each input in nats: the sum over the heads of the mean over their positions.
+def divergence(fp32: Heads, int8: Heads) -> Float[Tensor, "batch"]:
+    """KL(FP32 || INT8) of each input in nats: the sum over the heads of the mean over their positions."""
+    return torch.stack([_divergence(a, b, 1.0) for a, b in zip(fp32, int8, strict=True)]).sum(dim=0)
 
-    ``softened``, soft heads are compared at the temperature that gives FP32's logits a spread of 1. At a temperature
-    of 1 the few inputs of which the network is unsure decide alone; at this one all count, and networks with large and
-    with small logits alike.
+
+def softened_divergence(fp32: Heads, int8: Heads) -> Float[Tensor, "batch"]:
+    """``divergence``, that of soft heads at the temperature that gives FP32's logits a spread of 1.
+
+    At a temperature of 1 the few inputs of which the network is unsure decide alone; at this one all count, and
+    networks with large and with small logits alike.
+    """
+    found = [_divergence(a, b, spread(a) if a.soft else 1.0) for a, b in zip(fp32, int8, strict=True)]
+    return torch.stack(found).sum(dim=0)
+
+
+def distillation_loss(student: Heads, teacher: Heads, temperature: float) -> Float[Tensor, ""]:
+    """``T^2 KL(teacher || student)`` at temperature T, in nats averaged over the batch; of values at T = 1.
+
+    T^2 keeps the gradients' size the same for every T (Hinton et al., arXiv 1503.02531).
     """
     found = []
-    for reference, other in zip(fp32, int8, strict=True):
-        temperature = spread(reference) if softened and reference.soft else 1.0
-        found.append(_mean_over_positions(_nats(reference, other, temperature), reference.weights))
-    return torch.stack(found).sum(dim=0)
+    for wanted, given in zip(teacher, student, strict=True):
+        t = 1.0 if wanted.kind == "value" else temperature
+        found.append(_divergence(wanted, given, t).mean() * t**2)
+    return torch.stack(found).sum()
+
+
+def _divergence(reference: Head, other: Head, temperature: float) -> Float[Tensor, "batch"]:
+    return _mean_over_positions(_nats(reference, other, temperature), reference.weights)
 
 
 def spread(head: Head) -> float:
