@@ -13,6 +13,7 @@ from converter.qat.network import Student, student_from_graph, teacher_from_grap
 from converter.qat.options import QATOptions
 from converter.qat.training import Score, TuningState, new_state, train_student
 from converter.quantize.placement import QuantizationPlan
+from converter.trust.task.base import Task
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ def fine_tune_graph(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     amax: Mapping[str, float],
+    task: Task,
     source: Source,
     options: QATOptions,
     *,
@@ -64,7 +66,7 @@ def fine_tune_graph(
     """
     state = state or new_tuning(graph, plan, amax, options)
     state = train_student(
-        state, teacher_from_graph(graph, plan), source, options, on_step=on_step, ranks=ranks
+        state, teacher_from_graph(graph, plan), task, source, options, on_step=on_step, ranks=ranks
     )
     ptq = state.scores[0]
     qat = state.scores[state.best_step]

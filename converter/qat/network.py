@@ -11,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, fx, nn
 
 from converter.graph.capture import FoldedGraph
+from converter.graph.outputs import tensors_of
 from converter.graph.twin import nodes_by_value, parameter_of
 from converter.qat.learned_ranges import ActivationRange, WeightRange
 from converter.qat.options import QATOptions
@@ -33,7 +34,7 @@ class Reader:
 
 
 class Student(nn.Module):
-    """The fake-quantized network: ``module`` gives logits and features.
+    """The fake-quantized network: ``module`` gives outputs and features.
 
     Before each forward pass every quantizer gets the amax that follows from the weights and ranges of then, as
     ``converter.quantize.qdq`` will compute it. ``ranges`` are those of the activations, by the tensor that they are of.
@@ -71,13 +72,13 @@ class Student(nn.Module):
 
     def features(
         self, x: Float[Tensor, "batch channels height width"]
-    ) -> tuple[Float[Tensor, "batch classes"], tuple[Tensor, ...]]:
-        """Logits, and the values that are quantized, before they are."""
+    ) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Outputs, and the values that are quantized, before they are."""
         self.refresh()
-        logits, features = self.module(x)
-        return logits, features
+        outputs, features = self.module(x)
+        return tensors_of(outputs), features
 
-    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> tuple[Tensor, ...]:
         return self.features(x)[0]
 
 
@@ -115,7 +116,7 @@ def teacher_from_graph(graph: FoldedGraph, plan: QuantizationPlan) -> fx.GraphMo
 
 
 def with_features(module: fx.GraphModule, plan: QuantizationPlan) -> fx.GraphModule:
-    """``module``, which is changed, giving (logits, the values in ``plan.observed`` that are not the input)."""
+    """``module``, which is changed, giving (outputs, the values in ``plan.observed`` that are not the input)."""
     nodes = nodes_by_value(module)
     (output,) = (node for node in module.graph.nodes if node.op == "output")
     features = tuple(nodes[name] for name in plan.observed if nodes[name].op != "placeholder")

@@ -19,10 +19,13 @@ from calibrators.kernels import exact_kernels, fast_kernels
 from calibrators.zscgan.schedule import half_cosine
 from calibrators.zscgan.training import MAX_SKIPPED, descend, spread
 from converter.errors import QATError
+from converter.graph.outputs import tensors_of
 from converter.qat.data import Source
-from converter.qat.losses import distillation_loss, log_probabilities, mean_squares, noise_to_signal
+from converter.qat.losses import mean_squares, noise_to_signal
 from converter.qat.network import Student
 from converter.qat.options import QATOptions
+from converter.trust.task.base import Agreement, Task, agreement_of
+from converter.trust.task.heads import distillation_loss, divergence
 
 EVALUATIONS = 10
 """Times that the student is compared with the teacher on held-out inputs in a whole training."""
@@ -31,13 +34,13 @@ PATIENCE = 4
 
 Learned = dict[str, Tensor]
 """Values of what the student learns, by name."""
-Expected = list[Tensor]
-"""The teacher's logits for each held-out batch."""
+Expected = list[tuple[Tensor, ...]]
+"""The teacher's outputs for each held-out batch."""
 
 
 @dataclass(frozen=True, order=True)
 class Score:
-    """How near a network is to the teacher: percent of the inputs with the same class, and minus the mean KL.
+    """How near a network is to the teacher: agreement in percent, and minus the mean KL.
 
     The larger the better: by agreement, where that is the same by KL. ``softened`` is the loss of the distillation, KL
     at the temperature of the training.
@@ -49,7 +52,7 @@ class Score:
 
     @property
     def kl(self) -> float:
-        """Mean KL(teacher || network) of the class probabilities, in nats."""
+        """Mean KL(teacher || network) of the outputs, in nats."""
         return -self.minus_kl
 
 
@@ -139,6 +142,7 @@ def new_optimizer(student: Student, options: QATOptions) -> torch.optim.Optimize
 def train_student(
     state: TuningState,
     teacher: fx.GraphModule,
+    task: Task,
     source: Source,
     options: QATOptions,
     *,
@@ -156,12 +160,12 @@ def train_student(
     spread(state, ranks)
     expected, skipped = expected_of(teacher, source, ranks), 0
     if not state.scores:
-        state.scores[0] = score(state.student, expected, source, options, ranks)
+        state.scores[0] = score(state.student, expected, task, source, options, ranks)
     while state.step < options.steps and not given_up(state):
         started = time.perf_counter()
         set_rate(state, options)
         with fast_kernels():
-            loss = step_loss(state.student, teacher, source, state.step, options, ranks)
+            loss = step_loss(state.student, teacher, task, source, state.step, options, ranks)
             finite, value = descend_student(state, loss, options, ranks)
         skipped = 0 if finite else skipped + 1
         if skipped > MAX_SKIPPED:
@@ -172,7 +176,7 @@ def train_student(
         state.losses.append(value)
         update_average(state, options)
         if state.step % max(1, options.steps // EVALUATIONS) == 0 or state.step == options.steps:
-            evaluate(state, expected, source, options, ranks)
+            evaluate(state, expected, task, source, options, ranks)
         state.seconds += time.perf_counter() - started
         on_step(state)
     improved = state.scores[state.best_step] > state.scores[0]
@@ -193,15 +197,21 @@ def set_rate(state: TuningState, options: QATOptions) -> None:
 
 
 def step_loss(
-    student: Student, teacher: fx.GraphModule, source: Source, step: int, options: QATOptions, ranks: Ranks
+    student: Student,
+    teacher: fx.GraphModule,
+    task: Task,
+    source: Source,
+    step: int,
+    options: QATOptions,
+    ranks: Ranks,
 ) -> Float[Tensor, ""]:
     """The loss of this rank's inputs; its mean over the ranks is that of the whole batch."""
     x, _ = source.inputs(step, ranks)
     with torch.no_grad():
         wanted, wanted_features = teacher(x)
         power = ranks.mean(mean_squares(wanted_features)) if wanted_features else None
-    logits, features = student.features(x)
-    loss = distillation_loss(logits, wanted, options.temperature)
+    outputs, features = student.features(x)
+    loss = distillation_loss(task.heads(outputs), task.heads(tensors_of(wanted)), options.temperature)
     if power is not None and options.feature_weight:
         loss = loss + options.feature_weight * noise_to_signal(features, wanted_features, power)
     return loss
@@ -225,12 +235,12 @@ def update_average(state: TuningState, options: QATOptions) -> None:
 
 
 def evaluate(
-    state: TuningState, expected: Expected, source: Source, options: QATOptions, ranks: Ranks
+    state: TuningState, expected: Expected, task: Task, source: Source, options: QATOptions, ranks: Ranks
 ) -> None:
     """Judge the averaged values, and keep them where no earlier ones were as good."""
     now = learned_values(state.student)
     put(state.student, state.average)
-    state.scores[state.step] = score(state.student, expected, source, options, ranks)
+    state.scores[state.step] = score(state.student, expected, task, source, options, ranks)
     put(state.student, now)
     if state.best_step == state.step:
         state.best = {name: value.clone() for name, value in state.average.items()}
@@ -240,20 +250,29 @@ def evaluate(
 @exact_kernels()
 def expected_of(teacher: fx.GraphModule, source: Source, ranks: Ranks) -> Expected:
     """What the teacher says to this rank's held-out inputs, batch by batch."""
-    return [teacher(x)[0] for x, _ in source.held_out(ranks)]
+    return [tensors_of(teacher(x)[0]) for x, _ in source.held_out(ranks)]
 
 
 @torch.no_grad()
 @exact_kernels()
-def score(student: nn.Module, expected: Expected, source: Source, options: QATOptions, ranks: Ranks) -> Score:
+def score(
+    student: nn.Module, expected: Expected, task: Task, source: Source, options: QATOptions, ranks: Ranks
+) -> Score:
     """The student beside the teacher on all held-out inputs, the same on every rank."""
-    sums = (0, 0.0, 0.0, 0)
+    sums = (0.0, 0.0, 0.0, 0.0, 0)
     for wanted, (x, _) in zip(expected, source.held_out(ranks), strict=True):
-        logits = student(x)
-        p, q = log_probabilities(wanted), log_probabilities(logits)
-        same = int((p.argmax(1) == q.argmax(1)).sum())
-        kl = float((p.exp() * (p - q)).sum())
-        softened = len(x) * float(distillation_loss(logits, wanted, options.temperature))
-        sums = (sums[0] + same, sums[1] + kl, sums[2] + softened, sums[3] + len(x))
-    same, kl, softened, count = (sum(values) for values in zip(*ranks.gathered(sums), strict=True))
-    return Score(100.0 * same / count, -kl / count, softened / count)
+        given = student(x)
+        teacher, ours = task.heads(wanted), task.heads(given)
+        agreed = agreement_between(task, wanted, given)
+        kl = float(divergence(teacher, ours).sum())
+        softened = len(x) * float(distillation_loss(ours, teacher, options.temperature))
+        found = (float(agreed.both.sum()), float(agreed.of.sum()), kl, softened, len(x))
+        sums = tuple(a + b for a, b in zip(sums, found, strict=True))  # type: ignore[assignment]
+    both, of, kl, softened, count = (sum(values) for values in zip(*ranks.gathered(sums), strict=True))
+    return Score(100.0 * both / of if of else 100.0, -kl / count, softened / count)
+
+
+def agreement_between(task: Task, teacher: tuple[Tensor, ...], student: tuple[Tensor, ...]) -> Agreement:
+    """How often both say the same."""
+    one, other = (tuple(value.cpu().numpy() for value in outputs) for outputs in (teacher, student))
+    return agreement_of(task, task.answers(one), task.answers(other))

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import onnx
 import torch
 
@@ -25,7 +24,8 @@ from converter.quantize.placement import QuantizationPlan
 from converter.quantize.qdq import qdq_from_onnx
 from converter.report.document import BeforeAndAfter, ParitySection, QATSection, TuningStep
 from converter.signals import InterruptAfterStep
-from converter.trust.parity import QDQ_LIMITS, difference, literal_logits
+from converter.trust.parity import QDQ_LIMITS, difference, largest_difference, literal_outputs
+from converter.trust.task.base import Task
 from zscgan_common.warning_message import WarningMessage
 
 RECENT = 20
@@ -57,7 +57,7 @@ def fine_tune(
         return Tuned(graph, ranges)
     with job.console.stage("qat") as stage:
         tuned = tune_together(job, graph, plan, ranges.amax, generator)
-        parity, missed = parity_with_onnx(tuned, plan, source_of(job, generator))
+        parity, missed = parity_with_onnx(tuned, plan, job.task, source_of(job, generator))
         stage.detail = (
             f"{len(tuned.losses)} steps, {tuned.qat.agreement:.2f} % agreement on held-out inputs "
             f"({tuned.ptq.agreement:.2f} % before), {tuned.kept.upper()} kept"
@@ -117,7 +117,7 @@ def tune_together(
                 raise KeyboardInterrupt
             save_sometimes(state)
 
-        tuned = fine_tune_graph(graph, plan, amax, source, qat, state=state, on_step=on_step, ranks=ranks)
+        tuned = fine_tune_graph(graph, plan, amax, job.task, source, qat, state=state, on_step=on_step, ranks=ranks)
     if checkpoint is not None and tuned.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
     return tuned
@@ -144,17 +144,19 @@ def data_key(job: Job, generator: TrainedGenerator | None) -> str:
     return hashlib.sha256(named.encode()).hexdigest()
 
 
-def parity_with_onnx(tuned: FineTuned, plan: QuantizationPlan, source: Source) -> tuple[ParitySection, str]:
+def parity_with_onnx(
+    tuned: FineTuned, plan: QuantizationPlan, task: Task, source: Source
+) -> tuple[ParitySection, str]:
     """The network that was trained beside its Q/DQ model, computed literally, on held-out inputs; limits missed."""
     x = torch.cat([some for some, _ in source.held_out()])[:PARITY_INPUTS]
     with torch.no_grad():
-        ours = tuned.student(x).cpu().numpy()
+        ours = tuple(output.cpu().numpy() for output in tuned.student(x))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
         onnx.save_model(qdq_from_onnx(tuned.graph.onnx, plan, tuned.amax), path)
-        theirs = literal_logits(path, x.cpu().contiguous().numpy())
-    found = difference(theirs, ours)
-    parity = ParitySection(float(np.abs(theirs - ours).max()), found.agreement)
+        theirs = literal_outputs(path, x.cpu().contiguous().numpy())
+    found = difference(theirs, ours, task)
+    parity = ParitySection(largest_difference(theirs, ours), found.agreement)
     return parity, "; ".join(found.missed(QDQ_LIMITS))
 
 

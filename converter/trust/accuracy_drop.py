@@ -1,4 +1,4 @@
-"""How many points of top-1 a quantization loses: measured on labelled images, or predicted without any.
+"""How much a quantization loses, in percent points: measured on labelled images, or estimated without any.
 
 Candidates run as ONNX Runtime engines, which take seconds to build on any machine and compute INT8 exactly; so a
 choice of layers is the same whichever engine is deployed.
@@ -13,15 +13,17 @@ from jaxtyping import Float
 from calibrators.data.batches import Batches
 from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
+from converter.graph.twin import output_names
 from converter.quantize.placement import QuantizationPlan
 from converter.trust.prediction import predict_from_logits
-from converter.trust.predictions import Predictions, predictions
-from converter.trust.trial_engine import run_trial
+from converter.trust.answers import Answers, answers, compare
+from converter.trust.task.base import Task
+from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 
 @runtime_checkable
 class DropOf(Protocol):
-    """The loss of top-1 in percent points; ``by`` is how it is known, ``val`` or ``prediction``."""
+    """The loss in percent points; ``by`` is how it is known, ``val``, ``prediction`` or ``agreement``."""
 
     by: ClassVar[str]
 
@@ -30,18 +32,18 @@ class DropOf(Protocol):
 
 @dataclass(frozen=True)
 class MeasuredDrop:
-    """By the labelled images ``val``, on which FP32 chose ``baseline``."""
+    """By the labelled images ``val``, to which FP32 gave the answers ``baseline``."""
 
     graph: FoldedGraph
     ranges: Ranges
     val: Batches
-    baseline: Predictions
+    baseline: Answers
     by: ClassVar[str] = "val"
 
     def __call__(self, plan: QuantizationPlan) -> float:
-        """FP32's top-1 less that of ``plan``."""
+        """FP32's accuracy less that of ``plan``."""
         with run_trial(self.graph, plan, self.ranges.amax) as network:
-            return self.baseline.top1 - predictions(network, self.val).top1
+            return self.baseline.accuracy - answers(network, self.baseline.task, self.val).accuracy
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class PredictedDrop:
 
     graph: FoldedGraph
     ranges: Ranges
+    task: Task
     x: Float[np.ndarray, "inputs channels height width"]
     fp32: Float[np.ndarray, "inputs classes"]
     by: ClassVar[str] = "prediction"
@@ -57,4 +60,27 @@ class PredictedDrop:
     def __call__(self, plan: QuantizationPlan) -> float:
         """The prediction's estimate."""
         with run_trial(self.graph, plan, self.ranges.amax) as network:
-            return predict_from_logits(self.fp32, network(self.x)).drop
+            logits = self.task.decision_logits(network(self.x))
+        assert logits is not None  # as FP32 chose among classes
+        return predict_from_logits(self.fp32, logits).drop
+
+
+@dataclass(frozen=True)
+class AgreementDrop:
+    """By what INT8 says otherwise than ``fp32`` of inputs without labels, for tasks that choose no class."""
+
+    graph: FoldedGraph
+    ranges: Ranges
+    task: Task
+    batches: Batches
+    fp32: FoldedGraph
+    by: ClassVar[str] = "agreement"
+
+    def __call__(self, plan: QuantizationPlan) -> float:
+        """100 less the agreement in percent."""
+        with (
+            run_trial(self.fp32, UNQUANTIZED, {}) as fp32,
+            run_trial(self.graph, plan, self.ranges.amax) as network,
+        ):
+            names = output_names(self.graph.module)
+            return 100.0 - compare(fp32, network, self.task, names, self.batches).agreement.percent

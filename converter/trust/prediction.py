@@ -23,8 +23,8 @@ from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches
 from calibrators.data.images import UNKNOWN
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
-from converter.trust.predictions import Logits, two_sided
+from converter.trust.answers import array_of
+from converter.trust.task.base import Network, Task
 
 CONFIDENCE = 95
 """Percent that the intervals aim at."""
@@ -131,20 +131,25 @@ def mixed(
     return x + share * (x.roll(1, 0) - x)
 
 
-def border_inputs(trained: TrainedGenerator, count: int, batch_size: int, seed: int) -> Batches:
-    """``count`` fresh samples of ``seed``, half of them mixed with others so that some lie near borders."""
-    return BorderBatches(SyntheticBatches(trained.generator, count, batch_size, seed), seed)
-
-
 def predict(
-    fp32: Logits, int8: Logits, batches: Batches, on_batch: Callable[[int], None] = lambda _: None
-) -> Prediction:
-    """The prediction from both networks' logits over all batches; ``on_batch`` gets the number of inputs done."""
+    fp32: Network,
+    int8: Network,
+    task: Task,
+    batches: Batches,
+    on_batch: Callable[[int], None] = lambda _: None,
+) -> Prediction | None:
+    """The prediction from both networks' logits over all batches; ``on_batch`` gets the number of inputs done.
+
+    None for a task that chooses no class.
+    """
     before, after, done = [], [], 0
     for x, _ in batches:
-        inputs = np.ascontiguousarray(x.cpu().numpy())
-        before.append(fp32(inputs))
-        after.append(int8(inputs))
+        inputs = array_of(x)
+        one, other = task.decision_logits(fp32(inputs)), task.decision_logits(int8(inputs))
+        if one is None or other is None:
+            return None
+        before.append(one)
+        after.append(other)
         done += len(inputs)
         on_batch(done)
     return predict_from_logits(np.concatenate(before), np.concatenate(after))
@@ -155,7 +160,7 @@ def predict_from_logits(
     int8: Float[np.ndarray, "inputs classes"],
     margins: Margins = Margins(),
 ) -> Prediction:
-    """The prediction from both networks' logits of the same inputs.
+    """The prediction from both networks' logits of the same inputs, of at least two classes.
 
     With t what INT8 takes of an input's margin, in standard deviations and at least 0, and means over the inputs:
     ``disagreement = mean(min(t / width, 1))``; the drop is ``tanh(slope * m) / width`` integrated over the margins m
@@ -172,7 +177,7 @@ def taken_margins(
     fp32: Float[np.ndarray, "inputs classes"], int8: Float[np.ndarray, "inputs classes"]
 ) -> NDArray[np.float64]:
     """How much of each FP32 margin INT8 takes, in mean standard deviations of an input's FP32 logits, at least 0."""
-    before, after = two_sided(fp32), two_sided(int8)
+    before, after = fp32.astype(np.float64), int8.astype(np.float64)
     classes = np.argsort(before, axis=1)[:, -2:]
     taken = margin_between(before, classes) - margin_between(after, classes)
     deviation = max(float(before.std(axis=1).mean()), TINY)
