@@ -16,13 +16,15 @@ from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.cache_file import ranges_from_cache
 from calibrators.ranges.ranges import Ranges, holds_ranges
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
+from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.errors import OptionsError, OutputError
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
+from converter.samples import SampleSource
+from converter.trust.task.base import Task
 from converter.workspace import Workspace
 from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
@@ -56,6 +58,7 @@ class Job:
     ranks: Ranks
     workspace: Workspace
     teacher: Teacher
+    task: Task
     fingerprint: str
     ranges_for: str
     device: torch.device
@@ -73,7 +76,7 @@ class Job:
         return self.options.synthesis.seed
 
     @property
-    def needs_generator(self) -> bool:
+    def needs_samples(self) -> bool:
         """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
 
         Fine-tuning takes samples too, unless it has images of its own.
@@ -87,18 +90,18 @@ class Job:
         return path if self.ranks.first else None
 
     def samples(
-        self, trained: TrainedGenerator, use: SampleUse = SampleUse.CALIBRATING, count: int | None = None
-    ) -> SyntheticBatches:
+        self, source: SampleSource, use: SampleUse = SampleUse.CALIBRATING, count: int | None = None
+    ) -> Batches:
         """The samples for one use; those for different uses have none in common."""
         wanted = self.options.calibration.samples if count is None else count
-        return SyntheticBatches(trained.generator, wanted, self.batch, self.seed + use)
+        return source.batches(wanted, self.batch, self.seed + use)
 
-    def calibration_data(self, trained: TrainedGenerator | None) -> Batches:
+    def calibration_data(self, source: SampleSource | None) -> Batches:
         """The real images that the user brought, else samples."""
         if self.calib is not None:
             return self.calib
-        assert trained is not None
-        return self.samples(trained)
+        assert source is not None
+        return self.samples(source)
 
 
 def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = SINGLE) -> Job:

@@ -12,9 +12,9 @@ from calibrators.data.batches import Batch, send
 from calibrators.data.images import ImageBatches
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import DataError
-from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.training import SEED_STRIDE
 from converter.qat.options import MOST_STEPS
+from converter.samples import SampleSource
 from converter.trust.prediction import inputs_for
 
 FIRST_STEP, FIRST_HELD_OUT = MOST_STEPS, 2 * MOST_STEPS
@@ -52,13 +52,13 @@ class Samples:
     rest. Between two samples it is not sure, as with many real images (mixup, arXiv 1710.09412).
     """
 
-    generator: Ensemble
+    samples: SampleSource
     batch: int
     seed: int
 
     @property
     def name(self) -> str:
-        return "zscgan"
+        return self.samples.name
 
     def inputs(self, step: int, ranks: Ranks = SINGLE) -> Batch:
         """This rank's samples of one step."""
@@ -71,11 +71,10 @@ class Samples:
 
     @torch.no_grad()
     def _drawn(self, place: int, ranks: Ranks) -> Batch:
-        self.generator.eval()
-        z, conditions = map(ranks.share, self.generator.draw(self.batch, self.seed, place))
+        x, labels = self.samples.drawn(self.batch, self.seed, place, ranks)
         random = torch.Generator().manual_seed((self.seed * SEED_STRIDE + place + RATIOS) % 2**32)
         ratios = torch.rand(self.batch, generator=random)
-        return mixed(self.generator(z, conditions), send(ranks.share(ratios), z.device)), conditions[:, 1]
+        return mixed(x, send(ranks.share(ratios), x.device)), labels
 
 
 def mixed(

@@ -38,14 +38,16 @@ class DeviceSection:
 
 @dataclass(frozen=True)
 class ModelSection:
-    """The network as it was given."""
+    """The network as it was given; ``outputs`` has the shape of each for one image."""
 
     name: str
     sha256: str
     parameters: int
     bn_layers: int
-    classes: int
+    classes: int | None
     input: InputSpec
+    task: str = "classes"
+    outputs: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     onnx_largest_difference: float | None = None
 
@@ -75,12 +77,13 @@ class SynthesisSection:
     steps: int
     seconds: float
     bn_kl: float | None
-    label_accuracy: float
+    label_accuracy: float | None
     generators: int
     classes: int
     shown: list[dict[str, int | str | None]]
     reused: bool
     history: list[TrainingStep]
+    source: Literal["zscgan", "procedural"] = "zscgan"
 
 
 @dataclass(frozen=True)
@@ -120,22 +123,46 @@ class QuantizationSection:
 
 
 @dataclass(frozen=True)
-class AgreementSection:
-    """How often INT8 chooses FP32's class on fresh samples."""
+class OutputAgreement:
+    """One output of INT8 beside FP32's: signal-to-noise ratio, and mean cosine of the inputs."""
 
-    synthetic_top1: float
+    name: str
+    sqnr_db: float | None
+    cosine: float
+
+
+@dataclass(frozen=True)
+class AgreementSection:
+    """How often INT8 says what FP32 says to fresh samples: ``percent`` of ``measure``.
+
+    ``synthetic_top1`` is that of a classifier.
+    """
+
+    synthetic_top1: float | None
     samples: int
+    measure: str = "same class"
+    percent: float | None = None
+    standard_error: float | None = None
+    outputs: list[OutputAgreement] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class AccuracySection:
-    """Top-1 on ``--val``."""
+    """INT8 and FP32 on ``--val``: how often they agree, and where there are labels, the ``metric`` of both.
+
+    ``fp32_top1`` and ``int8_top1`` are those of a classifier.
+    """
 
     images: int
-    fp32_top1: float
+    fp32_top1: float | None
     fp32_by: str
-    int8_top1: float
+    int8_top1: float | None
     agreement: float
+    measure: str = "same class"
+    standard_error: float | None = None
+    metric: str | None = None
+    fp32: float | None = None
+    int8: float | None = None
 
 
 @dataclass(frozen=True)

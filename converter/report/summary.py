@@ -2,9 +2,11 @@
 
 import shlex
 
-from converter.report.document import Report
+from converter.report.document import AccuracySection, Report
 from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
+
+PROCEDURAL = "calibrated on procedural images: the network has no batch norm"
 
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
@@ -14,15 +16,27 @@ def missed_gate(report: Report, max_drop: float | None) -> str:
         max_drop is None or drop is None or round(drop, 6) <= max_drop
     ):  # 92.4 - 91.8 is a little more than 0.6
         return ""
-    return f"INT8 loses {drop:.2f} points of top-1{how}, more than --max-drop {max_drop:g}"
+    return f"INT8 loses {drop:.2f} points of {metric_of(report)}{how}, more than --max-drop {max_drop:g}"
+
+
+def metric_of(report: Report) -> str:
+    """What a loss is of."""
+    if report.accuracy is not None and report.accuracy.metric is not None:
+        return report.accuracy.metric
+    return "top-1" if report.prediction is not None or report.agreement is None else report.agreement.measure
 
 
 def loss(report: Report) -> tuple[float | None, str]:
-    """How much top-1 INT8 loses, in points, and how that is known: measured on ``--val``, or else predicted."""
-    if report.accuracy is not None:
-        return report.accuracy.fp32_top1 - report.accuracy.int8_top1, ""
-    predicted = report.prediction or report.mixed_precision
-    return (None, "") if predicted is None else (predicted.drop, ", as predicted without labels")
+    """How much INT8 loses, in points, and how that is known: measured on ``--val``, or else estimated."""
+    accuracy, mixed = report.accuracy, report.mixed_precision
+    if accuracy is not None and accuracy.fp32 is not None and accuracy.int8 is not None:
+        return accuracy.fp32 - accuracy.int8, ""
+    if report.prediction is not None:
+        return report.prediction.drop, ", as predicted without labels"
+    if mixed is not None:
+        how = "predicted without labels" if mixed.by == "prediction" else "measured against FP32 without labels"
+        return mixed.drop, f", as {how}"
+    return None, ""
 
 
 def summary(report: Report, missed: str) -> str:
@@ -30,15 +44,14 @@ def summary(report: Report, missed: str) -> str:
     lines = ["", *qat_lines(report)]
     if in_float := report.quantization.float_macs_percent:
         lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
+    if report.synthesis is not None and report.synthesis.source == "procedural":
+        lines.append(PROCEDURAL)
     if report.accuracy is not None:
-        a = report.accuracy
-        lines.append(
-            f"top-1 on {a.images} images: FP32 {a.fp32_top1:.2f} %, INT8 {a.int8_top1:.2f} % "
-            f"({a.int8_top1 - a.fp32_top1:+.2f} points); same class on {a.agreement:.2f} %"
-        )
+        lines.append(accuracy_line(report.accuracy))
     if report.agreement is not None:
-        lines.append(f"same class as FP32 on {report.agreement.synthetic_top1:.2f} % of fresh samples")
-    if report.prediction is not None and report.accuracy is None:
+        found = report.agreement
+        lines.append(f"{found.measure} as FP32: {found.percent:.2f} % on {found.samples} fresh samples")
+    if report.prediction is not None and (report.accuracy is None or report.accuracy.fp32 is None):
         p = report.prediction
         lines.append(
             f"predicted on real data: another class on {p.disagreement:.2f} % ({p.low:.2f} to {p.high:.2f}), "
@@ -51,6 +64,17 @@ def summary(report: Report, missed: str) -> str:
     return "\n".join(lines)
 
 
+def accuracy_line(a: AccuracySection) -> str:
+    """What ``--val`` says."""
+    agreement = f"{a.measure} as FP32: {a.agreement:.2f} %"
+    if a.fp32 is None or a.int8 is None:
+        return f"{agreement} on {a.images} images of --val"
+    return (
+        f"{a.metric} on {a.images} images: FP32 {a.fp32:.2f} %, INT8 {a.int8:.2f} % "
+        f"({a.int8 - a.fp32:+.2f} points); {agreement}"
+    )
+
+
 def qat_lines(report: Report) -> list[str]:
     """What fine-tuning did, where there was one."""
     if report.qat is None:
@@ -58,7 +82,7 @@ def qat_lines(report: Report) -> list[str]:
     agreement = report.qat.agreement
     verdict = "" if report.qat.kept == "qat" else "; it was not kept"
     return [
-        f"fine-tuning: same class as FP32 on {agreement.ptq:.2f} % of held-out inputs before, "
+        f"fine-tuning: agreement with FP32 on held-out inputs {agreement.ptq:.2f} % before, "
         f"{agreement.qat:.2f} % after{verdict}"
     ]
 
@@ -75,7 +99,7 @@ def throughput_line(report: Report, batch: int) -> str:
 def next_command(report: Report) -> str:
     """What a user will probably want now."""
     paths = report.artifacts
-    if report.accuracy is None:
+    if report.accuracy is None or (report.accuracy.metric is None and report.model.task == "classes"):
         reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
         return f"{report.command}{reuse} --val DIR  (accuracy on labelled images)"
     if TENSORRT_ENGINE in paths:

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.console import Advance
 from converter.job import Job
+from converter.samples import SampleSource
 from converter.options import ConvertOptions
 from converter.workspace import (
     BUILD_LOG,
@@ -62,7 +62,7 @@ class Built:
     layers: dict[str, Any] | None = None
 
 
-def build(job: Job, generator: TrainedGenerator | None) -> Built:
+def build(job: Job, samples: SampleSource | None) -> Built:
     """The engine that was chosen, and the ONNX Runtime engine always: it runs on any machine."""
     workspace = job.workspace
     with job.console.stage("engine") as stage:
@@ -71,19 +71,19 @@ def build(job: Job, generator: TrainedGenerator | None) -> Built:
         stage.detail = (
             f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
         )
-    deployed = None if job.engine == "onnxruntime" else build_plan(job, generator)
+    deployed = None if job.engine == "onnxruntime" else build_plan(job, samples)
     if deployed is None:
         on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
         return Built(on_cpu, convolutions, integer)
     return Built(deployed, convolutions, integer, describe_layers(job, deployed))
 
 
-def build_plan(job: Job, generator: TrainedGenerator | None) -> Deployed | None:
+def build_plan(job: Job, samples: SampleSource | None) -> Deployed | None:
     """The plan of the chosen engine; None where this machine can't run it."""
     release_gpu_memory()
     try:
         if job.engine == "tensorrt":
-            build_tensorrt(job, generator)
+            build_tensorrt(job, samples)
         else:
             build_rtx(job)
     except EngineError as error:
@@ -91,14 +91,14 @@ def build_plan(job: Job, generator: TrainedGenerator | None) -> Deployed | None:
     return open_plan(job)
 
 
-def build_tensorrt(job: Job, generator: TrainedGenerator | None) -> None:
+def build_tensorrt(job: Job, samples: SampleSource | None) -> None:
     """TensorRT's plan in the workspace: from the Q/DQ pairs, or by TensorRT's own calibration."""
     options, workspace, console = job.options, job.workspace, job.console
     with console.stage("engine") as stage, console.progress("engine", 100) as advance, ExitStack() as stack:
         calibrator = None
         if options.implicit:
             memory = stack.enter_context(open_device(options.buffers))
-            calibrator = stack.enter_context(new_calibrator(job, generator, memory))
+            calibrator = stack.enter_context(new_calibrator(job, samples, memory))
         plan = tensorrt.engine_from_onnx(
             workspace.path(FP32_ONNX if options.implicit else INT8_ONNX),
             workspace.path(TENSORRT_ENGINE),
@@ -111,7 +111,7 @@ def build_tensorrt(job: Job, generator: TrainedGenerator | None) -> None:
         stage.detail = f"TensorRT, {how}, {plan.stat().st_size / 1e6:.1f} MB -> {TENSORRT_ENGINE}"
 
 
-def new_calibrator(job: Job, generator: TrainedGenerator | None, memory: Device) -> Any:
+def new_calibrator(job: Job, samples: SampleSource | None, memory: Device) -> Any:
     """TensorRT 10's calibrator on the samples or the real images; a context manager."""
     from calibrators.tensorrt.calibrator import (  # imports TensorRT
         ZSCGANEntropyCalibrator,
@@ -122,7 +122,7 @@ def new_calibrator(job: Job, generator: TrainedGenerator | None, memory: Device)
     return kinds[job.options.calibration.algorithm](
         None,
         job.teacher.spec,
-        batches=job.calibration_data(generator),
+        batches=job.calibration_data(samples),
         samples=job.options.calibration.samples,
         batch_size=job.batch,
         cache=job.workspace.path(IMPLICIT_CACHE),

@@ -15,12 +15,13 @@ from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.cache_file import save_cache
 from calibrators.ranges.calibrate import CalibrationResult, calibrate, observe_over, ranges_from_observed
 from calibrators.ranges.ranges import Ranges, save_ranges
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.environment.cache_version import cache_version
 from converter.graph.capture import FoldedGraph, observe
 from converter.job import Job, SampleUse
+from converter.samples import SampleSource
 from converter.load.input_normalisation import normalised_values
 from converter.quantize.placement import QuantizationPlan
+from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
 from zscgan_common.warning_message import WarningMessage
@@ -36,7 +37,7 @@ class Calibrated:
 
 
 def calibrate_network(
-    job: Job, graph: FoldedGraph, plan: QuantizationPlan, generator: TrainedGenerator | None
+    job: Job, graph: FoldedGraph, plan: QuantizationPlan, samples: SampleSource | None
 ) -> Calibrated:
     """A range for every activation, in the workspace and in ``--calibration-cache``.
 
@@ -46,7 +47,7 @@ def calibrate_network(
     if job.cached is not None:
         ranges, judged = ranges_of_cache(job, job.cached, graph), None
     else:
-        ranges, judged = ranges_of_data(job, graph, plan, generator)
+        ranges, judged = ranges_of_data(job, graph, plan, samples)
     return Calibrated(ranges, save_calibration(job, ranges), judged)
 
 
@@ -70,17 +71,17 @@ def ranges_of_cache(job: Job, cached: Ranges, graph: FoldedGraph) -> Ranges:
 
 
 def ranges_of_data(
-    job: Job, graph: FoldedGraph, plan: QuantizationPlan, generator: TrainedGenerator | None
+    job: Job, graph: FoldedGraph, plan: QuantizationPlan, samples: SampleSource | None
 ) -> tuple[Ranges, dict[str, float] | None]:
     """Ranges measured on real images or samples, and the nats of each calibrator where several were compared."""
-    data, source = job.calibration_data(generator), "zscgan" if job.calib is None else "images"
+    data, source = job.calibration_data(samples), "images" if job.calib is not None or samples is None else samples.name
     console, found = job.console, None
     with console.stage("calibration") as stage, console.progress("calibration", data.num_samples) as advance:
         results = measure_ranges(job, graph, data, advance)
         candidates = {name: with_exact_input(result, job, graph) for name, result in results.items()}
         taken = job.options.calibration.algorithm
         if len(candidates) > 1:
-            judged = divergences(candidates, graph, plan, judges(job, generator))
+            judged = divergences(candidates, graph, plan, job.task, judges(job, samples))
             taken = choose_calibrator(judged)
             found = {str(algorithm): float(nats.mean()) for algorithm, nats in judged.items()}
         result, amax = results[taken], candidates[taken]
@@ -117,15 +118,15 @@ def warn_of_dead(
         )
 
 
-def judges(job: Job, generator: TrainedGenerator | None) -> Float[np.ndarray, "batch channels height width"]:
+def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
     count, seed = inputs_for(job.batch), job.seed + SampleUse.CHOOSING
     if job.calib is not None:
         data: Batches = BorderBatches(job.calib, seed)
     else:
-        assert generator is not None
-        data = border_inputs(generator, count, job.batch, seed)
-    return first_inputs(data, count).cpu().contiguous().numpy()
+        assert samples is not None
+        data = border_inputs(samples, count, job.batch, seed)
+    return array_of(first_inputs(data, count))
 
 
 @dataclass(frozen=True)

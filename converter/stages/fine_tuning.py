@@ -12,9 +12,9 @@ import torch
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.resume import SAVE_EVERY_S, checkpointing, restore_checkpoint, save_checkpoint
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.graph.capture import FoldedGraph
 from converter.job import Job
+from converter.samples import SampleSource
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import FineTuned, fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
@@ -46,7 +46,7 @@ def fine_tune(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     ranges: Ranges,
-    generator: TrainedGenerator | None,
+    samples: SampleSource | None,
 ) -> Tuned:
     """Fine-tuned weights and ranges with --qat, unless these are no better.
 
@@ -56,13 +56,13 @@ def fine_tune(
     if qat is None:
         return Tuned(graph, ranges)
     with job.console.stage("qat") as stage:
-        tuned = tune_together(job, graph, plan, ranges.amax, generator)
-        parity, missed = parity_with_onnx(tuned, plan, job.task, source_of(job, generator))
+        tuned = tune_together(job, graph, plan, ranges.amax, samples)
+        parity, missed = parity_with_onnx(tuned, plan, job.task, source_of(job, samples))
         stage.detail = (
             f"{len(tuned.losses)} steps, {tuned.qat.agreement:.2f} % agreement on held-out inputs "
             f"({tuned.ptq.agreement:.2f} % before), {tuned.kept.upper()} kept"
         )
-    section = section_of(tuned, qat, source_of(job, generator), parity)
+    section = section_of(tuned, qat, source_of(job, samples), parity)
     if missed:
         job.console.warn(
             WarningMessage(
@@ -86,7 +86,7 @@ def tune_together(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     amax: Mapping[str, float],
-    generator: TrainedGenerator | None,
+    samples: SampleSource | None,
 ) -> FineTuned:
     """The fine-tuning of all ranks, each of which calls this; the first has ``amax`` and saves the state.
 
@@ -96,9 +96,9 @@ def tune_together(
     assert qat is not None
     checkpoint = job.checkpoint(job.workspace.qat_checkpoint)
     amax = ranks.from_first(dict(amax))
-    source = source_of(job, generator)
+    source = source_of(job, samples)
     state = new_tuning(graph, plan, amax, qat)
-    key = run_key(job.fingerprint, data_key(job, generator), plan, amax, qat)
+    key = run_key(job.fingerprint, data_key(job, samples), plan, amax, qat)
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         job.console.info(
             f"going on from step {state.step} of {qat.steps} of the fine-tuning, saved by an earlier run"
@@ -123,24 +123,24 @@ def tune_together(
     return tuned
 
 
-def source_of(job: Job, generator: TrainedGenerator | None) -> Source:
+def source_of(job: Job, samples: SampleSource | None) -> Source:
     """The images of --qat-data, else samples."""
     qat = job.options.qat
     assert qat is not None
     if job.qat is not None:
         return Images(job.qat, job.batch, qat.seed, job.device)
-    assert generator is not None
-    return Samples(generator.generator, job.batch, qat.seed)
+    assert samples is not None
+    return Samples(samples, job.batch, qat.seed)
 
 
-def data_key(job: Job, generator: TrainedGenerator | None) -> str:
-    """A name for the inputs: of the generator's weights, or of the images by their places."""
+def data_key(job: Job, samples: SampleSource | None) -> str:
+    """A name for the inputs: of the samples, or of the images by their places."""
     if job.qat is not None:
         images = job.qat
         named = repr((job.batch, images.spec, images.paths, images.resize, images.crop))
     else:
-        assert generator is not None
-        named = repr((job.batch, fingerprint(generator.generator.state_dict())))
+        assert samples is not None
+        named = repr((job.batch, samples.key))
     return hashlib.sha256(named.encode()).hexdigest()
 
 

@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.ranges.ranges import Ranges
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.errors import OptionsError
 from converter.graph.capture import FoldedGraph
 from converter.job import Job, SampleUse
+from converter.samples import SampleSource
 from converter.quantize.placement import QuantizationPlan
 from converter.report.document import KeptFloat, MixedPrecisionSection
 from converter.stages.capture import Captured
 from converter.stages.fine_tuning import Tuned
-from converter.trust.accuracy_drop import DropOf, MeasuredDrop, PredictedDrop
+from converter.trust.accuracy_drop import AgreementDrop, DropOf, MeasuredDrop, PredictedDrop
+from converter.trust.answers import Answers, array_of
 from converter.trust.layer_search import (
     LEAST_INT8,
     MOST_TRIES,
@@ -24,7 +25,6 @@ from converter.trust.layer_search import (
     order_of_exclusion,
 )
 from converter.trust.prediction import MOST_INPUTS, border_inputs
-from converter.trust.predictions import Predictions
 from converter.trust.sensitivity import Sensitivity
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from zscgan_common.warning_message import WarningMessage
@@ -55,8 +55,8 @@ def choose_precision(
     fp32: Captured,
     tuned: Tuned,
     sensitivity: Sensitivity | None,
-    baseline: Predictions | None,
-    generator: TrainedGenerator | None,
+    baseline: Answers | None,
+    samples: SampleSource | None,
 ) -> Mixed:
     """The plan of ``fp32`` without the layers that ``--max-drop`` calls for; without that option, or a need, as it is.
 
@@ -74,7 +74,7 @@ def choose_precision(
         return Mixed(fp32.plan)
     candidates = candidates_from_onnx(tuned.graph.onnx, fp32.plan)
     with console.stage("mixed") as stage, console.progress("mixed", MOST_TRIES) as advance:
-        drop_of = drop_of_plans(job, fp32.graph, tuned.graph, tuned.ranges, baseline, generator)
+        drop_of = drop_of_plans(job, fp32.graph, tuned.graph, tuned.ranges, baseline, samples)
         tried = 0
 
         def drop(excluded: Excluded) -> float:
@@ -100,23 +100,29 @@ def drop_of_plans(
     fp32: FoldedGraph,
     graph: FoldedGraph,
     ranges: Ranges,
-    baseline: Predictions | None,
-    generator: TrainedGenerator | None,
+    baseline: Answers | None,
+    samples: SampleSource | None,
 ) -> DropOf:
-    """How the drop of ``graph`` from ``fp32`` is known: by ``--val`` where there is one, else predicted."""
+    """How the drop of ``graph`` from ``fp32`` is known: by labels of ``--val`` where there are, else estimated."""
     if job.val is not None and baseline is not None:
         return MeasuredDrop(graph, ranges, job.val, baseline)
-    x = first_inputs(unlabelled(job, generator), MOST_INPUTS).cpu().contiguous().numpy()
+    inputs = unlabelled(job, samples)
+    if job.task.name != "classes":
+        return AgreementDrop(graph, ranges, job.task, inputs, fp32)
+    x = array_of(first_inputs(inputs, MOST_INPUTS))
     with run_trial(fp32, UNQUANTIZED, {}) as network:
-        return PredictedDrop(graph, ranges, x, network(x))
+        logits = job.task.decision_logits(network(x))
+    assert logits is not None  # of a classifier
+    return PredictedDrop(graph, ranges, job.task, x, logits)
 
 
-def unlabelled(job: Job, generator: TrainedGenerator | None) -> Batches:
+def unlabelled(job: Job, samples: SampleSource | None) -> Batches:
     """What a loss is predicted on: samples that neither trained nor calibrated, or the real images."""
-    if generator is not None:
-        return border_inputs(generator, MOST_INPUTS, job.batch, job.seed + SampleUse.CHOOSING)
-    assert job.calib is not None
-    return job.calib
+    if samples is not None:
+        return border_inputs(samples, MOST_INPUTS, job.batch, job.seed + SampleUse.CHOOSING)
+    images = job.calib or job.val
+    assert images is not None
+    return images
 
 
 def section_of(

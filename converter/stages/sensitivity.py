@@ -8,10 +8,10 @@ from torch import Tensor
 
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.ranges.ranges import Ranges
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.graph.capture import FoldedGraph
 from converter.graph.layer_sizes import layers_from_onnx
 from converter.job import Job, SampleUse
+from converter.samples import SampleSource
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.quantized_inputs import Part, parts_of
 from converter.report.document import LayerSensitivity, SensitivitySection, TensorSensitivity
@@ -38,10 +38,10 @@ def measure_costs(
     graph: FoldedGraph,
     plan: QuantizationPlan,
     ranges: Ranges,
-    generator: TrainedGenerator | None,
+    samples: SampleSource | None,
 ) -> Costs | None:
     """What each part of ``plan`` costs; None, with a word, where there are no inputs to measure it on."""
-    x = probes(job, generator)
+    x = probes(job, samples)
     if x is None:
         job.console.info("note: no samples and no images, so which layers cost most was not measured")
         return None
@@ -50,6 +50,7 @@ def measure_costs(
             graph,
             plan,
             ranges.amax,
+            job.task,
             x.to(job.device),
             batch_size=max(1, job.batch // 2),
             seed=job.seed,
@@ -63,13 +64,13 @@ def measure_costs(
 
 
 def probes(
-    job: Job, generator: TrainedGenerator | None
+    job: Job, samples: SampleSource | None
 ) -> Float[Tensor, "inputs channels height width"] | None:
     """Fresh samples, or the first of the real images; None where there is neither."""
     count = BATCHES * job.batch
     data: Batches | None = job.calib or job.val
-    if generator is not None:
-        data = job.samples(generator, SampleUse.CHOOSING, count)
+    if samples is not None:
+        data = job.samples(samples, SampleUse.CHOOSING, count)
     return None if data is None else first_inputs(data, count)
 
 

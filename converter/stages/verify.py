@@ -1,14 +1,17 @@
 """The stage that compares the engine with the FP32 network."""
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 
-from calibrators.zscgan.sampling import TrainedGenerator
 from converter.job import Job, SampleUse
-from converter.report.document import AccuracySection, AgreementSection
+from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
+from converter.samples import SampleSource
 from converter.stages.build import Deployed
+from converter.stages.sensitivity import finite
+from converter.trust.answers import Answers, Compared, answers, compare, in_parts, network_of
 from converter.trust.fp32 import fp32_by, fp32_network
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
-from converter.trust.predictions import Logits, Predictions, in_parts, predictions
+from converter.trust.task.base import Network
 from converter.workspace import FP32_ONNX
 from zscgan_common.warning_message import WarningMessage
 
@@ -23,10 +26,10 @@ class Verified:
 
 
 def verify(
-    job: Job, deployed: Deployed, baseline: Predictions | None, generator: TrainedGenerator | None
+    job: Job, deployed: Deployed, baseline: Answers | None, samples: SampleSource | None
 ) -> Verified:
     """Agreement of FP32 and INT8 on fresh samples, what is predicted from others, and accuracy on ``--val``."""
-    if generator is None and job.val is None:
+    if samples is None and job.val is None:
         job.console.warn(
             WarningMessage(
                 "nothing-measured",
@@ -36,43 +39,69 @@ def verify(
             )
         )
         return Verified()
-    fp32_onnx = job.workspace.path(FP32_ONNX)
-    with (
-        job.console.stage("verify") as stage,
-        fp32_network(job.teacher.module, job.device, fp32_onnx) as fp32,
-        deployed.open() as int8,
-    ):
-        run: Logits = int8.run
+    with job.console.stage("verify") as stage, ExitStack() as stack:
+        fp32_onnx = job.workspace.path(FP32_ONNX)
+        fp32 = stack.enter_context(fp32_network(job.teacher.module, job.device, fp32_onnx))
+        int8 = network_of(stack.enter_context(deployed.open()))
         if deployed.name != "onnxruntime":
-            run = in_parts(run, job.options.build.min_batch, job.options.build.max_batch)
-        found = Verified()
-        if generator is not None:
-            found = on_samples(job, fp32, run, generator)
-        if baseline is not None:
-            found = Verified(found.agreement, found.prediction, on_images(job, run, baseline))
+            int8 = in_parts(int8, job.options.build.min_batch, job.options.build.max_batch)
+        agreement = prediction = accuracy = None
+        if samples is not None:
+            agreement, prediction = on_samples(job, fp32, int8, samples)
+        if job.val is not None:
+            accuracy = on_images(job, fp32, int8, baseline)
+        found = Verified(agreement, prediction, accuracy)
         stage.detail = ", ".join(in_words(found))
     return found
 
 
-def on_samples(job: Job, fp32: Logits, int8: Logits, generator: TrainedGenerator) -> Verified:
+def on_samples(
+    job: Job, fp32: Network, int8: Network, samples: SampleSource
+) -> tuple[AgreementSection, Prediction | None]:
     """Agreement and prediction, on samples that nothing else has used."""
-    fresh = job.samples(generator, SampleUse.JUDGING)
-    agreement = predictions(fp32, fresh).agreement(predictions(int8, fresh))
-    unseen = border_inputs(generator, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
-    return Verified(AgreementSection(agreement, fresh.num_samples), predict(fp32, int8, unseen))
+    fresh = job.samples(samples, SampleUse.JUDGING)
+    found = compare(fp32, int8, job.task, tuple(job.teacher.probe), fresh)
+    unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
+    return agreement_section(job, found), predict(fp32, int8, job.task, unseen)
 
 
-def on_images(job: Job, int8: Logits, baseline: Predictions) -> AccuracySection:
-    """Accuracy on ``--val``, where FP32 gave ``baseline``."""
+def agreement_section(job: Job, found: Compared) -> AgreementSection:
+    """The report's ``agreement``."""
+    agreement, sqnr, cosine = found.agreement, found.errors.sqnr_db(), found.errors.cosine()
+    return AgreementSection(
+        synthetic_top1=agreement.percent if job.task.name == "classes" else None,
+        samples=len(agreement.of),
+        measure=job.task.measure,
+        percent=agreement.percent,
+        standard_error=agreement.standard_error,
+        outputs=[OutputAgreement(name, finite(sqnr[name]), cosine[name]) for name in sqnr],
+    )
+
+
+def on_images(job: Job, fp32: Network, int8: Network, baseline: Answers | None) -> AccuracySection:
+    """Agreement on ``--val``, and accuracy where FP32 gave ``baseline`` to labelled images."""
     assert job.val is not None
+    task, metric = job.task, None
+    before = after = None
     with job.console.progress("verify", job.val.num_samples) as advance:
-        quantized = predictions(int8, job.val, advance)
+        if baseline is None:
+            agreement = compare(fp32, int8, task, tuple(job.teacher.probe), job.val, advance).agreement
+        else:
+            quantized = answers(int8, task, job.val, advance)
+            agreement, metric = baseline.agreement(quantized), task.metric
+            before, after = baseline.accuracy, quantized.accuracy
+    top1 = metric == "top-1"
     return AccuracySection(
         images=job.val.num_samples,
-        fp32_top1=baseline.top1,
+        fp32_top1=before if top1 else None,
         fp32_by=fp32_by(job.device),
-        int8_top1=quantized.top1,
-        agreement=baseline.agreement(quantized),
+        int8_top1=after if top1 else None,
+        agreement=agreement.percent,
+        measure=task.measure,
+        standard_error=agreement.standard_error,
+        metric=metric,
+        fp32=before,
+        int8=after,
     )
 
 
@@ -81,7 +110,7 @@ def in_words(found: Verified) -> list[str]:
     words = []
     if found.agreement is not None:
         agreement = found.agreement
-        words.append(f"{agreement.synthetic_top1:.2f} % agreement on {agreement.samples} fresh samples")
+        words.append(f"{agreement.measure}: {agreement.percent:.2f} % on {agreement.samples} fresh samples")
     if found.prediction is not None:
         words.append(str(found.prediction))
     if found.accuracy is not None:

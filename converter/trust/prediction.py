@@ -23,6 +23,7 @@ from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches
 from calibrators.data.images import UNKNOWN
+from converter.samples import SampleSource
 from converter.trust.answers import array_of
 from converter.trust.task.base import Network, Task
 
@@ -129,6 +130,11 @@ def mixed(
     share = torch.rand(len(x), 1, 1, 1, generator=random).to(x.device) / 2
     share[::2] = 0
     return x + share * (x.roll(1, 0) - x)
+
+
+def border_inputs(samples: SampleSource, count: int, batch_size: int, seed: int) -> Batches:
+    """``count`` fresh samples of ``seed``, half of them mixed with others so that some lie near borders."""
+    return BorderBatches(samples.batches(count, batch_size, seed), seed)
 
 
 def predict(
