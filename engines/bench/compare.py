@@ -76,7 +76,7 @@ def _queries(engine: Engine, batch: int, options: BenchOptions, clock: Clock) ->
 
 
 class _HostQueries:
-    """Queries of an engine that ``run`` waits for, timed by the host's clock."""
+    """Queries of an engine that ``infer`` waits for, timed by the host's clock."""
 
     def __init__(self, engine: Engine, x: NDArray[np.float32], clock: Clock) -> None:
         self._engine, self._x, self._clock = engine, x, clock
@@ -86,7 +86,7 @@ class _HostQueries:
     def warm_up(self, seconds: float) -> None:
         start = self._clock()
         while True:
-            self._engine.run(self._x)
+            self._engine.infer(self._x)
             if self._clock() - start >= seconds:
                 return
 
@@ -94,7 +94,7 @@ class _HostQueries:
         start = before = self._clock()
         count = 0
         while count < iterations or before - start < seconds:
-            self._engine.run(self._x)
+            self._engine.infer(self._x)
             now = self._clock()
             self._latencies_s.append(now - before)
             before = now

@@ -12,9 +12,14 @@ from engines.files import existing_file
 from engines.onnx_passes.external_data import LARGEST_ONNX, too_large, with_external_data
 from zscgan_common.text import first_line
 
+_FREE_CONSTANTS_IR = 4  # the first version of ONNX's format in which constants need not be inputs too
+
 
 def load_onnx(path: Path) -> onnx.ModelProto:
-    """The model of ``path``, with the weights that are stored beside it, checked. Raises BuildError."""
+    """The model of ``path``, with the weights that are stored beside it, checked; no constant is an input of it.
+
+    Raises BuildError.
+    """
     if (size := existing_file(path).stat().st_size) > LARGEST_ONNX:
         raise too_large(path, size)
     try:
@@ -23,6 +28,7 @@ def load_onnx(path: Path) -> onnx.ModelProto:
             model = onnx.load(path, load_external_data=False)
             with_external_data(model, path, _tensors(model.graph))
         _declare_outputs(model)
+        _free_constants(model)
         onnx.checker.check_model(model)
         # What the checker doesn't look at: the bytes of weights, and names, which are bytes where they are no UTF-8.
         for tensor in _tensors(model.graph):
@@ -49,13 +55,38 @@ def _declare_outputs(model: onnx.ModelProto) -> None:
         value.CopyFrom(known)
 
 
+def _free_constants(model: onnx.ModelProto) -> None:
+    """Takes constants from the inputs, where files of IR 3 list them: a pass that drops one would leave an input."""
+    graph = model.graph
+    constants = {tensor.name for tensor in graph.initializer}
+    inputs = [value for value in graph.input if value.name not in constants]
+    if len(inputs) < len(graph.input):
+        del graph.input[:]
+        graph.input.extend(inputs)
+        model.ir_version = max(model.ir_version, _FREE_CONSTANTS_IR)
+
+
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:
     """``graph`` and the bodies of its conditions and loops; names are unique among all of them."""
     yield graph
     for node in graph.node:
-        for attribute in node.attribute:
-            for body in [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs:
-                yield from graphs(body)
+        for body in _bodies(node):
+            yield from graphs(body)
+
+
+def _bodies(node: NodeProto) -> Iterator[GraphProto]:
+    for attribute in node.attribute:
+        yield from [attribute.g, *attribute.graphs] if attribute.HasField("g") else attribute.graphs
+
+
+def reads(node: NodeProto) -> list[str]:
+    """Names of the tensors that ``node`` reads, those that only its bodies read included."""
+    parts = [part for body in _bodies(node) for part in graphs(body)]
+    inner = [
+        [*(name for each in part.node for name in each.input), *(value.name for value in part.output)]
+        for part in parts
+    ]
+    return [*node.input, *(name for names in inner for name in names)]
 
 
 def nodes(graph: GraphProto) -> Iterator[NodeProto]:

@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator
 from graphlib import TopologicalSorter
 
 import numpy as np
@@ -12,7 +11,7 @@ from jaxtyping import Float
 from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
 
 from engines.errors import BuildError
-from engines.onnx_passes.file import graphs, nodes
+from engines.onnx_passes.file import graphs, nodes, reads
 from engines.onnx_passes.graph import Array, attributes
 
 LARGEST = float(np.finfo(np.float16).max)  # 65504
@@ -207,17 +206,8 @@ def _sort(graph: GraphProto) -> None:
     producers = {name: index for index, node in enumerate(graph.node) for name in node.output}
     needs: dict[int, set[int]] = defaultdict(set)
     for index, node in enumerate(graph.node):
-        inner = (
-            name for attribute in node.attribute if attribute.HasField("g") for name in _inputs(attribute.g)
-        )
-        needs[index] = {producers[name] for name in [*node.input, *inner] if name in producers}
+        needs[index] = {producers[name] for name in reads(node) if name in producers}
     ordered_nodes = [graph.node[index] for index in TopologicalSorter(needs).static_order()]
     ordered = [NodeProto.FromString(node.SerializeToString()) for node in ordered_nodes]
     del graph.node[:]
     graph.node.extend(ordered)
-
-
-def _inputs(graph: GraphProto) -> Iterator[str]:
-    for node in nodes(graph):
-        yield from node.input
-    yield from (value.name for value in graph.output)

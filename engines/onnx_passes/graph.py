@@ -8,6 +8,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
+from engines.onnx_passes.file import nodes, reads
+
 Array = NDArray[Any]
 
 
@@ -35,17 +37,17 @@ class OnnxGraph:
                 self.constants[node.output[0]] = numpy_helper.to_array(node.attribute[0].t)
             else:
                 self.nodes.append(node)
-        self._names = {name for node in self.nodes for name in [*node.input, *node.output]}
+        self._names = {name for node in nodes(self._base.graph) for name in [*node.input, *node.output]}
 
     def producers(self) -> dict[str, NodeProto]:
         """Tensor name → the node that writes it."""
         return {name: node for node in self.nodes for name in node.output if name}
 
     def consumers(self) -> dict[str, list[NodeProto]]:
-        """Tensor name → the nodes that read it; a graph output counts as no node."""
+        """Tensor name → the nodes that read it, also inside of their bodies; a graph output counts as no node."""
         readers: dict[str, list[NodeProto]] = defaultdict(list)
         for node in self.nodes:
-            for name in dict.fromkeys(node.input):
+            for name in dict.fromkeys(reads(node)):
                 readers[name].append(node)
         return readers
 
@@ -92,13 +94,13 @@ class OnnxGraph:
                 continue
             seen.add(id(node))
             stack.append((name, True))
-            stack.extend((source, False) for source in reversed(node.input))
+            stack.extend((source, False) for source in reversed(reads(node)))
         self.nodes = order
 
     def model(self) -> onnx.ModelProto:
         """The model of the present nodes, sorted, with the constants that they read."""
         self.prune()
-        used = {name for node in self.nodes for name in node.input} | set(self.outputs)
+        used = {name for node in self.nodes for name in reads(node)} | set(self.outputs)
         model = onnx.ModelProto()
         model.CopyFrom(self._base)
         graph = model.graph

@@ -1,6 +1,7 @@
 """ONNX Runtime on the CPU: lowers a Q/DQ network into an engine file and runs it."""
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,7 +12,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
-from engines.base import Logits
+from engines.base import Logits, Outputs, outputs_from
 from engines.errors import BuildError
 from engines.files import replaced_file
 from engines.image_input import IMAGE_INPUT, image_shape
@@ -53,13 +54,13 @@ def build(onnx_path: Path | str, out_path: Path | str) -> Path:
 
 
 class OnnxRuntimeEngine:
-    """An ONNX file on the CPU: an engine file from ``build``, or any network with one image input.
+    """An ONNX file on the CPU: an engine file from ``build``, or any network from one image to tensors of numbers.
 
     ONNX Runtime's own Q/DQ fusions are off, as they would requantize where the network does not. So is busy
     waiting between operators: on a shared machine it takes the cores from the other threads.
 
-    Raises BuildError for a file that is missing, is no ONNX network or has other inputs than one float32
-    (batch, channels, height, width).
+    Raises BuildError for a file that is missing, is no ONNX network, has other inputs than one float32
+    (batch, channels, height, width), or outputs that are no tensors of numbers.
     """
 
     name = "onnxruntime"
@@ -78,13 +79,18 @@ class OnnxRuntimeEngine:
             ) from error
         self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
         self._input = self._session.get_inputs()[0].name
-        outputs = self._session.get_outputs()
-        if not outputs:
-            raise BuildError(f"expected a network with an output, the logits, but {path} has none")
-        self._output = outputs[0].name
+        self.output_names = _output_names(self._session, self.path)
+
+    def infer(self, x: NDArray[Any]) -> Outputs:
+        """Every output of float32 images (batch, channels, height, width), in the order of the ONNX graph."""
+        return outputs_from(self.output_names, self._run(x, self.output_names))
 
     def run(self, x: NDArray[Any]) -> Logits:
-        """Logits (batch, classes) of float32 images (batch, channels, height, width)."""
+        """The first output of float32 images (batch, channels, height, width), as float32."""
+        (first,) = self._run(x, self.output_names[:1])
+        return np.asarray(first, dtype=np.float32)
+
+    def _run(self, x: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         if self._session is None:
             raise BuildError(f"the engine of {self.path} is closed; open it again")
         batch = "batch" if self._fixed_batch is None else str(self._fixed_batch)
@@ -94,10 +100,10 @@ class OnnxRuntimeEngine:
         if len(x) == 0 or self._fixed_batch not in {None, len(x)}:
             raise BuildError(f"expected images as {expected}, got a batch of {len(x)}")
         try:
-            (logits,) = self._session.run([self._output], {self._input: np.ascontiguousarray(x)})
+            found: list[NDArray[Any]] = self._session.run(names, {self._input: np.ascontiguousarray(x)})
         except _REFUSALS as error:
             raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
-        return np.asarray(logits, dtype=np.float32)
+        return found
 
     def close(self) -> None:
         """Ends the engine's threads and frees its memory."""
@@ -152,6 +158,19 @@ def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, 
         raise BuildError(f"expected {IMAGE_INPUT}, of float32, but {path} has {given}")
     batch = inputs[0].shape[0]
     return shape, batch if isinstance(batch, int) else None
+
+
+def _output_names(session: ort.InferenceSession, path: Path) -> tuple[str, ...]:
+    outputs = session.get_outputs()
+    others = [
+        value for value in outputs if value.type == "tensor(string)" or not value.type.startswith("tensor(")
+    ]
+    if not outputs or others:
+        given = ", ".join(f"{value.name} {value.type}" for value in others) or "none"
+        raise BuildError(
+            f"expected outputs that are tensors of numbers, at least one, but {path} has {given}"
+        )
+    return tuple(value.name for value in outputs)
 
 
 def _precision(model: onnx.ModelProto) -> str:

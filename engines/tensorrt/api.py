@@ -53,6 +53,7 @@ if TYPE_CHECKING:
         ProfilingVerbosity: type[trt.ProfilingVerbosity]
         Runtime: type[trt.Runtime]
         TensorIOMode: type[trt.TensorIOMode]
+        TensorLocation: type[trt.TensorLocation]
 
         def nptype(self, trt_type: trt.DataType) -> Any: ...
 

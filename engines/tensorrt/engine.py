@@ -9,7 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from engines.base import Logits
+from engines.base import Logits, Outputs, outputs_from
 from engines.errors import BuildError, EngineUnavailableError
 from engines.measurement import Clock, Queries
 from engines.memory import open_device
@@ -102,6 +102,8 @@ class PlanEngine:
         self._tensors = tensors_of(self._trt, engine, self.path)
         self._stream = self._device.stream()
         self._execution = self.new_execution()
+        # Outputs of unknown size are refused here already.
+        self._execution.set_batch(self._tensors.batches[0])
 
     def _new_runtime(self) -> Any:
         try:
@@ -134,6 +136,11 @@ class PlanEngine:
         """(channels, height, width)."""
         return self._tensors.item
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """In TensorRT's order, which is not always that of the ONNX file."""
+        return tuple(self._tensors.outputs)
+
     @cached_property
     def precision(self) -> str:
         """What the plan's layers run in, by the inspector: ``int8``, ``fp16``, ``fp32`` or ``unknown``."""
@@ -165,7 +172,11 @@ class PlanEngine:
             )
 
     def run(self, x: NDArray[Any]) -> Logits:
-        """Logits (batch, classes) of float32 images (batch, channels, height, width)."""
+        """The first output of float32 images (batch, channels, height, width), as float32."""
+        return np.asarray(self.infer(x)[self.output_names[0]], dtype=np.float32)
+
+    def infer(self, x: NDArray[Any]) -> Outputs:
+        """Every output of float32 images (batch, channels, height, width), in the plan's order."""
         self._check_open()
         if x.dtype != np.float32 or x.shape[1:] != self.input_shape or x.ndim != 4:
             expected = f"float32 (batch, {', '.join(map(str, self.input_shape))})"
@@ -179,8 +190,8 @@ class PlanEngine:
             execution.enqueue(stream)
             execution.fetch(stream)
             stream.synchronize()
-            # A copy, as the next run writes to the same memory.
-            return np.array(execution.output, dtype=np.float32)
+            # Copies, as the next query writes to the same memory.
+            return outputs_from(self.output_names, [host.copy() for host in execution.outputs])
 
     def inspector_json(self) -> str:
         """The plan's layers in TensorRT's own JSON; with details where it was built with them."""

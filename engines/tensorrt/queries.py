@@ -1,6 +1,6 @@
 """Timing queries on a GPU, by the rules and in the words of trtexec.
 
-A query is one batch: its input goes to the GPU (H2D), is computed, and the logits come back (D2H). These three
+A query is one batch: its input goes to the GPU (H2D), is computed, and all outputs come back (D2H). These three
 run on streams of their own, and a second query is enqueued before the first is done, so that transfers hide
 behind the computing of another query. CUDA events tell what each part took; latency is the sum of the three, and
 throughput the queries by the time from the first start to the last end. Enqueue time is what the host spends to
@@ -184,7 +184,7 @@ class _Slot:
 class _Lane:
     """One execution context with its three streams and the queries that it has under way.
 
-    Both queries use the same memory, as in trtexec: the input is the same, and nobody reads the logits.
+    Both queries use the same memory, as in trtexec: the input is the same, and nobody reads the outputs.
     """
 
     def __init__(self, execution: Execution, device: Device, transfers: bool, clock: Clock) -> None:
@@ -238,7 +238,7 @@ class _Lane:
         return slot.trace(start)
 
     def fetch_at_end(self) -> None:
-        """Without transfers: brings the last logits back, after all timing."""
+        """Without transfers: brings the last outputs back, after all timing."""
         if not self._transfers:
             self._execution.fetch(self._compute)
             self._compute.synchronize()
@@ -296,7 +296,7 @@ def _warnings(parts: dict[str, dict[str, float]], compute: Sequence[float]) -> I
             "The GPU waits for the CPU, so a faster network would not show. zscgan-bench --cuda-graph measures "
             "without that.",
         )
-    for part, direction in (("h2d", "of the input to"), ("d2h", "of the logits from")):
+    for part, direction in (("h2d", "of the input to"), ("d2h", "of the outputs from")):
         if part in parts and parts[part]["median"] >= median:
             yield WarningMessage(
                 "transfer-bound",

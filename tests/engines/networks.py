@@ -1,5 +1,7 @@
 """Small Q/DQ networks, written by hand so that the tests of the engines need no converter."""
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -93,12 +95,13 @@ class Net:
     def clip(self, x: str, low: float, high: float) -> str:
         return self.node("Clip", x, self.constant(np.float32(low)), self.constant(np.float32(high)))
 
-    def model(self, output: str) -> onnx.ModelProto:
+    def model(self, *outputs: str) -> onnx.ModelProto:
+        """The network with these outputs, of the types that their operators give."""
         graph = helper.make_graph(
             self._nodes,
             "net",
             [helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *self.shape])],
-            [helper.make_tensor_value_info(output, TensorProto.FLOAT, None)],
+            [onnx.ValueInfoProto(name=name) for name in outputs],
             [numpy_helper.from_array(value, name) for name, value in self._constants.items()],
         )
         model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -109,14 +112,31 @@ class Net:
 
 
 def literal(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """The first of the ``literal_outputs``."""
+    first: NDArray[np.float32] = next(iter(literal_outputs(model, x).values()))
+    return first
+
+
+def literal_outputs(model: onnx.ModelProto, x: NDArray[np.float32]) -> dict[str, NDArray[Any]]:
     """What ``model`` says, node by node: ONNX Runtime without any optimization, Q/DQ in float."""
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    result: NDArray[np.float32] = session.run(None, {"input": x})[0]
-    return result
+    names = [value.name for value in session.get_outputs()]
+    return dict(zip(names, session.run(names, {"input": x}), strict=True))
+
+
+def detector(net: Net) -> tuple[str, ...]:
+    """Three heads on shared features, of which the scores are also read downstream: rank 4, 3, 2 and int64."""
+    features = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    scores, boxes = net.conv(features, 6), net.conv(features, 8, 1)
+    rows = net.node("Reshape", boxes, net.constant(np.array([0, 4, -1])))
+    deeper = net.quantized(net.node("Relu", net.conv(net.quantized(scores), 4)))
+    pooled = net.node("Flatten", net.node("GlobalAveragePool", net.conv(deeper, 4)))
+    best = net.node("ArgMax", scores, axis=1, keepdims=0)
+    return scores, rows, net.gemm(net.quantized(pooled), 4, 5), best
 
 
 def small_network(*, seed: int = 0) -> onnx.ModelProto:

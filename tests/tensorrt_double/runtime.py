@@ -28,7 +28,8 @@ from tests.tensorrt_double.builder import (
 )
 from tests.tensorrt_double.memory import memory_at, stream_of
 
-_TYPES = {onnx.TensorProto.FLOAT: ("FLOAT", np.float32), onnx.TensorProto.FLOAT16: ("HALF", np.float16)}
+_TYPES = {"FLOAT": "FLOAT", "FLOAT16": "HALF", "BFLOAT16": "BF16", "INT64": "INT64", "BOOL": "BOOL"}
+_NUMPY = {"FLOAT": np.float32, "HALF": np.float16, "INT32": np.int32, "INT64": np.int64, "BOOL": np.bool_}
 _INT8, _FLOAT = "Row major Int8 format", "Row major linear FP32"
 _HALF = "Row major linear FP16 format"
 
@@ -53,8 +54,12 @@ class LayerInformationFormat(enum.Enum):
     ONELINE, JSON = range(2)
 
 
+class TensorLocation(enum.Enum):
+    DEVICE, HOST = range(2)
+
+
 class DataType(enum.Enum):
-    FLOAT, HALF, INT8, INT32 = range(4)
+    FLOAT, HALF, INT8, INT32, BOOL, UINT8, FP8, BF16, INT64, INT4, FP4 = range(11)
 
 
 class IProfiler:
@@ -87,12 +92,8 @@ def runtime_double(version: str = "10.16.1") -> SimpleNamespace:
 def add_runtime(trt: SimpleNamespace) -> SimpleNamespace:
     """Puts the runtime's names into a module-like value of the builder double."""
     trt.behaviour = Behaviour()
-    trt.TensorIOMode, trt.LayerInformationFormat, trt.DataType = (
-        TensorIOMode,
-        LayerInformationFormat,
-        DataType,
-    )
-    trt.IProfiler = IProfiler
+    for kind in (TensorIOMode, TensorLocation, LayerInformationFormat, DataType, IProfiler):
+        setattr(trt, kind.__name__, kind)
     trt.Runtime = lambda logger: Runtime(trt, logger)
     return trt
 
@@ -132,6 +133,7 @@ class ICudaEngine:
         self.session = ort.InferenceSession(
             self.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
         )
+        self._shapes: dict[int, dict[str, Dims]] = {}
         self._tensors = {value.name: value for value in (*self.model.graph.input, *self.model.graph.output)}
         weakref.finalize(self, trt.behaviour.ended.append, "engine")
 
@@ -147,10 +149,31 @@ class ICudaEngine:
         return TensorIOMode.INPUT if name in inputs else TensorIOMode.OUTPUT
 
     def get_tensor_dtype(self, name: str) -> DataType:
-        return DataType[_TYPES.get(self._tensors[name].type.tensor_type.elem_type, ("INT32", None))[0]]
+        kind = onnx.TensorProto.DataType.Name(self._tensors[name].type.tensor_type.elem_type)
+        return DataType[_TYPES.get(kind, "INT32")]
+
+    def get_tensor_location(self, name: str) -> TensorLocation:
+        """What is made of shapes alone is computed, and stays, on the host."""
+        made_by = {output: node.op_type for node in self.model.graph.node for output in node.output}
+        return TensorLocation.HOST if made_by.get(name) == "Shape" else TensorLocation.DEVICE
 
     def get_tensor_shape(self, name: str) -> Dims:
         return _shape(self._tensors[name])
+
+    def shapes_for(self, batch: int) -> dict[str, Dims]:
+        """Shapes of inputs and outputs as they follow from those of the inputs alone."""
+        if batch in self._shapes:
+            return self._shapes[batch]
+        model = onnx.ModelProto()
+        model.CopyFrom(self.model)
+        for value in model.graph.input:
+            value.type.tensor_type.shape.dim[0].dim_value = batch
+        for value in model.graph.output:
+            value.type.tensor_type.ClearField("shape")
+        del model.graph.value_info[:]
+        inferred = onnx.shape_inference.infer_shapes(model, data_prop=True).graph
+        self._shapes[batch] = {value.name: _shape(value) for value in (*inferred.input, *inferred.output)}
+        return self._shapes[batch]
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Dims]:
         return [Dims(shape) for shape in self.header["profiles"][profile_index][name]]
@@ -202,9 +225,10 @@ class IExecutionContext:
         return True
 
     def get_tensor_shape(self, name: str) -> Dims:
-        declared = self._engine.get_tensor_shape(name)
-        given = next(iter(self._shapes.values()), (-1,))
-        return Dims([given[0] if size == -1 else size for size in declared])
+        """With a size of -1 where that of an input is missing, or where it depends on values."""
+        if not self._shapes:
+            return self._engine.get_tensor_shape(name)
+        return self._engine.shapes_for(next(iter(self._shapes.values()))[0])[name]
 
     def set_tensor_address(self, name: str, memory: int) -> bool:
         self._addresses[name] = memory
@@ -230,7 +254,7 @@ class IExecutionContext:
         engine = self._engine
         views = {}
         for name, shape in shapes.items():
-            dtype = np.dtype(np.float16 if engine.get_tensor_dtype(name) is DataType.HALF else np.float32)
+            dtype = np.dtype(_NUMPY[engine.get_tensor_dtype(name).name])
             nbytes = int(np.prod(shape)) * dtype.itemsize
             views[name] = memory_at(addresses[name], nbytes).view(dtype).reshape(shape)
         inputs = [value.name for value in engine.session.get_inputs()]

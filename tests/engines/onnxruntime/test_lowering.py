@@ -11,7 +11,7 @@ import pytest
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine, int8_kernels
 from engines.onnxruntime.lowering import lower_qdq
-from tests.engines.networks import WEIGHT_SCALE, Net, literal, small_network
+from tests.engines.networks import WEIGHT_SCALE, Net, detector, literal, literal_outputs, small_network
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -152,6 +152,52 @@ def scores(net: Net) -> str:
     return net.node("MatMul", net.quantized(x), keys)
 
 
+def shared_tensor(net: Net) -> tuple[str, ...]:
+    """A Relu, the Q/DQ pair behind it and the convolution before it: all outputs, and all read downstream."""
+    y = net.conv(net.quantized("input"), 4)
+    x = net.node("Relu", y)
+    pair = net.quantized(x)
+    return net.quantized(net.conv(pair, 4)), y, x, pair, net.quantized(net.conv(net.quantized(y), 3))
+
+
+def given_codes(net: Net) -> tuple[str, ...]:
+    """Codes of int8 as an output that a convolution reads, too."""
+    scale, zero = net.constant(np.float32(2**-4)), net.constant(np.array(0, np.int8))
+    codes = net.node("QuantizeLinear", net.node("Relu", net.conv(net.quantized("input"), 4)), scale, zero)
+    x = net.node("DequantizeLinear", codes, scale, zero)
+    net._scales[x] = 2**-4
+    return net.quantized(net.conv(x, 4)), codes
+
+
+def moved_outputs(net: Net) -> tuple[str, ...]:
+    """What a quantizer could move up through is an output on its way: a branch of a Concat, a pool, a reshape."""
+    x = net.quantized("input")
+    branch = net.node("Relu", net.conv(x, 4))
+    joined = net.node("Concat", branch, net.clip(net.conv(x, 3, 1), 0, 2), axis=1)
+    pooled = net.node("MaxPool", joined, kernel_shape=[2, 2], strides=[2, 2])
+    out = net.quantized(net.conv(net.quantized(pooled), 4))
+    return out, branch, pooled, net.node("Flatten", net.quantized(joined))
+
+
+def shared_head(net: Net) -> tuple[str, ...]:
+    """One head's weights on two tensors of other scales."""
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    y = net.quantized(net.node("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), 2**-3)
+    weight, _ = net.weight(net.rng.integers(-127, 128, (5, 4, 3, 3)).astype(np.int8))
+    bias = net.constant((2.0**-15 * net.rng.integers(-3000, 3000, 5)).astype(np.float32))
+    heads = [net.node("Conv", level, weight, bias, kernel_shape=[3, 3]) for level in (x, y)]
+    return heads[0], net.quantized(heads[1]), heads[1]
+
+
+def split(net: Net) -> tuple[str, ...]:
+    """A node of several results, of which some are outputs."""
+    y = net.conv(net.quantized("input"), 6)
+    names = [f"part{index}" for index in range(3)]
+    net._nodes.append(onnx.helper.make_node("Split", [y], names, axis=1, num_outputs=3))
+    net._channels |= dict.fromkeys(names, 2)
+    return names[0], net.quantized(net.conv(net.quantized(names[1]), 3)), names[1]
+
+
 # Network → convolutions that run as integers, of all.
 NETWORKS: dict[Callable[[Net], str], tuple[int, int]] = {
     relu: (2, 2),
@@ -194,6 +240,55 @@ def test_lowered_network_gives_the_same_bits(
         np.testing.assert_allclose(lowered, expected, rtol=1e-6, atol=1e-6)
     else:
         np.testing.assert_array_equal(lowered, expected)
+
+
+MANY_OUTPUTS = (detector, shared_tensor, given_codes, moved_outputs, shared_head, split)
+
+
+@pytest.mark.parametrize("network", MANY_OUTPUTS, ids=lambda network: network.__name__)
+@pytest.mark.parametrize("seed", [0, 1])
+def test_each_output_has_the_same_bits(
+    network: Callable[[Net], tuple[str, ...]], seed: int, tmp_path: Path
+) -> None:
+    net = Net(seed=seed)
+    names = network(net)
+    model, x = net.model(*names), net.images()
+    onnx.save(model, tmp_path / "qdq.onnx")
+    built = onnxruntime.build(tmp_path / "qdq.onnx", tmp_path / "engine.onnx")
+    with OnnxRuntimeEngine(built, threads=1) as engine:
+        assert engine.output_names == names
+        found = engine.infer(x)
+        np.testing.assert_array_equal(engine.run(x), found[names[0]])
+    expected = literal_outputs(model, x)
+    assert list(found) == list(expected)
+    for name, value in expected.items():
+        assert (found[name].dtype, found[name].shape) == (value.dtype, value.shape)
+        assert len(np.unique(value)) > 4
+        np.testing.assert_array_equal(found[name], value, err_msg=name)
+    integer, total = int8_kernels(built)
+    assert integer == total - (network is given_codes)  # int8 codes that are given out stay as they are
+
+
+def test_body_of_a_condition_reads_what_is_lowered(tmp_path: Path) -> None:
+    """A tensor, a constant and a layer that only the branches of an If read."""
+    net = Net()
+    y = net.conv(net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4))), 4)
+    shift = net.constant(np.float32(1))
+    side = net.node("Relu", y)
+    total = net.node("ReduceSum", "input", keepdims=0)
+    condition = net.node("Greater", total, net.constant(np.float32(0)))
+    branches = {
+        key: onnx.helper.make_graph(
+            [onnx.helper.make_node(kind, [side, shift], [key])], key, [], [onnx.ValueInfoProto(name=key)]
+        )
+        for key, kind in (("then_branch", "Add"), ("else_branch", "Sub"))
+    }
+    out = net.quantized(net.node("If", condition, **branches))
+    model, x = net.model(net.quantized(y), out), net.images()
+    np.testing.assert_array_equal(run_lowered(model, x, tmp_path), literal(model, x))
+    lowered = lower_qdq(model)
+    for name, value in literal_outputs(model, x).items():
+        np.testing.assert_array_equal(literal_outputs(lowered, x)[name], value)
 
 
 @pytest.mark.parametrize("network", NETWORKS, ids=lambda network: network.__name__)

@@ -132,7 +132,7 @@ def test_batch_outside_of_the_profile(bench: Bench) -> None:
     [
         ({"enqueue_ms": 20.0}, "enqueueing takes over 0.8"),
         ({"h2d_ms": 4.0}, "input to the GPU may be the limit"),
-        ({"d2h_ms": 4.5}, "logits from the GPU may be the limit"),
+        ({"d2h_ms": 4.5}, "outputs from the GPU may be the limit"),
     ],
 )
 def test_what_limits_the_figures_is_told(bench: Bench, times: dict[str, float], words: str) -> None:
