@@ -24,7 +24,10 @@ from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
 from converter.samples import SampleSource
+from converter.trust.task.anything import Anything
 from converter.trust.task.base import Task
+from converter.trust.task.classes import Classes
+from converter.trust.task.final import final_of
 from converter.workspace import Workspace
 from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
@@ -76,6 +79,13 @@ class Job:
         return self.options.synthesis.seed
 
     @property
+    def procedural(self) -> bool:
+        """Whether samples are procedural images: where these were asked for, or no generator can be trained."""
+        named = self.options.sample_source
+        without = self.teacher.bn_layers == 0 and self.options.generator is None
+        return named == "procedural" or (named == "auto" and without)
+
+    @property
     def needs_samples(self) -> bool:
         """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
 
@@ -116,6 +126,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         teacher = load_model(options.model)
         weights = fingerprint(teacher.module.state_dict())
         ranges_for = fingerprint_for_input(weights, teacher.spec)
+        task, found = task_of(teacher, options)
         output = options.output or Path(f"{teacher.name}_int8")
         job = Job(
             options=options,
@@ -123,6 +134,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             ranks=ranks,
             workspace=Workspace(output, told_of_kept(console)),
             teacher=teacher,
+            task=task,
             fingerprint=weights,
             ranges_for=ranges_for,
             device=device,
@@ -130,23 +142,34 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             batch=options.synthesis.batch_for(*teacher.spec.shape[1:]),
             calib=real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples),
             val=real_images(
-                options.images.val, teacher, options, require_labels=True, classes=teacher.classes
+                options.images.val, teacher, options, classes=task.classes if task.name == "classes" else None
             ),
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
             generator=load_reused_generator(options, teacher, weights, device),
         )
-        if (job.calib is None and job.cached is None) or (options.qat is not None and job.qat is None):
+        if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)
         stage.detail = (
             f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
-            f"{teacher.classes} classes, input {'x'.join(map(str, teacher.spec.shape))}"
+            f"{task.describe()}, input {'x'.join(map(str, teacher.spec.shape))}"
         )
     for note in teacher.notes:
         console.info(f"note: {note}")
+    console.info(found)
     console.info(f"engine: {choice.name} ({choice.reason})")
     warn_of_shared(job)
     return job
+
+
+def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
+    """What the outputs mean, and the line that says so. Raises OptionsError where ``--task`` contradicts them."""
+    outputs = list(teacher.probe.values())
+    if len(outputs) == 1 and outputs[0].dim() == 2:
+        task: Task = Classes(outputs[0].shape[1], final_of(outputs[0]))
+    else:
+        task = Anything(len(outputs))
+    return task, f"task: {task.name} ({task.describe()}); --task names another"
 
 
 def told_of_kept(console: Console) -> Callable[[Path], None]:

@@ -12,6 +12,8 @@ from converter.qat.options import QATOptions
 from engines.options import BUFFERS, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
+TASKS = ("auto", "classes", "labels", "boxes", "mask", "embedding", "any")
+SAMPLES = ("auto", "zscgan", "procedural")
 IMPLICIT_ALGORITHMS = ("entropy", "max")
 CALIBRATORS = ("auto", *ALGORITHMS)
 
@@ -49,7 +51,9 @@ class ConvertOptions:
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
     the GPU's memory. ``max_drop`` is the largest loss of top-1, in percent points, that counts as passed, on
     ``images.val`` where there are some, else predicted; layers are kept out of INT8 for it. ``html`` also writes the
-    report as a page.
+    report as a page. ``task`` says what the outputs mean, ``decode`` names a callable that finds a detector's boxes in
+    them; ``sample_source`` names where samples come from: auto is a generator where there are batch norms, else procedural
+    images.
     """
 
     model: ModelOptions
@@ -71,6 +75,9 @@ class ConvertOptions:
     implicit: bool = False
     buffers: str = BUFFERS[0]
     html: bool = True
+    task: str = TASKS[0]
+    decode: str | None = None
+    sample_source: str = SAMPLES[0]
 
     def __post_init__(self) -> None:
         if self.implicit and self.calibration.algorithm not in IMPLICIT_ALGORITHMS:
@@ -89,6 +96,14 @@ class ConvertOptions:
             raise OptionsError(
                 "--generator and --calib-data exclude each other: samples or real images, type one"
             )
+        if self.sample_source == "procedural" and self.generator is not None:
+            raise OptionsError("--samples procedural uses no generator; leave --generator or --samples out")
+        if self.sample_source != "auto" and self.images.calib_data is not None:
+            raise OptionsError(
+                f"--samples {self.sample_source} and --calib-data exclude each other: samples or real images, type one"
+            )
+        if self.decode is not None and self.task not in ("auto", "boxes"):
+            raise OptionsError(f"--decode finds boxes, but --task is {self.task}; leave one of the two out")
         if self.qat is not None and self.implicit:
             raise OptionsError(
                 "--qat gives a network with Q/DQ pairs, which --implicit does without; leave one of the two out"

@@ -41,7 +41,7 @@ from converter.stages.fine_tuning import fine_tune, tune_together
 from converter.stages.mixed_precision import choose_precision, require_means
 from converter.stages.quantize import quantize
 from converter.stages.sensitivity import measure_costs
-from converter.stages.synthesis import generator_for, synthesise
+from converter.stages.synthesis import samples_for, synthesise
 from converter.stages.verify import verify
 from converter.torchrun.ranks import ranks_of_this_run
 from converter.torchrun.watchdog import on_forced_exit
@@ -83,7 +83,7 @@ def is_told_by_engine(error: Exception, stage: str | None) -> bool:
 
 def require_shares(job: Job) -> None:
     """Raise OptionsError where the ranks can't share the batches of the training that the options call for."""
-    if job.options.qat is not None or (job.options.generator is None and job.needs_generator):
+    if job.options.qat is not None or (job.options.generator is None and job.needs_samples and not job.procedural):
         try:
             require_even_shares(job.batch, job.ranks)
         except ValueError as error:
@@ -95,13 +95,13 @@ def run_worker(job: Job) -> NoReturn:
     with job.console.stage("capture"):
         graph = graph_of(job)
     with job.console.stage("synthesis"):
-        generator = generator_for(job)
+        samples = samples_for(job)
     if job.cached is None:
         with job.console.stage("calibration"):
-            measure_ranges(job, graph, job.calibration_data(generator))
+            measure_ranges(job, graph, job.calibration_data(samples))
     if job.options.qat is not None:
         with job.console.stage("qat"):
-            tune_together(job, graph, place_quantizers(graph.onnx), {}, generator)
+            tune_together(job, graph, place_quantizers(graph.onnx), {}, samples)
     job.ranks.leave()
     sys.exit(0)
 
@@ -112,15 +112,15 @@ def lead(job: Job, command: str, started: float) -> Report:
         fp32 = capture(job)
         baseline = fp32_baseline(job)
         synthesis = synthesise(job)
-        generator = synthesis.generator
-        calibrated = calibrate_network(job, fp32.graph, fp32.plan, generator)
-        tuned = fine_tune(job, fp32.graph, fp32.plan, calibrated.ranges, generator)
+        samples = synthesis.samples
+        calibrated = calibrate_network(job, fp32.graph, fp32.plan, samples)
+        tuned = fine_tune(job, fp32.graph, fp32.plan, calibrated.ranges, samples)
         job.ranks.leave()
-        costs = measure_costs(job, tuned.graph, fp32.plan, tuned.ranges, generator)
-        mixed = choose_precision(job, fp32, tuned, costs.sensitivity if costs else None, baseline, generator)
+        costs = measure_costs(job, tuned.graph, fp32.plan, tuned.ranges, samples)
+        mixed = choose_precision(job, fp32, tuned, costs.sensitivity if costs else None, baseline, samples)
         float_macs_percent = quantize(job, tuned.graph, mixed.plan, tuned.ranges)
-        built = build(job, generator)
-        verified = verify(job, built.deployed, baseline, generator)
+        built = build(job, samples)
+        verified = verify(job, built.deployed, baseline, samples)
         measured = benchmark(job, built.deployed)
         report = Report(
             command=command,
@@ -172,8 +172,10 @@ def model_of(job: Job, largest_difference: float) -> ModelSection:
         sha256=teacher.sha256,
         parameters=teacher.parameters,
         bn_layers=teacher.bn_layers,
-        classes=teacher.classes,
+        classes=job.task.classes if job.task.classes > 1 else None,
         input=teacher.spec,
+        task=job.task.name,
+        outputs={name: list(output.shape[1:]) for name, output in teacher.probe.items()},
         notes=list(teacher.notes),
         onnx_largest_difference=largest_difference,
     )

@@ -17,14 +17,14 @@ from zscgan_common.text import cut
 SCHEMA = 1
 KIND = "zscgan-convert calibration"
 
-Source = Literal["zscgan", "images", "cache"]
+Source = Literal["zscgan", "procedural", "images", "cache"]
 
 
 @dataclass(frozen=True)
 class Ranges:
     """Largest magnitude ``amax`` of each activation by tensor name.
 
-    ``source`` is where the inputs came from: ``zscgan`` (synthetic), ``images`` (real) or ``cache`` (a
+    ``source`` is where the inputs came from: ``zscgan`` (synthetic), ``procedural``, ``images`` (real) or ``cache`` (a
     TensorRT cache that stood alone; then ``samples``, ``seed`` and ``fingerprint`` are None, as nobody knows
     them). ``fingerprint`` is that of the weights. Raises CacheError for an amax whose scale float32 can't
     hold as a normal number.

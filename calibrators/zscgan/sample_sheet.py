@@ -33,23 +33,39 @@ def save_picture(
 ) -> Path:
     """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
 
-    Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number.
+    Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number; samples
+    without labels have ten columns without heads.
     """
     spec, columns = generator.config.spec, shown_classes(generator)
+    if generator.config.classes == 1:
+        columns = columns * MOST_COLUMNS
     z, _ = generator.draw(ROWS * len(columns), seed, 0)
     turns = torch.arange(ROWS) % len(generator.members)
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     with torch.no_grad():
         samples = generator.eval()(z, conditions).cpu()
+    heads = [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
+    return save_sheet(samples, spec, path, columns=len(columns) if heads else MOST_COLUMNS, heads=heads)
+
+
+def save_sheet(
+    samples: Float[Tensor, "samples channels height width"],
+    spec: InputSpec,
+    path: Path,
+    *,
+    columns: int = MOST_COLUMNS,
+    heads: Sequence[str] = (),
+) -> Path:
+    """A grid of ``samples`` row by row, with a head for each column where there are some."""
     tiles = [tile_from_sample(sample, spec) for sample in samples]
     width, height = tiles[0].size
-    picture = Image.new(
-        "RGB", (len(columns) * (width + GAP) + GAP, HEADER + ROWS * (height + GAP) + GAP), "white"
-    )
+    columns, top = min(columns, len(tiles)), HEADER if heads else 0
+    rows = -(-len(tiles) // columns)
+    picture = Image.new("RGB", (columns * (width + GAP) + GAP, top + rows * (height + GAP) + GAP), "white")
     for position, tile in enumerate(tiles):
-        row, column = divmod(position, len(columns))
-        picture.paste(tile, (GAP + column * (width + GAP), HEADER + GAP + row * (height + GAP)))
-    write_heads(picture, [class_names[c] if class_names else str(c) for c in columns], width + GAP)
+        row, column = divmod(position, columns)
+        picture.paste(tile, (GAP + column * (width + GAP), top + GAP + row * (height + GAP)))
+    write_heads(picture, heads, width + GAP)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return write_atomic(path, buffer.getvalue())

@@ -7,7 +7,7 @@ from calibrators.data.input_spec import PRESETS
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.cli.params import ShapeType
-from converter.options import CALIBRATORS, DEVICES, ConvertOptions
+from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
 from converter.qat.options import BACKENDS, QATOptions
 from engines.cli.options import profile_options
 from engines.cli.params import FilePath, Numbers
@@ -25,10 +25,17 @@ model_options = cloup.option_group(
     cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
     cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
     cloup.option("--preset", type=click.Choice(list(PRESETS)), help="Usual mean, std and shape."),
+    cloup.option("--task", type=click.Choice(TASKS), default=ConvertOptions.task, show_default=True,
+                 help="What the outputs mean; auto recognises it and says so."),
+    cloup.option("--decode", metavar="FILE.py:CALLABLE", help="Finds a detector's boxes in its outputs, where their "
+                 "layout is not a known one."),
 )  # fmt: skip
 
 sample_options = cloup.option_group(
     "Samples",
+    cloup.option("--samples", "sample_source", type=click.Choice(SAMPLES), default=ConvertOptions.sample_source, show_default=True,
+                 help="What to calibrate with: samples of a generator that is trained on the network's batch norms, or "
+                 "procedural images, which need nothing; auto takes these where there is no batch norm."),
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
                  help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",

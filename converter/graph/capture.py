@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from io import StringIO
 from typing import Any
 
+import numpy as np
 import onnx
 import torch
 from jaxtyping import Float
+from numpy.typing import NDArray
 from onnx import TensorProto, helper
 from torch import Tensor, fx, nn
 
@@ -31,6 +33,8 @@ INPUT, BATCH = "input", "batch"
 
 SAME = 1e-3
 """FP32 ONNX and PyTorch add in other orders; up to this part of an output's spread that is rounding."""
+SAME_INTEGERS = 0.01
+"""The largest part of an integer output, such as the classes of pixels, that rounding may change."""
 
 OPSET = 20  # the exporter's own; per-axis DequantizeLinear needs 13, FP16 scales 19
 
@@ -214,6 +218,15 @@ def observe(
     if missing := sorted(observer.names - observer.values.keys()):
         raise ValueError(f"expected names of values in the graph, got {', '.join(missing)}")
     return outputs, observer.values
+
+
+def same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
+    """Whether two computations of one output differ by no more than rounding: integers in a hundredth at most."""
+    if ours.shape != theirs.shape:
+        return False
+    if not np.issubdtype(theirs.dtype, np.floating):
+        return float(np.mean(ours != theirs)) <= SAME_INTEGERS
+    return bool(np.abs(ours - theirs).max() <= SAME * max(1.0, float(np.abs(theirs).max())))
 
 
 def _check_forward(model: nn.Module, x: Tensor) -> tuple[str, ...]:

@@ -129,7 +129,7 @@ def require_batch_norm(teacher: Teacher) -> None:
     if teacher.bn_layers == 0:
         raise LoadError(
             f"{teacher.name} has no batch norm with running statistics, and samples can't be made without "
-            "them; calibrate it with real images: --calib-data DIR"
+            "them; leave --samples out for procedural images, or calibrate with real ones: --calib-data DIR"
         )
 
 

@@ -17,7 +17,7 @@ from torch import Tensor, fx
 from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
-from converter.graph.capture import BATCH, SAME
+from converter.graph.capture import BATCH, same
 from converter.graph.free_batch import with_free_shapes
 from converter.graph.outputs import tensors_of
 from converter.graph.simplify import prepare
@@ -34,8 +34,6 @@ OLDEST_OPSET = 13
 """Where DequantizeLinear got one scale a channel."""
 
 
-SAME_INTEGERS = 0.01
-"""The largest part of an integer output, such as the classes of pixels, that rounding may change."""
 _CHANNELS = (1, 3, 4)
 """Of images."""
 
@@ -140,15 +138,6 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
                 f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but its "
                 f"output {name} doesn't{where}; export it with a dynamic batch"
             )
-
-
-def same(ours: NDArray[Any], theirs: NDArray[Any]) -> bool:
-    """Whether two computations of one output differ by no more than rounding: integers in a hundredth at most."""
-    if ours.shape != theirs.shape:
-        return False
-    if not np.issubdtype(theirs.dtype, np.floating):
-        return float(np.mean(ours != theirs)) <= SAME_INTEGERS
-    return bool(np.abs(ours - theirs).max() <= SAME * max(1.0, float(np.abs(theirs).max())))
 
 
 def _said_by_original(

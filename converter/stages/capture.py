@@ -1,6 +1,8 @@
 """The stage that writes the FP32 network as ONNX, and shows that it says what the network says."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -9,7 +11,8 @@ from numpy.typing import NDArray
 
 from calibrators.data.batches import random_pixels
 from converter.errors import CaptureError
-from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
+from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, same
+from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, place_quantizers
@@ -37,7 +40,7 @@ class Captured:
 
 
 def graph_of(job: Job) -> FoldedGraph:
-    """The folded graph of the classifier, which moves to the device; that of an ONNX file is the user's own."""
+    """The folded graph of the network, which moves to the device; that of an ONNX file is the user's own."""
     teacher = job.teacher
     if teacher.onnx is None:
         return graph_from_model(teacher.module, teacher.spec, job.device)
@@ -54,7 +57,7 @@ def capture(job: Job) -> Captured:
     with job.console.stage("capture") as stage:
         graph = graph_of(job)
         difference = write_fp32(job, graph)
-        stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, logits within {difference:.1e}"
+        stage.detail = f"{len(graph.onnx.graph.node)} nodes -> {FP32_ONNX}, outputs within {difference:.1e}"
     plan = place_quantizers(graph.onnx)
     warn_of_float(job, graph, plan)
     if job.cached is not None:
@@ -63,7 +66,7 @@ def capture(job: Job) -> Captured:
 
 
 def write_fp32(job: Job, graph: FoldedGraph) -> float:
-    """``model.fp32.onnx`` in the workspace; how far its logits are from the teacher's, in several batch sizes."""
+    """``model.fp32.onnx`` in the workspace; how far its outputs are from the teacher's, in several batch sizes."""
     if graph.onnx.ByteSize() >= LARGEST_ONNX:
         raise CaptureError(
             f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
@@ -72,37 +75,46 @@ def write_fp32(job: Job, graph: FoldedGraph) -> float:
     path = write_atomic(job.workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
     x = random_pixels(job.teacher.spec, max(CHECKED_BATCHES), job.seed).to(job.device)
     with torch.no_grad():
-        ours = job.teacher.module(x).cpu().numpy()
+        outputs = tensors_of(job.teacher.module(x))
+    ours = dict(zip(job.teacher.probe, (output.cpu().numpy() for output in outputs), strict=True))
     with OnnxRuntimeEngine(path) as engine:
-        difference = max(
-            largest_difference(engine, x[:batch].cpu().numpy(), ours[:batch]) for batch in CHECKED_BATCHES
+        return max(
+            difference_from(engine, x[:batch].cpu().numpy(), {name: ours[name][:batch] for name in ours})
+            for batch in CHECKED_BATCHES
         )
-    if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
-        raise CaptureError(
-            f"the FP32 ONNX model and PyTorch differ by {difference:.3g} in a logit of at most "
-            f"{np.abs(ours).max():.3g}; the network does something that torch.onnx writes wrongly"
-        )
-    return difference
 
 
-def largest_difference(
+def difference_from(
     engine: OnnxRuntimeEngine,
     x: Float[np.ndarray, "batch channels height width"],
-    expected: NDArray[np.float32],
+    expected: Mapping[str, NDArray[Any]],
 ) -> float:
-    """How far a logit of the FP32 ONNX model is from PyTorch's ``expected``; raises CaptureError for another shape."""
+    """The largest difference of the FP32 ONNX model's outputs from PyTorch's ``expected``.
+
+    Raises CaptureError for other shapes, and where it is more than rounding.
+    """
     try:
-        logits = engine.run(x)
+        outputs = engine.infer(x)
     except BuildError as error:
         raise CaptureError(
             f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"
         ) from error
-    if logits.shape != expected.shape:
-        raise CaptureError(
-            f"expected the FP32 ONNX model to give logits of shape {list(expected.shape)} for a batch of {len(x)}, got "
-            f"{list(logits.shape)}; {ANY_BATCH}"
-        )
-    return float(np.abs(expected - logits).max())
+    for (name, wanted), got in zip(expected.items(), outputs.values(), strict=True):
+        if got.shape != wanted.shape:
+            raise CaptureError(
+                f"expected the FP32 ONNX model to give {name} of shape {list(wanted.shape)} for a batch of {len(x)}, "
+                f"got {list(got.shape)}; {ANY_BATCH}"
+            )
+        if not same(got, wanted):
+            raise CaptureError(
+                f"the FP32 ONNX model and PyTorch differ by {_apart(got, wanted):.3g} in {name} of at most "
+                f"{np.abs(wanted).max():.3g}; the network does something that torch.onnx writes wrongly"
+            )
+    return max(map(_apart, outputs.values(), expected.values()))
+
+
+def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:
+    return float(np.abs(one.astype(np.float64) - other).max())
 
 
 def warn_of_float(job: Job, graph: FoldedGraph, plan: QuantizationPlan) -> None:

@@ -1,10 +1,14 @@
-"""The stage that makes samples: a generator trained, or its training taken up again after a stop."""
+"""The stage that makes samples: by a generator, trained or taken up again after a stop, or by a procedure."""
 
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from jaxtyping import Float
+from torch import Tensor, nn
 
+from calibrators.data.batches import first_inputs
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
@@ -15,18 +19,23 @@ from calibrators.zscgan.resume import (
     run_key,
     save_checkpoint,
 )
-from calibrators.zscgan.sample_sheet import save_picture, shown_classes
+from calibrators.zscgan.sample_sheet import save_picture, save_sheet, shown_classes
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from converter.console import Console
+from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.load.model import Teacher
 from converter.report.document import SynthesisSection, TrainingStep
+from converter.samples import GeneratorSamples, ProceduralSamples, SampleSource
 from converter.signals import InterruptAfterStep
+from converter.trust.task.base import Task
 from converter.workspace import SAMPLES
 from zscgan_common.warning_message import WarningMessage
 
 KL_MEAN_STEPS = 20
+SHOWN = 60
+"""Procedural images in the picture."""
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
 POOR_STATISTICS = 0.2
@@ -35,41 +44,98 @@ POOR_STATISTICS = 0.2
 
 @dataclass(frozen=True)
 class Synthesised:
-    """A trained generator and its section of the report; neither where real images or cached ranges take its place."""
+    """Samples and their section of the report; neither where real images or cached ranges take their place."""
 
-    generator: TrainedGenerator | None = None
+    samples: SampleSource | None = None
     section: SynthesisSection | None = None
 
 
+class LabelsOf(nn.Module):
+    """``network`` as the generator sees it: logits of the labels that samples are made for.
+
+    Of a task without labels they are one column of zeros, from which nothing is learned.
+    """
+
+    def __init__(self, network: nn.Module, task: Task) -> None:
+        super().__init__()
+        self.network, self.task = network, task
+
+    def forward(self, x: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch classes"]:
+        logits = self.task.training_logits(tensors_of(self.network(x)))
+        return x.new_zeros(len(x), 1) if logits is None else logits
+
+
 def synthesise(job: Job) -> Synthesised:
-    """A trained generator where one is needed, with its file and its picture in the workspace."""
-    if not job.needs_generator:
+    """Samples where they are needed, with their picture, and the generator's file, in the workspace."""
+    if not job.needs_samples:
         return Synthesised()
+    if job.procedural:
+        return procedural(job)
     with job.console.stage("synthesis") as stage:
         trained = generator_for(job)
         assert trained is not None
-        quality = sample_quality(job.teacher.module, job.samples(trained))
+        samples = GeneratorSamples(trained)
+        quality = sample_quality(LabelsOf(job.teacher.module, job.task), job.samples(samples))
         save_generator(trained, job.workspace.path("generator.pt"))
         save_picture(
             trained.generator,
             job.workspace.path(SAMPLES),
             seed=job.seed,
-            class_names=job.teacher.class_names,
+            class_names=class_names(job),
         )
-        stage.detail = (
-            f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}, "
-            f"{quality.label_accuracy:.1f} % of samples have their label"
+        stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
+            f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
     warn_of_poor_samples(job, quality)
-    return Synthesised(trained, section_of(job, trained, quality))
+    return Synthesised(samples, section_of(job, trained, quality))
+
+
+def has_labels(task: Task) -> bool:
+    """Whether samples are made for labels."""
+    return task.classes > 1
+
+
+def procedural(job: Job) -> Synthesised:
+    """Procedural images, with their picture in the workspace."""
+    with job.console.stage("synthesis") as stage:
+        started = time.perf_counter()
+        samples = ProceduralSamples(job.teacher.spec, job.device)
+        shown = first_inputs(samples.batches(SHOWN, SHOWN, job.seed), SHOWN)
+        save_sheet(shown, job.teacher.spec, job.workspace.path(SAMPLES))
+        stage.detail = "procedural images" + ("" if job.teacher.bn_layers else ": the network has no batch norm")
+    section = SynthesisSection(
+        steps=0,
+        seconds=round(time.perf_counter() - started, 3),
+        bn_kl=None,
+        label_accuracy=None,
+        generators=0,
+        classes=0,
+        shown=[],
+        reused=False,
+        history=[],
+        source="procedural",
+    )
+    return Synthesised(samples, section)
+
+
+def samples_for(job: Job) -> SampleSource | None:
+    """Samples, where they are needed. Every rank but the first calls this."""
+    if not job.needs_samples:
+        return None
+    if job.procedural:
+        return ProceduralSamples(job.teacher.spec, job.device)
+    trained = generator_for(job)
+    assert trained is not None
+    return GeneratorSamples(trained)
 
 
 def generator_for(job: Job) -> TrainedGenerator | None:
     """A trained generator, where one is needed: that of the user, or a new one. Every rank calls this."""
-    if job.generator is not None or not job.needs_generator:
+    if job.generator is not None or not job.needs_samples:
         return job.generator
     return generator_from_teacher(
         job.teacher,
+        job.task,
         job.fingerprint,
         job.options.synthesis,
         checkpoint=job.checkpoint(job.workspace.checkpoint),
@@ -81,6 +147,7 @@ def generator_for(job: Job) -> TrainedGenerator | None:
 
 def generator_from_teacher(
     teacher: Teacher,
+    task: Task,
     fingerprint: str,
     options: ZSCGANOptions,
     *,
@@ -95,23 +162,24 @@ def generator_from_teacher(
     there if the file belongs to the same run; of several ``ranks`` the first has the file, the others None.
     Raises KeyboardInterrupt, on all ranks, after the step in which a signal came.
     """
-    state = new_ensemble(teacher.spec, teacher.classes, options, device)
+    state = new_ensemble(teacher.spec, task.classes, options, device)
     key = run_key(fingerprint, teacher.spec, options)
     learned = state.ensemble.config.conditions
-    if learned < teacher.classes:
+    if learned < task.classes:
         console.info(
-            f"note: {options.steps} steps can learn {learned} of the {teacher.classes} classes; the samples "
+            f"note: {options.steps} steps can learn {learned} of the {task.classes} classes; the samples "
             "are of those (--gan-steps for more)"
         )
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         console.info(f"going on from step {state.step} of at most {options.steps}, saved by an earlier run")
-    state = train(teacher, state, options, checkpoint, key, console, ranks)
+    state = train(teacher, task, state, options, checkpoint, key, console, ranks)
     history = tuple((step.step, step.bn_kl, step.label) for step in state.history)
     return TrainedGenerator(state.ensemble, fingerprint, history, state.seconds)
 
 
 def train(
     teacher: Teacher,
+    task: Task,
     state: EnsembleState,
     options: ZSCGANOptions,
     checkpoint: Path | None,
@@ -134,7 +202,13 @@ def train(
             save_sometimes(state)
 
         state = train_ensemble(
-            teacher.module, teacher.spec, teacher.classes, options, state=state, on_step=on_step, ranks=ranks
+            LabelsOf(teacher.module, task),
+            teacher.spec,
+            task.classes,
+            options,
+            state=state,
+            on_step=on_step,
+            ranks=ranks,
         )
     if checkpoint is not None and state.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
@@ -159,7 +233,7 @@ def warn_of_poor_samples(job: Job, quality: SampleQuality) -> None:
                 "measure with --val.",
             )
         )
-    if quality.label_accuracy < GOOD_LABELS:
+    if has_labels(job.task) and quality.label_accuracy < GOOD_LABELS:
         job.console.warn(
             WarningMessage(
                 "poor-labels",
@@ -171,17 +245,25 @@ def warn_of_poor_samples(job: Job, quality: SampleQuality) -> None:
         )
 
 
+def class_names(job: Job) -> tuple[str, ...] | None:
+    """A name for each class, where all are known."""
+    names = job.teacher.class_names
+    return names if names is not None and len(names) == job.task.classes else None
+
+
 def section_of(job: Job, trained: TrainedGenerator, quality: SampleQuality) -> SynthesisSection:
     """The report's ``synthesis``."""
-    names = job.teacher.class_names
+    names = class_names(job)
     return SynthesisSection(
         steps=len(trained.history),
         seconds=round(trained.seconds, 3),
         bn_kl=quality.bn_kl,
-        label_accuracy=quality.label_accuracy,
+        label_accuracy=quality.label_accuracy if has_labels(job.task) else None,
         generators=len(trained.generator.members),
         classes=trained.generator.config.conditions,
-        shown=[
+        shown=[]
+        if not has_labels(job.task)
+        else [
             {"class": label, "name": names[label] if names else None}
             for label in shown_classes(trained.generator)
         ],

@@ -57,10 +57,11 @@ def built_engine(report: Report) -> str:
 def how(report: Report) -> str:
     """Where its ranges and its weights come from."""
     source = report.calibration.source
+    made = {"images": "calibrated with real images", "procedural": "calibrated on procedural images"}
     if report.synthesis is None and source != "images":
         text = "with the ranges of a cache"
     else:
-        text = "calibrated with real images" if source == "images" else "calibrated without data"
+        text = made.get(source, "calibrated without data")
     if report.qat is not None and report.qat.kept == "qat":
         text += " and fine-tuned"
     kept = kept_layers(report)
@@ -76,22 +77,28 @@ def kept_layers(report: Report) -> int:
 
 def accuracy(report: Report) -> str:
     """The best that is known of its accuracy: measured, predicted, or how often it says what FP32 says."""
-    if (measured := report.accuracy) is not None:
+    measured = report.accuracy
+    if measured is not None and measured.int8 is not None and measured.fp32 is not None:
         return (
-            f"top-1 on {words(measured.images, 'image')} is {percent(measured.int8_top1)}, "
-            f"{against(measured.int8_top1 - measured.fp32_top1)} FP32"
+            f"{measured.metric} on {words(measured.images, 'image')} is {percent(measured.int8)}, "
+            f"{against(measured.int8 - measured.fp32)} FP32"
         )
     if (guess := report.prediction) is not None:
         return (
             f"it is predicted to lose {number(guess.drop)} points of top-1 (between {number(guess.drop_low)} "
             f"and {number(guess.drop_high)} with {guess.confidence:g} % confidence), which was not measured"
         )
-    if report.agreement is not None:
-        return (
-            f"it chooses the class of FP32 on {percent(report.agreement.synthetic_top1)} of "
-            f"{report.agreement.samples:,} samples; its accuracy was not measured"
-        )
+    if measured is not None:
+        return f"{agreement(measured.measure, measured.agreement)} on {words(measured.images, 'image')}"
+    if (found := report.agreement) is not None:
+        said = agreement(found.measure, found.percent)
+        return f"{said} on {found.samples:,} samples; its accuracy was not measured"
     return "how well it agrees with FP32 was not measured"
+
+
+def agreement(measure: str, value: float | None) -> str:
+    """How much INT8 says of what FP32 says."""
+    return f"its agreement with FP32 ({measure}) is {percent(value)}"
 
 
 def against(change: float) -> str:

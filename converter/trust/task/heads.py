@@ -156,4 +156,5 @@ def direction(
     own = signs * (p * behind / rest).sqrt()
     shared = signs[:, :-1] * (p[:, :-1] / rest[:, :-1] / behind[:, :-1]).sqrt()
     own[:, 1:] -= p[:, 1:] * shared.cumsum(1)
-    return torch.zeros_like(own).scatter_(1, order, own).to(logits)
+    placed: Tensor = torch.zeros_like(own).scatter_(1, order, own).to(logits)
+    return placed
