@@ -14,7 +14,7 @@ from engines.memory.base import Device, DeviceBuffer, Stream
 from engines.tensorrt.api import ICudaEngine, IExecutionContext, TensorRT
 from engines.tensorrt.build_log import BuildLog
 
-_FLOATS = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
+_FLOATS: dict[str, np.dtype[Any]] = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
 # By TensorRT's names: which of them an enum has depends on the version. BF16, FP8 and INT4 have no type in NumPy.
 _DTYPES: dict[str, np.dtype[Any]] = {
     **_FLOATS,

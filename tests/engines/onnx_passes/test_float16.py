@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.errors import BuildError
 from engines.onnx_passes.float16 import LARGEST, SMALLEST, half_from_onnx, half_scale, requantized
 from engines.options import BuildOptions
-from tests.engines.networks import Net, literal, small_network
+from tests.engines.networks import Net, detector, literal, literal_outputs, small_network
 
 Run = Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]
 
@@ -60,6 +60,22 @@ def test_network_of_exact_halves_gives_the_same_logits() -> None:
     model = small_network()
     x = Net(seed=3).images(8)
     np.testing.assert_array_equal(literal(half_from_onnx(model), x), literal(model, x))
+
+
+def test_each_output_keeps_its_name_type_and_place() -> None:
+    """One of them is read downstream as well, and one is of integers."""
+    net = Net()
+    model, x = net.model(*detector(net)), net.images()
+    half = half_from_onnx(model)
+    onnx.checker.check_model(half, full_check=True)
+    ours, theirs = literal_outputs(half, x), literal_outputs(model, x)
+    assert list(ours) == list(theirs)
+    *floats, best = theirs
+    assert ours[best].dtype == np.int64
+    assert (ours[best] != theirs[best]).mean() < 0.02
+    for name in floats:
+        assert ours[name].dtype == np.float32
+        assert np.abs(ours[name] - theirs[name]).max() < 0.03 * np.abs(theirs[name]).max()
 
 
 def in_float16(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:
