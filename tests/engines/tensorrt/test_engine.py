@@ -279,6 +279,20 @@ def test_full_gpu(trt: SimpleNamespace, plan: Path) -> None:
     assert device.leaks == 0
 
 
+def test_gpu_with_room_for_some_outputs(trt: SimpleNamespace, tmp_path: Path) -> None:
+    net = Net()
+    (tmp_path / "p").write_bytes(
+        plan_of(net.model(net.node("Relu", "input"), net.node("Concat", "input", "input", axis=1)))
+    )
+    device = HostDevice(room=2000)
+    with PlanEngine(tmp_path / "p", device=device) as engine:
+        with pytest.raises(BuildError, match="no room for 3072"):
+            engine.infer(net.images(2))
+        outputs = engine.infer(net.images(1))  # 768 and 1536 bytes
+        assert [value.shape for value in outputs.values()] == [(1, 3, 8, 8), (1, 6, 8, 8)]
+    assert device.leaks == 0
+
+
 def test_failed_query(trt: SimpleNamespace, device: HostDevice, plan: Path) -> None:
     trt.behaviour.enqueues = False
     with PlanEngine(plan, device=device) as engine, pytest.raises(BuildError, match="could not enqueue"):
