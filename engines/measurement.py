@@ -78,6 +78,6 @@ def latency_of(values_ms: Sequence[float], percentiles: Sequence[float]) -> dict
 def noise(batch: int, shape: tuple[int, int, int], seed: int) -> NDArray[np.float32]:
     """Standard normal images (batch, channels, height, width).
 
-    Speed does not depend on them, since no operator of these engines looks at values.
+    Speed does not depend on them, but for the few operators that give as much as they find (NonMaxSuppression).
     """
     return np.random.default_rng(seed).standard_normal((batch, *shape), dtype=np.float32)

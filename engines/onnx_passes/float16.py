@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnx.inliner
 from jaxtyping import Float
-from onnx import GraphProto, NodeProto, TensorProto, helper, numpy_helper
+from onnx import GraphProto, NodeProto, TensorProto, ValueInfoProto, helper, numpy_helper
 
 from engines.errors import BuildError
 from engines.onnx_passes.file import graphs, nodes, reads
@@ -45,7 +45,12 @@ def half_from_onnx(model: onnx.ModelProto) -> onnx.ModelProto:
         _check_opset(prepared)
         _fit_scales(prepared, pairs, tensors)
     _check_range(tensors)
+    loose = _loose_outputs(prepared.graph)
     half = _converted(prepared)
+    outputs = {value.name: value for value in [*half.graph.output, *loose]}
+    ordered = [outputs[value.name] for value in model.graph.output]
+    del half.graph.output[:]
+    half.graph.output.extend(ordered)
     for node in nodes(half.graph):
         _set_output_type(node)
     _sort(half.graph)
@@ -67,6 +72,26 @@ def requantized(codes: Array, old: Array, new: Array, zero_point: Array) -> Arra
     steps = (codes.astype(np.float64) - zero) * old.astype(np.float64) / new.astype(np.float64)
     limits = np.iinfo(codes.dtype)
     return np.clip(np.rint(steps) + zero, limits.min, limits.max).astype(codes.dtype)
+
+
+def _loose_outputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """Takes the outputs from ``graph`` that no node writes: inputs and constants, which stay as they are.
+
+    The conversion would put a Cast before each output, and with it a name that nothing writes.
+    """
+    written = {name for node in graph.node for name in node.output}
+    outputs = list(graph.output)
+    loose = [value for value in outputs if value.name not in written]
+    del graph.output[:]
+    graph.output.extend(value for value in outputs if value.name in written)
+    names = {value.name for value in loose}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name in names]:
+        copied = graph.initializer.add()
+        copied.CopyFrom(tensor)
+        copied.name = f"{tensor.name}_read"
+        for node in nodes(graph):
+            node.input[:] = [copied.name if name == tensor.name else name for name in node.input]
+    return loose
 
 
 def _spell_out_constants(graph: GraphProto) -> None:

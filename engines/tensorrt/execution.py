@@ -14,7 +14,7 @@ from engines.memory.base import Device, DeviceBuffer, Stream
 from engines.tensorrt.api import ICudaEngine, IExecutionContext, TensorRT
 from engines.tensorrt.build_log import BuildLog
 
-_FLOATS = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
+_FLOATS: dict[str, np.dtype[Any]] = {"FLOAT": np.dtype(np.float32), "HALF": np.dtype(np.float16)}
 # By TensorRT's names: which of them an enum has depends on the version. BF16, FP8 and INT4 have no type in NumPy.
 _DTYPES: dict[str, np.dtype[Any]] = {
     **_FLOATS,
@@ -153,6 +153,7 @@ class Execution:
             return
         shapes = self.set_batch(batch)
         sizes = {name: math.prod(shape) * self._dtypes[name].itemsize for name, shape in shapes.items()}
+        # Memory that could not be allocated as a whole is incomplete: each tensor is looked at.
         if any(name not in self._memory or size > self._memory[name].nbytes for name, size in sizes.items()):
             self._allocate(sizes)
         for name, shape in shapes.items():
@@ -165,8 +166,9 @@ class Execution:
     def _allocate(self, sizes: Mapping[str, int]) -> None:
         self._free()
         for name, size in sizes.items():
-            self._memory[name] = self._device.pinned((size,), np.uint8)
+            host = self._device.pinned((size,), np.uint8)
             self._buffers[name] = self._device.allocate(size)
+            self._memory[name] = host
 
     def send(self, stream: Stream) -> None:
         self._device.copy_to_device(self._buffers[self._tensors.input_name], self.input, stream)

@@ -5,7 +5,7 @@ from pathlib import Path
 import onnx
 import pytest
 
-from tests.engines.networks import Net, small_network
+from tests.engines.networks import Net, detector, small_network
 
 
 @pytest.fixture
@@ -15,3 +15,11 @@ def files(tmp_path: Path) -> tuple[str, str]:
     onnx.save(net.model(net.node("Relu", "input")), tmp_path / "fp32.onnx")
     onnx.save(small_network(), tmp_path / "int8.onnx")
     return str(tmp_path / "fp32.onnx"), str(tmp_path / "int8.onnx")
+
+
+@pytest.fixture
+def detector_file(tmp_path: Path) -> Path:
+    """A Q/DQ network with four outputs."""
+    net = Net()
+    onnx.save(net.model(*detector(net)), tmp_path / "detector.onnx")
+    return tmp_path / "detector.onnx"

@@ -30,6 +30,17 @@ def test_build_onnxruntime(files: tuple[str, str], tmp_path: Path) -> None:
     assert run(bench, tmp_path / "engine.onnx", *QUICK).exit_code == 0
 
 
+@pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
+def test_detector_is_built_and_measured(
+    engine: str, detector_file: Path, machine: DoubleMachine, tmp_path: Path
+) -> None:
+    out = tmp_path / ("engine.onnx" if engine == "onnxruntime" else "engine.plan")
+    result = run(build, detector_file, "-o", out, "--engine", engine)
+    assert result.exit_code == 0, result.output
+    result = run(bench, out, *(QUICK if engine == "onnxruntime" else QUICK[:4]))
+    assert result.exit_code == 0, result.output
+
+
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="TensorRT for RTX has wheels for x86-64 only")
 def test_build_and_refuse_to_run_rtx(files: tuple[str, str], tmp_path: Path) -> None:
     plan = tmp_path / "net.plan"

@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from engines.errors import BuildError
 from engines.onnx_passes.float16 import LARGEST, SMALLEST, half_from_onnx, half_scale, requantized
 from engines.options import BuildOptions
-from tests.engines.networks import Net, literal, small_network
+from tests.engines.networks import Net, detector, literal, literal_outputs, small_network
 
 Run = Callable[[onnx.ModelProto, NDArray[np.float32]], NDArray[np.float32]]
 
@@ -60,6 +60,42 @@ def test_network_of_exact_halves_gives_the_same_logits() -> None:
     model = small_network()
     x = Net(seed=3).images(8)
     np.testing.assert_array_equal(literal(half_from_onnx(model), x), literal(model, x))
+
+
+def test_each_output_keeps_its_name_type_and_place() -> None:
+    """One of them is read downstream as well, and one is of integers."""
+    net = Net()
+    model, x = net.model(*detector(net)), net.images()
+    half = half_from_onnx(model)
+    onnx.checker.check_model(half, full_check=True)
+    ours, theirs = literal_outputs(half, x), literal_outputs(model, x)
+    assert list(ours) == list(theirs)
+    *floats, best = theirs
+    assert ours[best].dtype == np.int64
+    assert (ours[best] != theirs[best]).mean() < 0.02
+    for name in floats:
+        assert ours[name].dtype == np.float32
+        assert np.abs(ours[name] - theirs[name]).max() < 0.03 * np.abs(theirs[name]).max()
+
+
+def test_outputs_that_no_node_writes_stay_as_they_are() -> None:
+    """The image, and a constant that is read as well: in the order of the outputs, beside one that is computed."""
+    net = Net()
+    anchors = net.constant(np.full((3, 1, 1), 0.1, np.float32))
+    model, x = net.model(net.node("Add", "input", anchors)), net.images()
+    loose = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape)
+        for name, shape in ((anchors, [3, 1, 1]), ("input", ["batch", 3, 8, 8]))
+    ]
+    computed = model.graph.output.pop()
+    model.graph.output.extend([loose[0], computed, loose[1]])
+    half = half_from_onnx(model)
+    onnx.checker.check_model(half, full_check=True)
+    ours, theirs = literal_outputs(half, x), literal_outputs(model, x)
+    assert list(ours) == [anchors, computed.name, "input"]
+    np.testing.assert_array_equal(ours[anchors], theirs[anchors])
+    np.testing.assert_array_equal(ours["input"], x)
+    assert 0 < np.abs(ours[computed.name] - theirs[computed.name]).max() < 20 * 2**-10
 
 
 def in_float16(model: onnx.ModelProto, x: NDArray[np.float32]) -> NDArray[np.float32]:

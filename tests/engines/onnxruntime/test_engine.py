@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from engines.base import Engine
 from engines.errors import BuildError
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime import engine as onnxruntime
@@ -104,8 +105,53 @@ def test_a_network_without_an_output_is_refused(tmp_path: Path) -> None:
     model = small_network()
     del model.graph.output[:]
     onnx.save(model, tmp_path / "net.onnx")
-    with pytest.raises(BuildError, match="expected a network with an output, the logits"):
+    with pytest.raises(BuildError, match=r"expected outputs that are tensors .*net.onnx has none"):
         OnnxRuntimeEngine(tmp_path / "net.onnx")
+
+
+def test_outputs_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    net = Net()
+    names = net.node("SequenceConstruct", "input"), net.node("Cast", "input", to=TensorProto.STRING)
+    onnx.save(net.model(net.node("Relu", "input"), *names), tmp_path / "net.onnx")
+    with pytest.raises(
+        BuildError, match=r"has sequenceconstruct0 seq\(tensor\(float\)\), cast1 tensor\(string\)"
+    ):
+        OnnxRuntimeEngine(tmp_path / "net.onnx")
+
+
+def test_floats_are_given_as_float32_and_integers_as_they_are(tmp_path: Path) -> None:
+    net = Net()
+    kinds = {
+        "FLOAT16": np.float32,
+        "DOUBLE": np.float32,
+        "INT32": np.int32,
+        "INT64": np.int64,
+        "BOOL": np.bool_,
+    }
+    names = [net.node("Cast", "input", to=TensorProto.DataType.Value(kind)) for kind in kinds]
+    onnx.save(net.model(*names), tmp_path / "net.onnx")
+    x = net.images()
+    with OnnxRuntimeEngine(tmp_path / "net.onnx") as engine:
+        assert isinstance(engine, Engine)
+        outputs = engine.infer(x)
+    assert [value.dtype for value in outputs.values()] == list(kinds.values())
+    np.testing.assert_array_equal(outputs[names[0]], x.astype(np.float16))
+    np.testing.assert_array_equal(outputs[names[4]], x != 0)
+
+
+def test_constants_that_are_inputs_too_can_be_left_out(tmp_path: Path) -> None:
+    """Files of IR 3 list them all, also those that nobody reads."""
+    model = small_network()
+    model.graph.initializer.append(numpy_helper.from_array(np.array(3), "num_batches_tracked"))
+    for tensor in model.graph.initializer:
+        model.graph.input.append(helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+    model.ir_version = 3
+    onnx.save(model, tmp_path / "net.onnx")
+    loaded = load_onnx(tmp_path / "net.onnx")
+    assert ([value.name for value in loaded.graph.input], loaded.ir_version) == (["input"], 4)
+    built, x = onnxruntime.build(tmp_path / "net.onnx", tmp_path / "engine.onnx"), Net().images()
+    with OnnxRuntimeEngine(built, threads=1) as engine:
+        np.testing.assert_array_equal(engine.run(x), literal(small_network(), x))
 
 
 @pytest.mark.parametrize("scale", [0.0, -1.0, np.nan, np.inf])

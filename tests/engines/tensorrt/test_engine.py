@@ -1,6 +1,7 @@
 """Plans run through the double of TensorRT's runtime, on a double of the GPU."""
 
 import gc
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper
 from engines.base import Engine
 from engines.errors import BuildError, EngineUnavailableError
 from engines.tensorrt.engine import PlanEngine, engine_of_plan, is_plan, version_of_plan
-from tests.engines.networks import Net, literal, small_network
+from tests.engines.networks import Net, detector, literal, literal_outputs, small_network
 from tests.tensorrt_double.builder import Severity
 from tests.tensorrt_double.memory import HostDevice
 from tests.tensorrt_double.runtime import plan_of, runtime_double
@@ -135,13 +136,93 @@ def test_other_tensors_are_refused(trt: SimpleNamespace, device: HostDevice, tmp
         (network(["n", 3]), r"one image input .* but .* has x0 FLOAT \(-1, 3\)"),
         (network(["n", 3, "h", "w"]), "only the batch is dynamic"),
         (network(["n", 3, 2, 2], inputs=2), "one image input"),
-        (network(["n", 3, 2, 2], TensorProto.INT32), "expected float tensors"),
+        (network(["n", 3, 2, 2], TensorProto.INT32), "expected a float image"),
     ):
         (tmp_path / "p").write_bytes(plan_of(model))
         with pytest.raises(BuildError, match=message):
             PlanEngine(tmp_path / "p", device=device)
     gc.collect()
     assert trt.behaviour.ended.count("engine") == trt.behaviour.ended.count("runtime") == 4
+
+
+def test_each_output_is_that_of_the_network(trt: SimpleNamespace, device: HostDevice, tmp_path: Path) -> None:
+    """Of any rank and type, with the batch on any axis or on none."""
+    net = Net()
+    heads = detector(net)
+    turned = net.node("Transpose", heads[2], perm=[1, 0])
+    half = net.node("Cast", heads[0], to=TensorProto.FLOAT16)
+    ints = net.node("Cast", heads[3], to=TensorProto.INT32)
+    positive = net.node("Greater", heads[1], net.constant(np.float32(0)))
+    mean = net.node("ReduceMean", heads[0], keepdims=0)
+    anchors = net.node("Identity", net.constant(np.arange(12, dtype=np.float32).reshape(3, 4)))
+    names = (*heads, turned, half, ints, positive, mean, anchors)
+    model = net.model(*names)
+    (tmp_path / "p").write_bytes(plan_of(model))
+    with PlanEngine(tmp_path / "p", device=device) as engine:
+        assert engine.output_names == names
+        kept = []
+        for batch in (3, 8, 1, 8):
+            x = net.images(batch)
+            kept.append((x, engine.infer(x), engine.run(x)))
+    assert device.leaks == 0
+    for x, outputs, first in kept:
+        for name, expected in literal_outputs(model, x).items():
+            assert outputs[name].dtype == (np.float32 if name == half else expected.dtype)
+            np.testing.assert_array_equal(outputs[name], expected, err_msg=name)
+        np.testing.assert_array_equal(first, outputs[heads[0]])
+
+
+def test_first_output_of_integers_runs_as_float(
+    trt: SimpleNamespace, device: HostDevice, tmp_path: Path
+) -> None:
+    net = Net()
+    model = net.model(net.node("ArgMax", "input", axis=1))
+    (tmp_path / "p").write_bytes(plan_of(fixed(model, 2)))
+    x = net.images(2)
+    with PlanEngine(tmp_path / "p", device=device) as engine:
+        assert engine.run(x).dtype == np.float32
+        np.testing.assert_array_equal(engine.run(x), x.argmax(1, keepdims=True))
+
+
+def nonzero(net: Net) -> str:
+    return net.node("NonZero", "input")
+
+
+def selected_boxes(net: Net) -> str:
+    boxes = net.node("Reshape", "input", net.constant(np.array([0, 48, 4])))
+    scores = net.node("Reshape", "input", net.constant(np.array([0, 4, 48])))
+    return net.node("NonMaxSuppression", boxes, scores, net.constant(np.array(3)))
+
+
+def shape(net: Net) -> str:
+    return net.node("Shape", "input")
+
+
+def brain_float(net: Net) -> str:
+    return net.node("Cast", "input", to=TensorProto.BFLOAT16)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        (
+            nonzero,
+            r"that of nonzero1 is \(4, -1\) for 1 images: NonZero, NonMaxSuppression .*End the network",
+        ),
+        (selected_boxes, r"that of nonmaxsuppression3 is \(-1, 3\)"),
+        (shape, r"but shape1 of .* is a shape, which TensorRT computes on the host"),
+        (brain_float, r"outputs of FLOAT, HALF, .* but cast1 of .* is BF16; put a Cast"),
+    ],
+)
+def test_outputs_that_have_no_memory_are_refused(
+    output: Callable[[Net], str], message: str, trt: SimpleNamespace, device: HostDevice, tmp_path: Path
+) -> None:
+    net = Net()
+    names = net.node("Relu", "input"), output(net)
+    (tmp_path / "p").write_bytes(plan_of(net.model(*names)))
+    with pytest.raises(BuildError, match=message):
+        PlanEngine(tmp_path / "p", device=device)
+    assert device.leaks == 0
 
 
 def test_plan_of_another_version(trt: SimpleNamespace, device: HostDevice, tmp_path: Path) -> None:
@@ -195,6 +276,20 @@ def test_full_gpu(trt: SimpleNamespace, plan: Path) -> None:
         with pytest.raises(BuildError, match="no room"):
             engine.run(Net().images(2))
         assert engine.run(Net().images(1)).shape == (1, 5)  # 768 bytes
+    assert device.leaks == 0
+
+
+def test_gpu_with_room_for_some_outputs(trt: SimpleNamespace, tmp_path: Path) -> None:
+    net = Net()
+    (tmp_path / "p").write_bytes(
+        plan_of(net.model(net.node("Relu", "input"), net.node("Concat", "input", "input", axis=1)))
+    )
+    device = HostDevice(room=2000)
+    with PlanEngine(tmp_path / "p", device=device) as engine:
+        with pytest.raises(BuildError, match="no room for 3072"):
+            engine.infer(net.images(2))
+        outputs = engine.infer(net.images(1))  # 768 and 1536 bytes
+        assert [value.shape for value in outputs.values()] == [(1, 3, 8, 8), (1, 6, 8, 8)]
     assert device.leaks == 0
 
 

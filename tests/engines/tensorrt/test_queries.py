@@ -12,7 +12,7 @@ from engines.measurement import Throughput
 from engines.options import BenchOptions
 from engines.tensorrt.engine import PlanEngine
 from engines.tensorrt.queries import rules_followed
-from tests.engines.networks import small_network
+from tests.engines.networks import Net, detector, small_network
 from tests.tensorrt_double.memory import HostDevice
 from tests.tensorrt_double.runtime import plan_of, runtime_double
 
@@ -75,6 +75,18 @@ def test_cuda_graph(bench: Bench) -> None:
     assert result.parts_ms is not None
     assert result.parts_ms["enqueue"]["median"] == 0.0
     assert result.parts_ms["gpu_compute"] == pytest.approx(steady(4.0))
+
+
+@pytest.mark.parametrize("given", [{}, {"cuda_graph": True}, {"transfers": False}, {"streams": 2}])
+def test_many_outputs(bench: Bench, given: dict[str, Any]) -> None:
+    """Each of the four outputs is a copy of 2 ms, and they are copied one after the other."""
+    net = Net()
+    bench.path.write_bytes(plan_of(net.model(*detector(net))))
+    result = bench.measure(**given)
+    assert result.parts_ms is not None
+    assert result.parts_ms["gpu_compute"]["min"] == pytest.approx(4.0)
+    if given.get("transfers", True):
+        assert result.parts_ms["d2h"]["min"] == pytest.approx(8.0)
 
 
 def test_cuda_graph_that_can_not_be_had_is_an_error(bench: Bench) -> None:
