@@ -21,13 +21,14 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.batch_norm import batch_norm_layers
 from converter.errors import ArchitectureError, LoadError, OptionsError
+from converter.graph.one_by_one import takes_one_image
 from converter.load import architectures
 from converter.load.determinism import refuse_random
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
 from converter.load.logits import logits_of
-from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
+from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.state_dict import (
     EXPECTED,
@@ -68,6 +69,11 @@ class Teacher:
     notes: tuple[str, ...] = ()
     onnx: ModelProto | None = None
 
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the network takes one image alone; ``module`` takes any number, one by one where it has to."""
+        return self.onnx is not None and takes_one_image(self.onnx)
+
 
 @dataclass(frozen=True)
 class _Network:
@@ -95,10 +101,12 @@ def load_model(options: ModelOptions) -> Teacher:
         sha256 = fingerprint(network.module.state_dict())
         name = options.model
     spec, notes = spec_from_options(options, network.origin)
-    module = network.module.eval().float().requires_grad_(False)
+    module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
-    if network.source is not None:
-        require_same(network.source, spec, path)
+    if source is not None:
+        source = checked_source(source, spec, path)
+        module = source.module.requires_grad_(False)
+        notes = (source.freed, *notes) if source.freed else notes
     classes = _classes_from_forward(module, spec)
     weights = network.origin.weights
     class_names = (
@@ -114,7 +122,7 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
-        onnx=None if network.source is None else network.source.model,
+        onnx=None if source is None else source.model,
     )
 
 

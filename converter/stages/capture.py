@@ -9,10 +9,11 @@ from numpy.typing import NDArray
 
 from calibrators.data.batches import random_pixels
 from converter.errors import CaptureError
-from converter.graph.capture import SAME, FoldedGraph, graph_from_model, graph_from_onnx
+from converter.graph.capture import SAME, FoldedGraph, as_written, graph_from_model, graph_from_onnx
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.trust.predictions import Logits, any_batch
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError
 from engines.onnx_passes.external_data import LARGEST_ONNX
@@ -69,13 +70,14 @@ def write_fp32(job: Job, graph: FoldedGraph) -> float:
             f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
             "one ONNX file can hold; convert a smaller one"
         )
-    path = write_atomic(job.workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
+    path = write_atomic(job.workspace.path(FP32_ONNX), as_written(graph.onnx).SerializeToString())
     x = random_pixels(job.teacher.spec, max(CHECKED_BATCHES), job.seed).to(job.device)
     with torch.no_grad():
         ours = job.teacher.module(x).cpu().numpy()
     with OnnxRuntimeEngine(path) as engine:
         difference = max(
-            largest_difference(engine, x[:batch].cpu().numpy(), ours[:batch]) for batch in CHECKED_BATCHES
+            largest_difference(any_batch(engine), x[:batch].cpu().numpy(), ours[:batch])
+            for batch in CHECKED_BATCHES
         )
     if not difference <= SAME * max(1.0, float(np.abs(ours).max())):
         raise CaptureError(
@@ -86,13 +88,13 @@ def write_fp32(job: Job, graph: FoldedGraph) -> float:
 
 
 def largest_difference(
-    engine: OnnxRuntimeEngine,
+    network: Logits,
     x: Float[np.ndarray, "batch channels height width"],
     expected: NDArray[np.float32],
 ) -> float:
     """How far a logit of the FP32 ONNX model is from PyTorch's ``expected``; raises CaptureError for another shape."""
     try:
-        logits = engine.run(x)
+        logits = network(x)
     except BuildError as error:
         raise CaptureError(
             f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"

@@ -14,7 +14,7 @@ from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.resume import SAVE_EVERY_S, checkpointing, restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import TrainedGenerator
-from converter.graph.capture import FoldedGraph
+from converter.graph.capture import FoldedGraph, as_written
 from converter.job import Job
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import FineTuned, fine_tune_graph, new_tuning
@@ -151,7 +151,7 @@ def parity_with_onnx(tuned: FineTuned, plan: QuantizationPlan, source: Source) -
         ours = tuned.student(x).cpu().numpy()
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save_model(qdq_from_onnx(tuned.graph.onnx, plan, tuned.amax), path)
+        onnx.save_model(as_written(qdq_from_onnx(tuned.graph.onnx, plan, tuned.amax)), path)
         theirs = literal_logits(path, x.cpu().contiguous().numpy())
     found = difference(theirs, ours)
     parity = ParitySection(float(np.abs(theirs - ours).max()), found.agreement)

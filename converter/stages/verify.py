@@ -8,7 +8,7 @@ from converter.report.document import AccuracySection, AgreementSection
 from converter.stages.build import Deployed
 from converter.trust.fp32 import fp32_by, fp32_network
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
-from converter.trust.predictions import Logits, Predictions, in_parts, predictions
+from converter.trust.predictions import Logits, Predictions, any_batch, in_parts, predictions
 from converter.workspace import FP32_ONNX
 from zscgan_common.warning_message import WarningMessage
 
@@ -42,7 +42,7 @@ def verify(
         fp32_network(job.teacher.module, job.device, fp32_onnx) as fp32,
         deployed.open() as int8,
     ):
-        run: Logits = int8.run
+        run = any_batch(int8)
         if deployed.name != "onnxruntime":
             run = in_parts(run, job.options.build.min_batch, job.options.build.max_batch)
         found = Verified()

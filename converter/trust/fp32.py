@@ -11,7 +11,7 @@ from torch import nn
 
 from calibrators.data.batches import send
 from calibrators.kernels import exact_kernels
-from converter.trust.predictions import Logits
+from converter.trust.predictions import Logits, any_batch
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 
@@ -28,7 +28,7 @@ def fp32_network(network: nn.Module, device: torch.device, path: Path) -> Iterat
     """
     if device.type != "cuda":
         with OnnxRuntimeEngine(path) as engine:
-            yield engine.run
+            yield any_batch(engine)
         return
 
     @torch.no_grad()

@@ -67,5 +67,7 @@ def literal_logits(path: Path, x: NDArray[np.float32]) -> NDArray[np.float32]:
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    logits: NDArray[np.float32] = session.run(None, {session.get_inputs()[0].name: x})[0]
-    return logits
+    image = session.get_inputs()[0]
+    batch = image.shape[0] if isinstance(image.shape[0], int) else len(x)
+    parts = [x[start : start + batch] for start in range(0, len(x), batch)]
+    return np.concatenate([session.run(None, {image.name: part})[0] for part in parts])

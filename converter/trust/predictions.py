@@ -8,6 +8,8 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from calibrators.data.batches import Batches
+from engines.base import Engine
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 Logits = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """A network as a function from (batch, channels, height, width) to (batch, classes)."""
@@ -59,6 +61,12 @@ def in_parts(network: Logits, smallest: int, largest: int) -> Logits:
         return np.concatenate(logits)
 
     return run
+
+
+def any_batch(engine: Engine) -> Logits:
+    """``engine`` for batches of any size: one of ONNX Runtime may take a fixed one only."""
+    fixed = engine.fixed_batch if isinstance(engine, OnnxRuntimeEngine) else None
+    return engine.run if fixed is None else in_parts(engine.run, fixed, fixed)
 
 
 def chosen_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
