@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,18 @@ from converter.trust.task.final import final_of
 from converter.workspace import Workspace
 from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
-from engines.options import OptionError, refuse_unused, unused_flags
+from engines.options import BuildOptions, OptionError, refuse_unused, unused_flags
 from engines.tensorrt.library import require_calibrators
 from engines.tensorrt.rtx import check_options
 from zscgan_common.warning_message import WarningMessage
 
+ONE_BY_ONE = WarningMessage(
+    "one-by-one",
+    "the file fixes its batch to 1, which can't be made free without other numbers: the network converts sample by "
+    "sample, and its engine takes one image at a time",
+    "Ranges and accuracy are those of each image alone. For an engine that takes several, export the network with a "
+    "dynamic batch.",
+)
 KEPT = "the training so far is in {}; the same command goes on from there"
 
 
@@ -124,6 +131,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
     choice = resolve_engine(options, console)
     with console.stage("load") as stage:
         teacher = load_model(options.model)
+        options = options_for(teacher, options)
         weights = fingerprint(teacher.module.state_dict())
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options)
@@ -158,6 +166,8 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         console.info(f"note: {note}")
     console.info(found)
     console.info(f"engine: {choice.name} ({choice.reason})")
+    if teacher.one_by_one:
+        console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
 
@@ -170,6 +180,30 @@ def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
     else:
         task = Anything(len(outputs))
     return task, f"task: {task.name} ({task.describe()}); --task names another"
+
+
+def options_for(teacher: Teacher, options: ConvertOptions) -> ConvertOptions:
+    """``options`` with an engine for one image, where ``teacher`` takes no more; OptionsError for other batches."""
+    if not teacher.one_by_one:
+        return options
+    built = options.build
+    for name in ("min", "opt", "max"):
+        batch, usual, flag = (
+            getattr(built, f"{name}_batch"),
+            getattr(BuildOptions, f"{name}_batch"),
+            f"--{name}-shapes",
+        )
+        if batch not in (1, usual):
+            raise OptionsError(
+                f"expected {flag} 1, as {teacher.name} fixes its batch to 1, got {batch}; leave {flag} out, or export "
+                "the network with a dynamic batch"
+            )
+    if options.implicit:
+        raise OptionsError(
+            f"--implicit calibrates with batches of several images, but {teacher.name} fixes its batch to 1; leave "
+            "--implicit out, or export the network with a dynamic batch"
+        )
+    return replace(options, build=replace(built, min_batch=1, opt_batch=1, max_batch=1))
 
 
 def told_of_kept(console: Console) -> Callable[[Path], None]:

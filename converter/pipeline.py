@@ -83,7 +83,9 @@ def is_told_by_engine(error: Exception, stage: str | None) -> bool:
 
 def require_shares(job: Job) -> None:
     """Raise OptionsError where the ranks can't share the batches of the training that the options call for."""
-    if job.options.qat is not None or (job.options.generator is None and job.needs_samples and not job.procedural):
+    if job.options.qat is not None or (
+        job.options.generator is None and job.needs_samples and not job.procedural
+    ):
         try:
             require_even_shares(job.batch, job.ranks)
         except ValueError as error:

@@ -6,14 +6,32 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
 from torch import Tensor
 
 from calibrators.data.batches import Batch
 from calibrators.data.images import UNKNOWN
 from calibrators.data.input_spec import InputSpec
 
-P = dict(rho=0.9, n=(10, 60), power=2.0, rmin=0.03, rmax=0.6, tex=0.35, bg=1.0, alpha=(0.8, 1.5), bright=0.5, contrast=0.45, grad=0.5, g_share=0.3, g_gain=1.6, g_stroke=0.5, leafc=1.0, gain=1.0, fine=0.0,soft=1.0)
+P = dict(
+    rho=0.9,
+    n=(10, 60),
+    power=2.0,
+    rmin=0.03,
+    rmax=0.6,
+    tex=0.35,
+    bg=1.0,
+    alpha=(0.8, 1.5),
+    bright=0.5,
+    contrast=0.45,
+    grad=0.5,
+    g_share=0.3,
+    g_gain=1.6,
+    g_stroke=0.5,
+    leafc=1.0,
+    gain=1.0,
+    fine=0.0,
+    soft=1.0,
+)
 
 
 def colours(spec):
@@ -34,7 +52,9 @@ def fields(rng, count, height, width, alpha):
 
 def mixed(rng, count, channels, rho):
     """Colours [count, C] standard normal, correlated rho."""
-    return math.sqrt(rho) * rng.standard_normal((count, 1)) + math.sqrt(1 - rho) * rng.standard_normal((count, channels))
+    return math.sqrt(rho) * rng.standard_normal((count, 1)) + math.sqrt(1 - rho) * rng.standard_normal(
+        (count, channels)
+    )
 
 
 def scene(rng, channels, height, width):
@@ -50,7 +70,7 @@ def scene(rng, channels, height, width):
     angle = rng.random(n) * 2 * math.pi
     kind = rng.integers(0, 3, n)
     aspect = np.exp(rng.normal(0, 0.4, n))
-    soft = np.exp(rng.normal(0, 0.7, n))*p["soft"] + 0.5
+    soft = np.exp(rng.normal(0, 0.7, n)) * p["soft"] + 0.5
     colour = mixed(rng, n + 1, channels, p["rho"]) * p["leafc"]
     grad = rng.normal(0, p["grad"], (n, 2))
     amp = p["tex"] * rng.exponential(1.0, n)
@@ -65,10 +85,16 @@ def scene(rng, channels, height, width):
         angle = np.where(rng.random(n) < 0.6, np.round(angle / (math.pi / 2)) * (math.pi / 2), angle)
     image = np.empty((channels, height, width), np.float32)
     image[:] = colour[n].astype(np.float32)[:, None, None]
-    image += field * (p["bg"] * (0.1 if graphic else 1.0) * mixed(rng, 1, channels, 0.95).astype(np.float32)[0][:, None, None])
+    image += field * (
+        p["bg"]
+        * (0.1 if graphic else 1.0)
+        * mixed(rng, 1, channels, 0.95).astype(np.float32)[0][:, None, None]
+    )
     cs, sn = np.cos(angle), np.sin(angle)
     for i in range(n):
-        paint(image, texture, at[i], r[i], aspect[i], cs[i], sn[i], kind[i], soft[i], colour[i], grad[i], amp[i])
+        paint(
+            image, texture, at[i], r[i], aspect[i], cs[i], sn[i], kind[i], soft[i], colour[i], grad[i], amp[i]
+        )
     return image
 
 
@@ -76,8 +102,8 @@ def paint(image, texture, at, r, aspect, c, s, kind, soft, colour, grad, amp):
     _, height, width = image.shape
     a, b = r, max(r * aspect, 0.5)
     reach = (1.0 if kind == 0 else 1.42) if kind != 2 else 1.0
-    ry = reach * math.hypot(a * s, b * c) + soft if kind!=1 else a*abs(s)+b*abs(c)+soft
-    rx = reach * math.hypot(a * c, b * s) + soft if kind!=1 else a*abs(c)+b*abs(s)+soft
+    ry = reach * math.hypot(a * s, b * c) + soft if kind != 1 else a * abs(s) + b * abs(c) + soft
+    rx = reach * math.hypot(a * c, b * s) + soft if kind != 1 else a * abs(c) + b * abs(s) + soft
     y0, y1 = max(0, int(at[0] - ry)), min(height, int(at[0] + ry) + 2)
     x0, x1 = max(0, int(at[1] - rx)), min(width, int(at[1] + rx) + 2)
     if y0 >= y1 or x0 >= x1:
@@ -88,7 +114,9 @@ def paint(image, texture, at, r, aspect, c, s, kind, soft, colour, grad, amp):
     v = np.abs(ys * np.float32(c / b) - xs * np.float32(s / b))
     d = np.sqrt(u * u + v * v) if kind == 0 else np.maximum(u, v) if kind == 1 else u + v
     alpha = np.clip(0.5 + (1 - d) * np.float32(min(a, b) / soft), 0, 1)
-    shade = texture[y0:y1, x0:x1] * np.float32(amp) + xs * np.float32(grad[0] / r) + ys * np.float32(grad[1] / r)
+    shade = (
+        texture[y0:y1, x0:x1] * np.float32(amp) + xs * np.float32(grad[0] / r) + ys * np.float32(grad[1] / r)
+    )
     part = image[:, y0:y1, x0:x1]
     part += alpha * (colour.astype(np.float32)[:, None, None] + shade - part)
 
@@ -100,8 +128,9 @@ def procedural_image(spec, seed, index):
     x = scene(rng, *spec.shape)
     brightness = rng.normal(0, p["bright"])
     contrast = np.exp(rng.normal(-0.1, p["contrast"]))
-    if p["fine"]: x += rng.standard_normal(x.shape[1:], dtype=np.float32) * np.float32(p["fine"] * rng.exponential())
-    x = (x * np.float32(contrast*p["gain"]) + np.float32(brightness)) * std + mean
+    if p["fine"]:
+        x += rng.standard_normal(x.shape[1:], dtype=np.float32) * np.float32(p["fine"] * rng.exponential())
+    x = (x * np.float32(contrast * p["gain"]) + np.float32(brightness)) * std + mean
     return np.rint(np.clip(x, 0, 1) * 255) / np.float32(255)
 
 

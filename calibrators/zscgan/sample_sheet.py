@@ -44,7 +44,9 @@ def save_picture(
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     with torch.no_grad():
         samples = generator.eval()(z, conditions).cpu()
-    heads = [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
+    heads = (
+        [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
+    )
     return save_sheet(samples, spec, path, columns=len(columns) if heads else MOST_COLUMNS, heads=heads)
 
 

@@ -24,6 +24,7 @@ from converter.graph.decompositions import with_known_operators
 from converter.graph.devices import move
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
+from converter.graph.one_by_one import SCALAR, image_by_image, takes_one_image, with_sizes_of_one
 from converter.graph.outputs import LOGITS, ONE_FORM, OUTPUT, TensorsOf, named_tensors
 from converter.graph.simplify import simplify
 from converter.graph.twin import twin_from_onnx, value_name
@@ -45,7 +46,11 @@ class FoldedGraph:
 
     ``onnx`` is FP32 with a dynamic first axis ``batch``. It declares type and shape (``value_info``) of its float
     values, except those that no range suits. ``module(x)``, its twin, gives the output, or a tuple of several, for
-    every batch size and in eval mode only; ``graph.twin`` finds values and initializers in it. Its weights are its own, and trainable.
+    every batch size and in eval mode only; ``graph.twin`` finds values and initializers in it. Its weights are its
+    own, and trainable.
+
+    The ONNX model of a network that takes one image alone has an input of 1; ``module`` takes any number all the same,
+    and the other values of ``onnx`` are declared as it has them.
     """
 
     module: fx.GraphModule
@@ -83,14 +88,23 @@ def graph_from_model(model: nn.Module, spec: InputSpec, device: torch.device | s
 def graph_from_onnx(
     model: onnx.ModelProto, spec: InputSpec, device: torch.device | str = "cpu"
 ) -> FoldedGraph:
-    """``model``, which takes any batch, as a graph with its batch norms folded.
+    """``model``, which takes any batch, or one image alone, as a graph with its batch norms folded.
 
     Raises UnsupportedOperatorError for an operator that the twin doesn't have.
     """
     folded = simplify(model)
-    module = twin_from_onnx(folded)
+    module, alone = twin_from_onnx(folded), takes_one_image(model)
+    if alone:
+        module = image_by_image(module, random_pixels(spec, 1, 0))
     declare_shapes(folded, module, spec)
+    if alone:
+        folded.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
     return FoldedGraph(module.to(device), folded)
+
+
+def as_written(model: onnx.ModelProto) -> onnx.ModelProto:
+    """``model``, which has the values of a FoldedGraph's, as its file says it: for one image all sizes are numbers."""
+    return with_sizes_of_one(model, BATCH) if takes_one_image(model) else model
 
 
 def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
@@ -100,7 +114,9 @@ def onnx_from_model(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
     x = torch.zeros(2, *spec.shape)
     names = _check_forward(model, x)
     with silent_exporters(), torch.no_grad():
-        program = _exported(TensorsOf(model) if len(names) > 1 or names[0] not in (LOGITS, OUTPUT) else model, x)
+        program = _exported(
+            TensorsOf(model) if len(names) > 1 or names[0] not in (LOGITS, OUTPUT) else model, x
+        )
     return onnx_from_program(program, x, names, dynamic=True)
 
 
@@ -168,6 +184,10 @@ def _dim(smaller: int, larger: int) -> int | str:
     return BATCH if factor == 1 else f"{factor}*{BATCH}"
 
 
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.dtype == torch.float32 and bool(value.isfinite().all())
+
+
 class _Shapes(fx.Interpreter):
     """Runs a graph and keeps the shape of each finite float value, by its name; no value outlives its last use."""
 
@@ -178,7 +198,8 @@ class _Shapes(fx.Interpreter):
     def run_node(self, node: fx.Node) -> Any:
         value = super().run_node(node)
         name = value_name(node)
-        if name and isinstance(value, Tensor) and value.dtype == torch.float32 and value.isfinite().all():
+        one_number = node.meta.get(SCALAR, False)  # in the ONNX graph, it has no axis
+        if name and not one_number and _is_finite(value):
             self.shapes[name] = tuple(value.shape)
         return value
 

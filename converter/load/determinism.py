@@ -27,7 +27,9 @@ def refuse_random(network: Callable[[Tensor], Any], shape: tuple[int, int, int],
         pairs = list(zip(*map(tensors_of, answers), strict=True))
     except (TypeError, ValueError):
         return
-    if any(one.shape != other.shape or _differ(one, other) for one, other in pairs if one.is_floating_point()):
+    if any(
+        one.shape != other.shape or _differ(one, other) for one, other in pairs if one.is_floating_point()
+    ):
         raise LoadError(
             "the network answers differently to the same input, so there is nothing to compare INT8 with: is dropout "
             "left on (F.dropout without training=self.training), or a random layer? Switch it off in eval mode"

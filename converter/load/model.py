@@ -22,13 +22,15 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.batch_norm import batch_norm_layers
 from converter.errors import ArchitectureError, LoadError, OptionsError
+from converter.graph.one_by_one import takes_one_image
+from converter.graph.twin import output_names
 from converter.load import architectures
 from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
-from converter.load.onnx_file import OnnxSource, require_same, source_from_onnx
+from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.state_dict import (
     EXPECTED,
@@ -46,7 +48,6 @@ from converter.load.torch_export import program_from_pt2, script_from_archive
 from converter.load.torch_source import image_sizes, source_from_program, source_from_script
 from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
-
 
 PROBES = 4
 """Images whose outputs tell what these mean."""
@@ -73,6 +74,11 @@ class Teacher:
     bn_layers: int
     notes: tuple[str, ...] = ()
     onnx: ModelProto | None = None
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether the network takes one image alone; ``module`` takes any number, one by one where it has to."""
+        return self.onnx is not None and takes_one_image(self.onnx)
 
 
 @dataclass(frozen=True)
@@ -101,11 +107,13 @@ def load_model(options: ModelOptions) -> Teacher:
         sha256 = fingerprint(network.module.state_dict())
         name = options.model
     spec, notes = spec_from_options(options, network.origin)
-    module = network.module.eval().float().requires_grad_(False)
+    module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
-    if network.source is not None:
-        require_same(network.source, spec, path)
-    probe = _probed(module, spec)
+    if source is not None:
+        source = checked_source(source, spec, path)
+        module = source.module.requires_grad_(False)
+        notes = (source.freed, *notes) if source.freed else notes
+    probe = _probed(module, spec, source)
     weights = network.origin.weights
     class_names = (
         tuple(weights.meta["categories"]) if weights is not None and not network.origin.assumed else None
@@ -120,7 +128,7 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
-        onnx=None if network.source is None else network.source.model,
+        onnx=None if source is None else source.model,
     )
 
 
@@ -320,7 +328,7 @@ def _check_weights(module: nn.Module, source: str) -> None:
             )
 
 
-def _probed(module: nn.Module, spec: InputSpec) -> dict[str, Tensor]:
+def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> dict[str, Tensor]:
     """The outputs for ``PROBES`` images of random pixels, each less bright than the one before.
 
     Raises LoadError for anything but tensors with an entry an image, and for outputs that another run gives otherwise.
@@ -344,6 +352,8 @@ def _probed(module: nn.Module, spec: InputSpec) -> dict[str, Tensor]:
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
+    if source is not None and isinstance(result, tuple):
+        result = dict(zip(output_names(source.module), result, strict=True))
     outputs = outputs_of(
         result,
         PROBES,

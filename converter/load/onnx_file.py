@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,7 @@ from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
 from converter.graph.capture import BATCH, same
 from converter.graph.free_batch import with_free_shapes
+from converter.graph.one_by_one import image_by_image
 from converter.graph.outputs import tensors_of
 from converter.graph.simplify import prepare
 from converter.graph.twin import output_names, twin_from_onnx
@@ -40,12 +41,12 @@ _CHANNELS = (1, 3, 4)
 
 @dataclass(frozen=True)
 class OnnxSource:
-    """``model`` for batches of any size, in float32, with its constants folded, and its twin.
+    """``model`` for batches of any size, or of 1, in float32, with its constants folded, and its twin for any size.
 
     ``sizes`` are channels, height and width, -1 where the file leaves one open. ``original`` is the file's network in
-    float32, for batches of ``batch`` images. ``notes`` say what was changed. ``fixed_at`` is the node that fixes the
-    batch inside, where that could not be changed. ``reference`` answers in place of ``original`` where that was written
-    from a network of PyTorch.
+    float32, for batches of ``batch`` images. ``notes`` say what was changed, ``freed`` that a fixed batch was.
+    ``fixed_at`` is the node that fixes the batch, where that could not be changed. ``reference`` answers in place
+    of ``original`` where that was written from a network of PyTorch.
     """
 
     model: onnx.ModelProto
@@ -54,6 +55,7 @@ class OnnxSource:
     original: onnx.ModelProto
     batch: int
     notes: tuple[str, ...] = ()
+    freed: str | None = None
     fixed_at: str | None = None
     reference: Callable[[Tensor], tuple[Tensor, ...]] | None = None
 
@@ -75,27 +77,25 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     """The network ``model``, which was read from ``path`` or written from what is there; raises as source_from_onnx."""
     refuse_unfit(model, path)
     model = take_fused_apart(with_unique_names(model))
-    notes = []
+    notes: tuple[str, ...] = ()
     if _halves(model):
         model = in_float32(model)
-        notes.append("converted the FP16 weights to FP32")
+        notes = ("converted the FP16 weights to FP32",)
         if (size := model.ByteSize()) > LARGEST_ONNX:
             raise LoadError(str(too_large(path, size)))
     batch, *sizes = _image_sizes(model)
-    free = with_free_batch(with_newer_opset(model, path))
+    free, freed = with_free_batch(with_newer_opset(model, path)), None
     if batch > 0:
-        notes.append(f"the file fixes its batch to {batch}; the converted network takes any")
+        freed = f"the file fixes its batch to {batch}; the converted network takes any"
     prepared, fixed_at = prepare(free, one_image=batch == 1), None
     twin = twin_from_onnx(prepared)
     inside = batch if batch > 0 or min(sizes) <= 0 else _batch_inside(twin, sizes)
     if inside > 0 and min(sizes) > 0:
         prepared, fixed_at = with_free_shapes(prepared, inside, sizes)
         twin = twin_from_onnx(prepared)
-        if batch <= 0 and fixed_at is None:
-            notes.append(
-                f"the file leaves its batch open but fixes it to {inside} inside; the converted network takes any"
-            )
-    return OnnxSource(prepared, twin, tuple(sizes), model, max(1, inside), tuple(notes), fixed_at)
+        if batch <= 0:
+            freed = f"the file leaves its batch open but fixes it to {inside} inside; the converted network takes any"
+    return OnnxSource(prepared, twin, tuple(sizes), model, max(1, inside), notes, freed, fixed_at)
 
 
 def _batch_inside(twin: fx.GraphModule, sizes: Sequence[int]) -> int:
@@ -117,6 +117,34 @@ def _takes(twin: fx.GraphModule, batch: int, sizes: Sequence[int]) -> bool:
     return True
 
 
+def checked_source(source: OnnxSource, spec: InputSpec, path: Path) -> OnnxSource:
+    """``source``, whose twin says of any number of images what the original says of each.
+
+    Where freeing a batch of 1 doesn't give that, it is the network as it was, for one image, with a twin that takes the
+    images one by one. Raises CaptureError where neither does it.
+    """
+    try:
+        require_same(source, spec, path)
+    except CaptureError:
+        if source.batch > 1 or source.freed is None:
+            raise
+        source = _one_by_one(source, spec, path)
+        require_same(source, spec, path)
+    return source
+
+
+def _one_by_one(source: OnnxSource, spec: InputSpec, path: Path) -> OnnxSource:
+    """``source`` for one image, whose twin takes any number of them, one by one where it has to."""
+    model = with_free_batch(with_newer_opset(source.original, path))
+    for dim, size in zip(_image_input(model).type.tensor_type.shape.dim, (1, *spec.shape), strict=True):
+        dim.dim_value = size
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[0].dim_value = 1
+    model = prepare(model, one_image=True)
+    twin = image_by_image(twin_from_onnx(model), random_pixels(spec, 1, 0))
+    return replace(source, model=model, module=twin, freed=None, fixed_at=None)
+
+
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
     """Raise CaptureError unless the twin says of two batches together what the original says of each."""
     count = 2 * source.batch
@@ -129,14 +157,14 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
     except (RuntimeError, ValueError, TypeError) as error:
         raise CaptureError(
             f"expected {path} to take any number of images, but it fails on {count}"
-            f"{where or f': {first_line(error)}'}; export it with a dynamic batch"
+            f"{where or f': {first_line(error)}'}; export it with a dynamic batch, or a batch of 1"
         ) from error
     theirs = _said_by_original(source, spec, x.split(source.batch), path)
     for name, one, other in zip(output_names(source.module), ours, theirs, strict=True):
         if not same(one.numpy(), other):
             raise CaptureError(
                 f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but its "
-                f"output {name} doesn't{where}; export it with a dynamic batch"
+                f"output {name} doesn't{where}; export it with a dynamic batch, or a batch of 1"
             )
 
 

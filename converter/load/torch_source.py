@@ -100,9 +100,7 @@ def _in_float32(program: ExportedProgram, x: Tensor, *, dynamic: bool) -> Export
     return torch.export.export(program.module(check_guards=False).float(), (x,), dynamic_shapes=shapes)
 
 
-def _require_steady_outputs(
-    network: Callable[[Tensor], object], x: Tensor, path: Path
-) -> tuple[str, ...]:
+def _require_steady_outputs(network: Callable[[Tensor], object], x: Tensor, path: Path) -> tuple[str, ...]:
     """The names of what ``network`` gives for ``x``; raises LoadError unless it gives the same again."""
     _, *shape = x.shape
     try:

@@ -34,7 +34,9 @@ def loss(report: Report) -> tuple[float | None, str]:
     if report.prediction is not None:
         return report.prediction.drop, ", as predicted without labels"
     if mixed is not None:
-        how = "predicted without labels" if mixed.by == "prediction" else "measured against FP32 without labels"
+        how = (
+            "predicted without labels" if mixed.by == "prediction" else "measured against FP32 without labels"
+        )
         return mixed.drop, f", as {how}"
     return None, ""
 

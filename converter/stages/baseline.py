@@ -23,8 +23,8 @@ def fp32_baseline(job: Job) -> Answers | None:
         job.console.warn(
             WarningMessage(
                 "fp32-near-chance",
-                f"the FP32 network's {task.metric} on --val is only {baseline.accuracy:.1f} %, hardly more than chance; "
-                "check --mean, --std, --resize, --crop and the order of the labels",
+                f"the FP32 network's {task.metric} on --val is only {baseline.accuracy:.1f} %, hardly more than chance"
+                "; check --mean, --std, --resize, --crop and the order of the labels",
                 "No accuracy on this page means anything until that is fixed: the images are not prepared as in "
                 "training, or the labels are in another order.",
             )

@@ -19,7 +19,7 @@ from engines.bench.gpu_watch import GpuWatch
 from engines.memory import open_device
 from engines.memory.base import Device
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.options import BenchOptions, BuildOptions
+from engines.options import BenchOptions
 from engines.tensorrt import library as tensorrt
 from engines.tensorrt import rtx as tensorrt_rtx
 from zscgan_common.warning_message import WarningMessage
@@ -45,7 +45,7 @@ class Benchmarked:
 def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
     """Throughput of FP32, on a GPU also of FP16, and of INT8, by trtexec's rules in one alternating run."""
     options, measured_on = job.options, None
-    batches = measured_batches(deployed, options.build)
+    batches = measured_batches(job, deployed)
     bench = BenchOptions(batches=batches, buffers=options.buffers)
     with job.console.stage("benchmark") as stage:
         if deployed.name == "onnxruntime":
@@ -113,9 +113,10 @@ def open_baselines(
     return engines
 
 
-def measured_batches(deployed: Deployed, built: BuildOptions) -> tuple[int, ...]:
-    """The usual batches, as far as the plan's profile has them."""
+def measured_batches(job: Job, deployed: Deployed) -> tuple[int, ...]:
+    """The usual batches, as far as the engine takes them."""
+    built = job.options.build
     if deployed.name == "onnxruntime":
-        return BENCH_BATCHES
+        return (1,) if job.teacher.one_by_one else BENCH_BATCHES
     fitting = tuple(batch for batch in BENCH_BATCHES if built.min_batch <= batch <= built.max_batch)
     return fitting or (built.opt_batch,)

@@ -10,8 +10,8 @@ from typing import Any
 from calibrators.tensorrt.gpu_memory import release_gpu_memory
 from converter.console import Advance
 from converter.job import Job
-from converter.samples import SampleSource
 from converter.options import ConvertOptions
+from converter.samples import SampleSource
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,

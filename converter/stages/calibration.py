@@ -18,9 +18,9 @@ from calibrators.ranges.ranges import Ranges, save_ranges
 from converter.environment.cache_version import cache_version
 from converter.graph.capture import FoldedGraph, observe
 from converter.job import Job, SampleUse
-from converter.samples import SampleSource
 from converter.load.input_normalisation import normalised_values
 from converter.quantize.placement import QuantizationPlan
+from converter.samples import SampleSource
 from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
@@ -74,7 +74,10 @@ def ranges_of_data(
     job: Job, graph: FoldedGraph, plan: QuantizationPlan, samples: SampleSource | None
 ) -> tuple[Ranges, dict[str, float] | None]:
     """Ranges measured on real images or samples, and the nats of each calibrator where several were compared."""
-    data, source = job.calibration_data(samples), "images" if job.calib is not None or samples is None else samples.name
+    data, source = (
+        job.calibration_data(samples),
+        "images" if job.calib is not None or samples is None else samples.name,
+    )
     console, found = job.console, None
     with console.stage("calibration") as stage, console.progress("calibration", data.num_samples) as advance:
         results = measure_ranges(job, graph, data, advance)

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 
 from calibrators.data.batches import random_pixels
 from converter.errors import CaptureError
-from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, same
+from converter.graph.capture import FoldedGraph, as_written, graph_from_model, graph_from_onnx, same
 from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.trust.answers import network_of
+from converter.trust.task.base import Network
 from converter.workspace import FP32_ONNX
 from engines.errors import BuildError
 from engines.onnx_passes.external_data import LARGEST_ONNX
@@ -72,20 +74,22 @@ def write_fp32(job: Job, graph: FoldedGraph) -> float:
             f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
             "one ONNX file can hold; convert a smaller one"
         )
-    path = write_atomic(job.workspace.path(FP32_ONNX), graph.onnx.SerializeToString())
+    path = write_atomic(job.workspace.path(FP32_ONNX), as_written(graph.onnx).SerializeToString())
     x = random_pixels(job.teacher.spec, max(CHECKED_BATCHES), job.seed).to(job.device)
     with torch.no_grad():
         outputs = tensors_of(job.teacher.module(x))
     ours = dict(zip(job.teacher.probe, (output.cpu().numpy() for output in outputs), strict=True))
     with OnnxRuntimeEngine(path) as engine:
         return max(
-            difference_from(engine, x[:batch].cpu().numpy(), {name: ours[name][:batch] for name in ours})
+            difference_from(
+                network_of(engine), x[:batch].cpu().numpy(), {name: ours[name][:batch] for name in ours}
+            )
             for batch in CHECKED_BATCHES
         )
 
 
 def difference_from(
-    engine: OnnxRuntimeEngine,
+    network: Network,
     x: Float[np.ndarray, "batch channels height width"],
     expected: Mapping[str, NDArray[Any]],
 ) -> float:
@@ -94,12 +98,12 @@ def difference_from(
     Raises CaptureError for other shapes, and where it is more than rounding.
     """
     try:
-        outputs = engine.infer(x)
+        outputs = network(x)
     except BuildError as error:
         raise CaptureError(
             f"the FP32 ONNX model fails on a batch of {len(x)}: {error}; {ANY_BATCH}"
         ) from error
-    for (name, wanted), got in zip(expected.items(), outputs.values(), strict=True):
+    for (name, wanted), got in zip(expected.items(), outputs, strict=True):
         if got.shape != wanted.shape:
             raise CaptureError(
                 f"expected the FP32 ONNX model to give {name} of shape {list(wanted.shape)} for a batch of {len(x)}, "
@@ -110,7 +114,7 @@ def difference_from(
                 f"the FP32 ONNX model and PyTorch differ by {_apart(got, wanted):.3g} in {name} of at most "
                 f"{np.abs(wanted).max():.3g}; the network does something that torch.onnx writes wrongly"
             )
-    return max(map(_apart, outputs.values(), expected.values()))
+    return max(map(_apart, outputs, expected.values()))
 
 
 def _apart(one: NDArray[Any], other: NDArray[Any]) -> float:

@@ -12,9 +12,8 @@ import torch
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.ranges import Ranges
 from calibrators.zscgan.resume import SAVE_EVERY_S, checkpointing, restore_checkpoint, save_checkpoint
-from converter.graph.capture import FoldedGraph
+from converter.graph.capture import FoldedGraph, as_written
 from converter.job import Job
-from converter.samples import SampleSource
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import FineTuned, fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
@@ -23,6 +22,7 @@ from converter.qat.training import TuningState
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.qdq import qdq_from_onnx
 from converter.report.document import BeforeAndAfter, ParitySection, QATSection, TuningStep
+from converter.samples import SampleSource
 from converter.signals import InterruptAfterStep
 from converter.trust.parity import QDQ_LIMITS, difference, largest_difference, literal_outputs
 from converter.trust.task.base import Task
@@ -117,7 +117,9 @@ def tune_together(
                 raise KeyboardInterrupt
             save_sometimes(state)
 
-        tuned = fine_tune_graph(graph, plan, amax, job.task, source, qat, state=state, on_step=on_step, ranks=ranks)
+        tuned = fine_tune_graph(
+            graph, plan, amax, job.task, source, qat, state=state, on_step=on_step, ranks=ranks
+        )
     if checkpoint is not None and tuned.seconds > SAVE_EVERY_S:  # worth keeping if a later stage fails
         save_checkpoint(state, checkpoint, key)
     return tuned
@@ -153,7 +155,7 @@ def parity_with_onnx(
         ours = tuple(output.cpu().numpy() for output in tuned.student(x))
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.onnx"
-        onnx.save_model(qdq_from_onnx(tuned.graph.onnx, plan, tuned.amax), path)
+        onnx.save_model(as_written(qdq_from_onnx(tuned.graph.onnx, plan, tuned.amax)), path)
         theirs = literal_outputs(path, x.cpu().contiguous().numpy())
     found = difference(theirs, ours, task)
     parity = ParitySection(largest_difference(theirs, ours), found.agreement)

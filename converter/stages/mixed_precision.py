@@ -7,9 +7,9 @@ from calibrators.ranges.ranges import Ranges
 from converter.errors import OptionsError
 from converter.graph.capture import FoldedGraph
 from converter.job import Job, SampleUse
-from converter.samples import SampleSource
 from converter.quantize.placement import QuantizationPlan
 from converter.report.document import KeptFloat, MixedPrecisionSection
+from converter.samples import SampleSource
 from converter.stages.capture import Captured
 from converter.stages.fine_tuning import Tuned
 from converter.trust.accuracy_drop import AgreementDrop, DropOf, MeasuredDrop, PredictedDrop

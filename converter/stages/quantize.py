@@ -3,7 +3,7 @@
 import onnx
 
 from calibrators.ranges.ranges import Ranges
-from converter.graph.capture import FoldedGraph
+from converter.graph.capture import FoldedGraph, as_written
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent
 from converter.quantize.placement import QuantizationPlan
@@ -15,7 +15,7 @@ from zscgan_common.files import write_atomic
 def quantize(job: Job, graph: FoldedGraph, plan: QuantizationPlan, ranges: Ranges) -> float:
     """The INT8 ONNX with Q/DQ in the workspace, checked by ``onnx.checker``; percent of multiply-adds left in float."""
     with job.console.stage("quantize") as stage:
-        model = qdq_from_onnx(graph.onnx, plan, ranges.amax)
+        model = as_written(qdq_from_onnx(graph.onnx, plan, ranges.amax))
         onnx.checker.check_model(model, full_check=True)
         write_atomic(job.workspace.path(INT8_ONNX), model.SerializeToString())
         percent = float_macs_percent(graph.onnx, plan)

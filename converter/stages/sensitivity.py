@@ -11,10 +11,10 @@ from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
 from converter.graph.layer_sizes import layers_from_onnx
 from converter.job import Job, SampleUse
-from converter.samples import SampleSource
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.quantized_inputs import Part, parts_of
 from converter.report.document import LayerSensitivity, SensitivitySection, TensorSensitivity
+from converter.samples import SampleSource
 from converter.trust.sensitivity import Sensitivity, sensitivity_from_graph
 
 BATCHES = 4
@@ -63,9 +63,7 @@ def measure_costs(
     return Costs(found, replace(section, seconds=round(stage.seconds, 3)))
 
 
-def probes(
-    job: Job, samples: SampleSource | None
-) -> Float[Tensor, "inputs channels height width"] | None:
+def probes(job: Job, samples: SampleSource | None) -> Float[Tensor, "inputs channels height width"] | None:
     """Fresh samples, or the first of the real images; None where there is neither."""
     count = BATCHES * job.batch
     data: Batches | None = job.calib or job.val

@@ -102,7 +102,9 @@ def procedural(job: Job) -> Synthesised:
         samples = ProceduralSamples(job.teacher.spec, job.device)
         shown = first_inputs(samples.batches(SHOWN, SHOWN, job.seed), SHOWN)
         save_sheet(shown, job.teacher.spec, job.workspace.path(SAMPLES))
-        stage.detail = "procedural images" + ("" if job.teacher.bn_layers else ": the network has no batch norm")
+        stage.detail = "procedural images" + (
+            "" if job.teacher.bn_layers else ": the network has no batch norm"
+        )
     section = SynthesisSection(
         steps=0,
         seconds=round(time.perf_counter() - started, 3),

@@ -25,9 +25,7 @@ class Verified:
     accuracy: AccuracySection | None = None
 
 
-def verify(
-    job: Job, deployed: Deployed, baseline: Answers | None, samples: SampleSource | None
-) -> Verified:
+def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: SampleSource | None) -> Verified:
     """Agreement of FP32 and INT8 on fresh samples, what is predicted from others, and accuracy on ``--val``."""
     if samples is None and job.val is None:
         job.console.warn(

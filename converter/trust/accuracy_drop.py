@@ -15,8 +15,8 @@ from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
 from converter.graph.twin import output_names
 from converter.quantize.placement import QuantizationPlan
-from converter.trust.prediction import predict_from_logits
 from converter.trust.answers import Answers, answers, compare
+from converter.trust.prediction import predict_from_logits
 from converter.trust.task.base import Task
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 

@@ -18,6 +18,7 @@ from converter.trust.task.base import (
     agreement_of,
 )
 from engines.base import Engine
+from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 
 @dataclass(frozen=True)
@@ -89,8 +90,13 @@ def array_of(x: Any) -> NDArray[np.float32]:
 
 
 def network_of(engine: Engine) -> Network:
-    """``engine`` as a function of arrays."""
-    return lambda x: tuple(engine.infer(x).values())
+    """``engine`` as a function of arrays; one of ONNX Runtime that takes a fixed batch takes any."""
+
+    def run(x: NDArray[np.float32]) -> Outputs:
+        return tuple(engine.infer(x).values())
+
+    fixed = engine.fixed_batch if isinstance(engine, OnnxRuntimeEngine) else None
+    return run if fixed is None else in_parts(run, fixed, fixed)
 
 
 def in_parts(network: Network, smallest: int, largest: int) -> Network:

@@ -38,7 +38,8 @@ def divergences(
     with ExitStack() as stack:
         fp32 = stack.enter_context(run_trial(graph, UNQUANTIZED, {}))
         networks = {
-            algorithm: stack.enter_context(run_trial(graph, plan, amax)) for algorithm, amax in candidates.items()
+            algorithm: stack.enter_context(run_trial(graph, plan, amax))
+            for algorithm, amax in candidates.items()
         }
         size = part_size(fp32(x[:1]), len(x))
         for start in range(0, len(x), size):

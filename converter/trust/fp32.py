@@ -36,6 +36,8 @@ def fp32_network(network: nn.Module, device: torch.device, path: Path) -> Iterat
     @torch.no_grad()
     @exact_kernels()
     def run(x: NDArray[np.float32]) -> Outputs:
-        return tuple(output.cpu().numpy() for output in tensors_of(network(send(torch.from_numpy(x), device))))
+        return tuple(
+            output.cpu().numpy() for output in tensors_of(network(send(torch.from_numpy(x), device)))
+        )
 
     yield run

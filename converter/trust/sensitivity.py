@@ -142,7 +142,9 @@ class _Follower(fx.Interpreter):
     which is one of each input. Only that is kept until its gradient comes; an activation's is computed again.
     """
 
-    def __init__(self, graph: FoldedGraph, parts: Sequence[Part], amax: Mapping[str, float], task: Task) -> None:
+    def __init__(
+        self, graph: FoldedGraph, parts: Sequence[Part], amax: Mapping[str, float], task: Task
+    ) -> None:
         super().__init__(graph.module)
         self.task = task
         self.graph_module = graph.module

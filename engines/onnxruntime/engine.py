@@ -57,7 +57,8 @@ class OnnxRuntimeEngine:
     """An ONNX file on the CPU: an engine file from ``build``, or any network from one image to tensors of numbers.
 
     ONNX Runtime's own Q/DQ fusions are off, as they would requantize where the network does not. So is busy
-    waiting between operators: on a shared machine it takes the cores from the other threads.
+    waiting between operators: on a shared machine it takes the cores from the other threads. ``fixed_batch`` is the
+    only batch that it takes, None for any.
 
     Raises BuildError for a file that is missing, is no ONNX network, has other inputs than one float32
     (batch, channels, height, width), or outputs that are no tensors of numbers.
@@ -77,7 +78,7 @@ class OnnxRuntimeEngine:
             raise BuildError(
                 f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
-        self.input_shape, self._fixed_batch = _image_input(self._session, self.path)
+        self.input_shape, self.fixed_batch = _image_input(self._session, self.path)
         self._input = self._session.get_inputs()[0].name
         self.output_names = _output_names(self._session, self.path)
 
@@ -93,11 +94,11 @@ class OnnxRuntimeEngine:
     def _run(self, x: NDArray[Any], names: Sequence[str]) -> list[NDArray[Any]]:
         if self._session is None:
             raise BuildError(f"the engine of {self.path} is closed; open it again")
-        batch = "batch" if self._fixed_batch is None else str(self._fixed_batch)
+        batch = "batch" if self.fixed_batch is None else str(self.fixed_batch)
         expected = f"float32 ({batch}, {', '.join(map(str, self.input_shape))})"
         if x.dtype != np.float32 or x.shape[1:] != self.input_shape or x.ndim != 4:
             raise BuildError(f"expected images as {expected}, got {x.dtype} {x.shape}")
-        if len(x) == 0 or self._fixed_batch not in {None, len(x)}:
+        if len(x) == 0 or self.fixed_batch not in {None, len(x)}:
             raise BuildError(f"expected images as {expected}, got a batch of {len(x)}")
         try:
             found: list[NDArray[Any]] = self._session.run(names, {self._input: np.ascontiguousarray(x)})

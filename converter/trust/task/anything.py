@@ -29,7 +29,9 @@ class Anything:
 
     def heads(self, outputs: Tensors) -> Heads:
         return tuple(
-            Head("value", values.reshape(len(values), 1, -1)) for values in outputs if values.is_floating_point()
+            Head("value", values.reshape(len(values), 1, -1))
+            for values in outputs
+            if values.is_floating_point()
         )
 
     def decision_logits(self, outputs: Outputs) -> None:  # noqa: ARG002
@@ -39,7 +41,9 @@ class Anything:
         """The outputs themselves."""
         return list(zip(*outputs, strict=True))
 
-    def agreement(self, fp32: tuple[NDArray[Any], ...], int8: tuple[NDArray[Any], ...]) -> tuple[float, float]:
+    def agreement(
+        self, fp32: tuple[NDArray[Any], ...], int8: tuple[NDArray[Any], ...]
+    ) -> tuple[float, float]:
         """The mean cosine."""
         found = [
             float(cosines(a.reshape(1, -1).astype(np.float64), b.reshape(1, -1).astype(np.float64))[0])
@@ -47,5 +51,5 @@ class Anything:
         ]
         return float(np.mean(found)), 1.0
 
-    def accuracy(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:
+    def accuracy(self, answers: Sequence[Any], truths: Sequence[Any]) -> float:  # noqa: ARG002
         raise ValueError("outputs of any meaning have no accuracy")

@@ -141,5 +141,7 @@ def cosines(a: Float[np.ndarray, "n d"], b: Float[np.ndarray, "n d"]) -> Float[n
     """The cosine of each two rows; of two that are zero it is 1."""
     lengths = np.linalg.norm(a, axis=1) * np.linalg.norm(b, axis=1)
     equal = (a == b).all(axis=1)
-    found: NDArray[np.float64] = np.where(equal, 1.0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0))
+    found: NDArray[np.float64] = np.where(
+        equal, 1.0, (a * b).sum(axis=1) / np.where(lengths > 0, lengths, 1.0)
+    )
     return found

@@ -47,7 +47,9 @@ class Classes:
     def decision_logits(self, outputs: Outputs) -> Float[np.ndarray, "batch classes"]:
         """The logits in float64."""
         values = torch.from_numpy(np.ascontiguousarray(outputs[self.index]))
-        logits: NDArray[np.float64] = self.training_logits((values,) * (self.index + 1)).numpy().astype(np.float64)
+        logits: NDArray[np.float64] = (
+            self.training_logits((values,) * (self.index + 1)).numpy().astype(np.float64)
+        )
         return logits
 
     def answers(self, outputs: Outputs) -> Sequence[int]:

@@ -76,9 +76,7 @@ def spread(head: Head) -> float:
     return max(float(head.values.double().std(dim=axes, correction=0).mean()), TINY)
 
 
-def _nats(
-    reference: Head, other: Head, temperature: float
-) -> Float[Tensor, "batch *positions"]:
+def _nats(reference: Head, other: Head, temperature: float) -> Float[Tensor, "batch *positions"]:
     if reference.kind == "value":
         error = other.values - reference.values
         return error.square().sum(dim=1) / (2 * deviation(reference) ** 2)
@@ -134,7 +132,8 @@ def _projection(head: Head, random: torch.Generator) -> Float[Tensor, ""]:
     if head.weights is not None:
         way = way * head.weights.detach().unsqueeze(1).sqrt()
     positions = max(1, values[0, 0].numel())
-    return (head.values * way).sum() / positions**0.5
+    projected: Tensor = (head.values * way).sum() / positions**0.5
+    return projected
 
 
 def direction(
@@ -156,5 +155,4 @@ def direction(
     own = signs * (p * behind / rest).sqrt()
     shared = signs[:, :-1] * (p[:, :-1] / rest[:, :-1] / behind[:, :-1]).sqrt()
     own[:, 1:] -= p[:, 1:] * shared.cumsum(1)
-    placed: Tensor = torch.zeros_like(own).scatter_(1, order, own).to(logits)
-    return placed
+    return torch.zeros_like(own).scatter_(1, order, own).to(logits)

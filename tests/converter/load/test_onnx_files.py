@@ -423,9 +423,9 @@ REFUSED: dict[str, tuple[File, str]] = {
                 head()[2],
             ],
             {"zero": np.array(0)},
-            shape=(1, 3, 8, 8),
+            shape=(2, 3, 8, 8),
         ),
-        r"fixed at node flat \(Flatten\); export it with a dynamic batch",
+        r"fixed at node take \(Gather\); export it with a dynamic batch, or a batch of 1",
     ),
 }
 

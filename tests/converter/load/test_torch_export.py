@@ -445,6 +445,28 @@ def test_torchscript_that_fixes_the_batch(tmp_path: Path) -> None:
         load(hard, input_shape=(3, 8, 8))
 
 
+class WholeMean(nn.Module):
+    """Takes one image, as a mean over all channels is one over all images too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.mean((2, 3)).view(1, 3)
+        return x - x.mean()
+
+
+@pytest.mark.parametrize("kind", ["pt", "pt2"])
+def test_a_fixed_batch_of_one_that_stays_converts_sample_by_sample(kind: str, tmp_path: Path) -> None:
+    network, path = WholeMean().eval(), tmp_path / f"net.{kind}"
+    if kind == "pt":
+        torch.jit.trace(network, torch.randn(1, 3, 8, 8)).save(path)
+    else:
+        torch.export.save(torch.export.export(network, (torch.randn(1, 3, 8, 8),)), path)
+    teacher = load(path, input_shape=(3, 8, 8) if kind == "pt" else None)
+    assert (teacher.one_by_one, teacher.notes) == (True, ())
+    x = torch.rand(4, 3, 8, 8)
+    expected = torch.cat([network(image) for image in x.split(1)])
+    torch.testing.assert_close(teacher.module(x), expected, atol=1e-5, rtol=1e-4)
+
+
 def test_torchscript_with_a_wrong_shape(network: Residual, tmp_path: Path) -> None:
     torch.jit.script(network).save(tmp_path / "net.pt")
     with pytest.raises(LoadError, match=r"fails on inputs of 1x8x8: .* 3 channels.*check --input-shape"):
