@@ -21,6 +21,8 @@ from zscgan_common.text import first_line, shortened
 Kind = Literal["boxes", "mask"]
 
 MASK_FOLDERS = ("masks", "labels")
+IGNORED = 255
+"""Of a mask's pixels that don't count."""
 ANNOTATIONS = "annotations.json"
 LEAST_VISIBLE = 0.25
 """The share of a box's area that the crop has to leave, so that it counts."""
@@ -94,7 +96,8 @@ def mask_on_input(
         image = F.resize(image, [resize], interpolation=InterpolationMode.NEAREST)
     if crop is not None and min(image.size) >= crop:
         image = F.center_crop(image, [crop])
-    return np.asarray(image).astype(mask.dtype)
+    found: NDArray[Any] = np.asarray(image).astype(mask.dtype)
+    return found
 
 
 def boxes_on_input(
@@ -111,7 +114,8 @@ def boxes_on_input(
     cut = np.clip(moved, 0, np.tile(shown, 2))
     area, left = (np.prod(corners[:, 2:] - corners[:, :2], axis=1) for corners in (moved, cut))
     kept = (left > 0) & (left >= LEAST_VISIBLE * area)
-    return np.concatenate([cut, boxes[:, 4:]], axis=1)[kept]
+    found: NDArray[Any] = np.concatenate([cut, boxes[:, 4:]], axis=1)[kept]
+    return found
 
 
 def _found_kinds(path: Path) -> dict[Kind, Path]:
@@ -164,11 +168,11 @@ def _masks(folder: Path, masks: Path, classes: int | None) -> Truths:
 def _mask(path: Path, image: Path, classes: int | None) -> NDArray[Any]:
     """The class indices in ``path``, as many as ``image`` has pixels."""
     with opened_image(path) as file:
-        if file.mode not in _INDEX_MODES:
-            raise DataError(
-                f"{path} has pixels of mode {file.mode}; expected class indices, a PNG of grey values or with a palette"
-            )
-        indices = np.asarray(file)
+        mode, indices = file.mode, np.asarray(file)
+    if mode not in _INDEX_MODES:
+        raise DataError(
+            f"{path} has pixels of mode {mode}; expected class indices, a PNG of grey values or with a palette"
+        )
     indices = indices.astype(np.uint8 if indices.dtype == np.bool_ else indices.dtype)
     size = image_size(image)
     if indices.shape != size[::-1]:
@@ -176,10 +180,10 @@ def _mask(path: Path, image: Path, classes: int | None) -> NDArray[Any]:
             f"{path} is {indices.shape[0]}x{indices.shape[1]}, its image {image.name} {size[1]}x{size[0]}; expected a "
             "mask of the image's size"
         )
-    counted = indices[indices != 255]
+    counted = indices[indices != IGNORED]
     if classes is not None and counted.size and not 0 <= counted.min() <= counted.max() < classes:
         raise DataError(
-            f"{path}: expected classes from 0 to {classes - 1}, and 255 for pixels that don't count, got "
+            f"{path}: expected classes from 0 to {classes - 1}, and {IGNORED} for pixels that don't count, got "
             f"{counted.min()} to {counted.max()}"
         )
     return indices
@@ -235,7 +239,7 @@ def _place(file: Path, path: Path, names: Sequence[str]) -> Path:
 def _document(file: Path) -> dict[str, list[dict[str, Any]]]:
     """The lists of a .json of COCO's, whose entries have what is read of them."""
     try:
-        document = json.loads(file.read_text(encoding="utf-8"))
+        document: Any = json.loads(file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
         raise DataError(f"{file} is no JSON ({first_line(error)}); expected {_EXPECTED['boxes']}") from error
     for name, fields in _FIELDS.items():
@@ -253,7 +257,8 @@ def _document(file: Path) -> dict[str, list[dict[str, Any]]]:
                     f"{file}: expected {' and '.join(fields)} for each of its {name}, but {wrong[0]} is missing or "
                     f"wrong in {shortened(json.dumps(entry), 100)}"
                 )
-    return document
+    found: dict[str, list[dict[str, Any]]] = document
+    return found
 
 
 def _is_id(value: object) -> bool:

@@ -14,6 +14,9 @@ from converter.trust.task.base import Outputs, TaskName, Tensors
 from converter.trust.task.final import Final, logits_from
 from converter.trust.task.heads import Head, Heads
 
+Truth = int | Collection[int] | NDArray[np.bool_]
+"""The label of an image, a collection of its labels, or a yes or no for each label."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -65,13 +68,8 @@ class Labels:
         """Whether exactly the same labels are set; also none by both."""
         return float(np.array_equal(fp32, int8)), 1.0
 
-    def accuracy(
-        self, answers: Sequence[Bool[np.ndarray, "columns"]], truths: Sequence[int | Collection[int]]
-    ) -> float:
-        """Percent: F1 of all labels of all images together, or how often the only one known is set.
-
-        A truth is the label, a collection of labels, or a vector of bools with an entry for each.
-        """
+    def accuracy(self, answers: Sequence[Bool[np.ndarray, "columns"]], truths: Sequence[Truth]) -> float:
+        """Percent: F1 of all labels of all images together; of one known label, how often it is set."""
         set_by_network, true = np.stack(answers), np.stack([self._vector(truth) for truth in truths])
         found = float((set_by_network & true).sum())
         if self.one_known:
@@ -79,9 +77,9 @@ class Labels:
         total = float(set_by_network.sum() + true.sum())
         return 100.0 * 2 * found / total if total > 0 else 100.0
 
-    def _vector(self, truth: int | Collection[int]) -> NDArray[np.bool_]:
-        if isinstance(truth, np.ndarray) and truth.dtype == np.bool_:
+    def _vector(self, truth: Truth) -> NDArray[np.bool_]:
+        if isinstance(truth, np.ndarray):
             return truth
         vector = np.zeros(self.columns, dtype=np.bool_)
-        vector[[truth] if isinstance(truth, int | np.integer) else [int(label) for label in truth]] = True
+        vector[[truth] if isinstance(truth, int) else [int(label) for label in truth]] = True
         return vector

@@ -10,13 +10,12 @@ from jaxtyping import Integer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from calibrators.data.truths import IGNORED
 from converter.errors import LoadError
 from converter.trust.task.base import Outputs, TaskName, Tensors
 from converter.trust.task.final import Final, logits_from
 from converter.trust.task.heads import Head, Heads
 
-IGNORED = 255
-"""What truths hold for pixels that don't count."""
 MOST_POSITIONS = 64
 """Along each side of a head; it is an estimate, and all pixels would need gigabytes."""
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Literal
 
@@ -67,12 +67,17 @@ _MOST_LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class _Output:
-    """The ``index``-th output: its name, values, and the end of its graph, in small letters."""
+    """The ``index``-th output: its name, values, and what computes them, which is empty where it is unknown."""
 
     index: int
     name: str
     values: Tensor
-    end: str
+    computed_by: str
+
+    @property
+    def end(self) -> str:
+        """``computed_by`` as the tables have it."""
+        return self.computed_by.lower().replace("_", "")
 
     @property
     def decided(self) -> bool:
@@ -130,7 +135,15 @@ class _Probe:
 
     @property
     def floats(self) -> Sequence[_Output]:
-        return [output for output in self.outputs if not output.decided]
+        """What can be compared, without single numbers for the whole batch."""
+        return [output for output in self.outputs if not output.decided and output.values.dim() > 0]
+
+    @property
+    def choices(self) -> Sequence[_Output]:
+        """Maps of classes behind an ArgMax."""
+        return [
+            o for o in self.outputs if o.decided and self.covers(o) and o.map_shape and o.map_shape[0] == 1
+        ]
 
     @property
     def batched(self) -> bool:
@@ -162,7 +175,7 @@ class _Found:
 
     task: Task
     why: str = ""
-    instead: str = field(default="--task names another")
+    instead: str = "--task names another"
 
 
 def task_from_outputs(
@@ -181,7 +194,7 @@ def task_from_outputs(
     and LoadError for outputs that no task has.
     """
     found = [
-        _Output(index, name, values.detach(), ends.get(name, "").lower().replace("_", ""))
+        _Output(index, name, values.detach(), ends.get(name, ""))
         for index, (name, values) in enumerate(outputs.items())
     ]
     probe = _Probe(found, input_size, class_names, boxes_from)
@@ -255,7 +268,7 @@ def _mask_as_asked(probe: _Probe) -> Task | None:
     for maps in (
         [output for output in probe.floats if probe.covers(output)],
         [output for output in probe.floats if output.map_shape and output.values.dim() == 4],
-        [output for output in probe.outputs if output.decided and probe.covers(output)],
+        probe.choices,
     ):
         if maps:
             return _mask_of(maps[0])
@@ -291,13 +304,14 @@ def _recognised(probe: _Probe) -> _Found:
             found = _from_maps(floats)
     if found is None and (task := probe.boxes()) is not None:
         found = _Found(task)
-    if found is None and probe.batched:
-        found = _from_choices(probe)
+    if found is None and probe.batched and probe.choices:
+        found = _Found(_mask_of(probe.choices[0]))
     if found is not None:
         return found
     if not floats or not probe.batched or any(output.values.dim() > 4 for output in floats):
         raise LoadError(_unusable(probe))
-    return _Found(Anything(len(floats)), instead=_instead_of_any(probe))
+    others = len(_fitting(probe)) > 1
+    return _Found(Anything(len(floats)), instead=_Found.instead if others else "no other task fits")
 
 
 def _from_vectors(outputs: Sequence[_Output], class_names: Sequence[str] | None) -> _Found | None:
@@ -309,25 +323,21 @@ def _from_vectors(outputs: Sequence[_Output], class_names: Sequence[str] | None)
     columns, final, index = output.columns or 1, output.final, output.index
     if final == "sigmoid" and columns > 1:
         return _Found(Labels(columns, final, index))
-    why = (
-        ""
-        if final != "logits" or named or columns == 1
-        else _why_embedding(output.values, columns, output.end)
-    )
+    why = "" if final != "logits" or named or columns == 1 else _why_embedding(output)
     if why:
         return _Found(Embedding(columns, index), why, "--task classes, if these are logits")
     return _Found(Classes(columns, final, index))
 
 
-def _why_embedding(values: Tensor, columns: int, end: str) -> str:
+def _why_embedding(output: _Output) -> str:
     """A few words; empty where the values may be logits."""
-    lengths = values.double().reshape(len(values), columns).norm(dim=1)
+    columns, end = output.columns or 1, output.end
+    lengths = output.values.double().reshape(-1, columns).norm(dim=1)
     if bool(((lengths - 1).abs() <= 1e-3).all()):
         return "all of length 1"
-    if end in _FEATURES:
-        return f"behind {end}"
-    if end in _POOLED and columns >= _WIDTHS and columns % 8 == 0 and columns != _IMAGENET:
-        return f"behind {end}"
+    pooled = end in _POOLED and columns >= _WIDTHS and columns % 8 == 0 and columns != _IMAGENET
+    if end in _FEATURES or pooled:
+        return f"behind {output.computed_by}"
     return f"a multiple of {_WIDTHS} and behind no softmax" if columns % _WIDTHS == 0 else ""
 
 
@@ -347,19 +357,7 @@ def _from_maps(outputs: Sequence[_Output]) -> _Found | None:
     return _Found(_mask_of(output)) if may_be else None
 
 
-def _from_choices(probe: _Probe) -> _Found | None:
-    """A mask of classes behind an ArgMax, whatever stands beside it."""
-    maps = [output for output in probe.outputs if output.decided and probe.covers(output)]
-    return _Found(_mask_of(maps[0])) if maps and (maps[0].map_shape or (0,))[0] == 1 else None
-
-
 def _mask_of(output: _Output) -> Mask:
     if output.decided:
         return Mask(None, index=output.index)
     return Mask((output.map_shape or (1,))[0], output.final, output.index)
-
-
-def _instead_of_any(probe: _Probe) -> str:
-    """Which tasks are possible as well."""
-    fitting = [name for name in _fitting(probe) if name != "any"]
-    return f"--task {' or '.join(fitting)} is possible as well" if fitting else "no other task fits"
