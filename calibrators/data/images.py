@@ -32,7 +32,7 @@ _LAYOUT = (
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[Image.Image]:
+def opened_image(path: Path) -> Iterator[Image.Image]:
     """An image file that is being read. Raises DataError for what is none."""
     try:
         with warnings.catch_warnings():
@@ -55,14 +55,13 @@ class _Files:
         return len(self.paths)
 
     def image(self, index: int) -> Image.Image:
-        with _opened(self.paths[index]) as file:
+        with opened_image(self.paths[index]) as file:
             file.load()
             return Image.Image.copy(file)
 
     def size(self, index: int) -> tuple[int, int]:
         """Width and height, from the file's first bytes."""
-        with _opened(self.paths[index]) as file:
-            return file.size
+        return image_size(self.paths[index])
 
     def name(self, index: int) -> str:
         return str(self.paths[index])
@@ -205,12 +204,7 @@ def images_from_path(
     decoded or have another size.
     """
     path = Path(path)
-    if spec.shape[0] not in (1, 3):
-        raise DataError(
-            f"images have 1 or 3 channels, the network takes {spec.shape[0]}; give it no image data"
-        )
-    if limit is not None and limit < 1:
-        raise DataError(f"expected at least 1 image, got a limit of {limit}")
+    _require_usable(spec, limit)
     source, labels, folders = _source_from_path(path)
     if not len(source):
         raise DataError(f"{path} holds no images; {_LAYOUT}")
@@ -226,6 +220,45 @@ def images_from_path(
     known = labels if labels is not None else [UNKNOWN] * len(source)
     order = _subset(known, limit, seed)
     return ImageBatches(source, known, order, spec, batch_size, labels is not None, resize, crop)
+
+
+def images_from_files(
+    files: Sequence[Path],
+    spec: InputSpec,
+    *,
+    resize: int | None = None,
+    crop: int | None = None,
+    batch_size: int = 64,
+    limit: int | None = None,
+    seed: int = 0,
+) -> ImageBatches:
+    """The images in ``files``, without labels; the rest as ``images_from_path`` has it."""
+    _require_usable(spec, limit)
+    unknown = [UNKNOWN] * len(files)
+    return ImageBatches(
+        _Files(files), unknown, _subset(unknown, limit, seed), spec, batch_size, False, resize, crop
+    )
+
+
+def _require_usable(spec: InputSpec, limit: int | None) -> None:
+    """Raise DataError for a network that takes no images, or for a limit of none."""
+    if spec.shape[0] not in (1, 3):
+        raise DataError(
+            f"images have 1 or 3 channels, the network takes {spec.shape[0]}; give it no image data"
+        )
+    if limit is not None and limit < 1:
+        raise DataError(f"expected at least 1 image, got a limit of {limit}")
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height, from the file's first bytes. Raises DataError for what is no image."""
+    with opened_image(path) as file:
+        return file.size
+
+
+def is_image(path: Path) -> bool:
+    """Whether it is a file that is called as images are."""
+    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
 def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> tuple[int, int]:
@@ -270,7 +303,7 @@ def _source_from_path(path: Path) -> tuple[_Source, list[int] | None, int]:
             entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")
         )
         by_class = [_images_below(folder) for folder in folders]
-        loose = sorted(file for file in path.iterdir() if _is_image(file))
+        loose = sorted(file for file in path.iterdir() if is_image(file))
         if any(by_class) and loose:
             raise DataError(
                 f"{path} holds class folders and also images beside them ({loose[0].name}); {_LAYOUT}"
@@ -283,13 +316,9 @@ def _source_from_path(path: Path) -> tuple[_Source, list[int] | None, int]:
         raise DataError(f"{path} can't be read: {error.strerror}") from error
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-
-
 def _images_below(folder: Path) -> list[Path]:
     """Image files of ``folder`` and the folders in it, sorted."""
-    return sorted(file for file in folder.rglob("*") if _is_image(file))
+    return sorted(file for file in folder.rglob("*") if is_image(file))
 
 
 def _csv(folder: Path) -> tuple[_Source, list[int]]:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from unittest import mock
 
 import click
@@ -19,6 +19,7 @@ from torch import nn
 
 from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
+from calibrators.data.truths import truths_from_path
 from calibrators.ranges.cache_file import ranges_from_cache, save_cache
 from calibrators.ranges.ranges import Ranges, load_ranges, save_ranges
 from calibrators.tensorrt.cache_with_json import CacheHeader, trusted_ranges
@@ -227,6 +228,32 @@ def _labels(folder: Path) -> Path:
     return folder / "labels.csv"
 
 
+def _annotations(folder: Path) -> Path:
+    """Boxes on two images as COCO has them."""
+    for index in range(2):
+        Image.fromarray(_pixels()[index]).save(folder / f"{index}.png")
+    box = {"image_id": 7, "category_id": 3, "bbox": [1, 2.5, 3, 4], "iscrowd": 0}
+    document = {
+        "images": [{"id": 7, "file_name": "0.png"}, {"id": 9, "file_name": "1.png"}],
+        "categories": [{"id": 3, "name": "cat"}, {"id": 1, "name": "dog"}],
+        "annotations": [box, {**box, "image_id": 9, "iscrowd": 1}],
+    }
+    (folder / "annotations.json").write_text(json.dumps(document))
+    return folder / "annotations.json"
+
+
+def _mask(folder: Path) -> Path:
+    Image.fromarray(_pixels()[0]).save(folder / "0.jpg")
+    (folder / "masks").mkdir()
+    Image.fromarray(_pixels()[1, :, :, 0] % 4).save(folder / "masks" / "0.png")
+    return folder / "masks" / "0.png"
+
+
+def _read_truths(folder: Path, kind: Literal["boxes", "mask"]) -> object:
+    truths = truths_from_path(folder, kind, classes=2 if kind == "boxes" else 4)
+    return [truths.on_input(name, 6, 5) for name in truths]
+
+
 def _onnx(folder: Path, *, quantized: bool = False, beside: bool = False) -> Path:
     net = Net()
     model = small_network() if quantized else net.model(net.node("Relu", "input"))
@@ -393,6 +420,8 @@ KINDS: dict[str, Kind] = {
     "npz": Kind(_npz, _read_images, (*m.ZIP, m.arrays, m.array_header)),
     "npz, compressed": Kind(partial(_npz, compressed=True), _read_images, (*m.ZIP, m.arrays, m.array_header)),
     "labels.csv": Kind(_labels, lambda path: _read_images(path.parent), (m.table,)),
+    "annotations.json": Kind(_annotations, lambda path: _read_truths(path.parent, "boxes"), m.JSON),
+    "mask": Kind(_mask, lambda path: _read_truths(path.parents[1], "mask")),
     **{
         suffix: Kind(partial(_picture, suffix=suffix), _read_picture)
         for suffix in ("png", "jpg", "bmp", "gif", "tif", "webp", "ppm")
