@@ -6,6 +6,7 @@ ConversionError             exit code 1
 ├── CaptureError            torch.export or the ONNX exporter refused the network
 │   └── UnsupportedOperatorError   the ONNX graph has operators that a twin doesn't
 ├── QATError                the network can't be fine-tuned
+├── DecodeError             the user's function for boxes is absent, raises, or returns something else
 └── OutputError             the output folder, or a file beside it, can't be written
 OptionsError                exit code 2: options that contradict one another
 """
@@ -33,6 +34,10 @@ class UnsupportedOperatorError(CaptureError):
 
 class QATError(ConversionError):
     """The network can't be fine-tuned with fake quantizers."""
+
+
+class DecodeError(ConversionError):
+    """The user's function that decodes boxes is absent, raises, or returns something else."""
 
 
 class OutputError(ConversionError):

@@ -1,4 +1,4 @@
-"""The user's own network: ``package.module:callable`` and ``file.py:callable``."""
+"""The user's own network or function: ``package.module:callable`` and ``file.py:callable``."""
 
 import ast
 import difflib
@@ -6,17 +6,19 @@ import importlib
 import importlib.util
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from torch import nn
 
-from converter.errors import ArchitectureError
+from converter.errors import ArchitectureError, ConversionError, DecodeError
 from zscgan_common.text import cut
 
 FORMS = "--arch torchvision_name | package.module:callable | file.py:callable"
+DECODE_FORMS = "--decode file.py:callable | package.module:callable"
 
 
 def module_from_callable(arch: str) -> nn.Module:
@@ -25,32 +27,56 @@ def module_from_callable(arch: str) -> nn.Module:
     The folder of ``file.py``, or the current one for a package, is on ``sys.path`` until it has returned.
     Raises ArchitectureError with the file and line of an error in the user's code.
     """
-    place, _, name = arch.rpartition(":")
+    given = f"--arch {arch}"
+    with _named(given, FORMS, ArchitectureError) as (build, file):
+        try:
+            network = build()
+        except Exception as error:  # its constructor can raise anything
+            hint = " (it is called without arguments)" if isinstance(error, TypeError) else ""
+            raise ArchitectureError(_user_error(given, "calling", error, file) + hint) from error
+    if not isinstance(network, nn.Module):
+        raise ArchitectureError(
+            f"{given} returned a {type(network).__name__}; expected a torch.nn.Module, so point it at "
+            "the network's class or at a function that returns the network"
+        )
+    return network
+
+
+def decoder_from_callable(decode: str) -> Callable[..., Any]:
+    """The function named by ``decode``, which makes boxes of a detector's outputs.
+
+    Raises DecodeError with the file and line of an error in the user's code.
+    """
+    with _named(f"--decode {decode}", DECODE_FORMS, DecodeError) as (function, _):
+        return function
+
+
+@contextmanager
+def _named(
+    given: str, forms: str, refuse: type[ConversionError]
+) -> Iterator[tuple[Callable[..., Any], Path | None]]:
+    """The callable of the user that ``given``, an option and its value, names, and its file if it is no package's.
+
+    Its folder is on ``sys.path`` while inside.
+    """
+    option, _, value = given.partition(" ")
+    place, _, name = value.rpartition(":")
     if not place or not name:
-        raise ArchitectureError(f"expected {FORMS}, got --arch {arch}")
+        raise refuse(f"expected {forms}, got {given}")
     file = Path(place) if place.endswith(".py") else None
     if file is not None and not file.is_file():
-        raise ArchitectureError(f"--arch {arch}: there is no file {file}")
+        raise refuse(f"{given}: there is no file {file}")
     with on_sys_path(file.resolve().parent if file else Path.cwd()):
         try:
             code = _module_from_file(file) if file else importlib.import_module(place)
         except Exception as error:  # the user's file can raise anything
-            package = _package_form(file, name) if file and "relative import" in str(error) else ""
-            raise ArchitectureError(_user_error(arch, "importing", error, file) + package) from error
-        build = getattr(code, name, None)
-        if not callable(build):
-            raise ArchitectureError(_no_callable(arch, code, name))
-        try:
-            network = build()
-        except Exception as error:  # so can its constructor
-            hint = " (it is called without arguments)" if isinstance(error, TypeError) else ""
-            raise ArchitectureError(_user_error(arch, "calling", error, file) + hint) from error
-    if not isinstance(network, nn.Module):
-        raise ArchitectureError(
-            f"--arch {arch} returned a {type(network).__name__}; expected a torch.nn.Module, so point it at "
-            "the network's class or at a function that returns the network"
-        )
-    return network
+            relative = "relative import" in str(error)
+            package = _package_form(option, file, name) if file and relative else ""
+            raise refuse(_user_error(given, "importing", error, file) + package) from error
+        found = getattr(code, name, None)
+        if not callable(found):
+            raise refuse(_no_callable(given, code, name))
+        yield found, file
 
 
 @contextmanager
@@ -81,7 +107,7 @@ def _module_from_file(file: Path) -> ModuleType:
     return module
 
 
-def _package_form(file: Path, name: str) -> str:
+def _package_form(option: str, file: Path, name: str) -> str:
     """What to type in place of ``file``, which imports from its own package; empty where it doesn't itself.
 
     The package is as deep as the file's imports climb, and reaches up to the last folder with an ``__init__.py``.
@@ -97,22 +123,20 @@ def _package_form(file: Path, name: str) -> str:
         climbs += 1
     parts = [folder.name for folder in reversed(folders[:climbs])]
     start = "" if folders[climbs] == Path.cwd() else f" in {folders[climbs]}"
-    return f"; it imports from its own package: type --arch {'.'.join([*parts, file.stem])}:{name}{start}"
+    return f"; it imports from its own package: type {option} {'.'.join([*parts, file.stem])}:{name}{start}"
 
 
-def _no_callable(arch: str, code: ModuleType, name: str) -> str:
+def _no_callable(given: str, code: ModuleType, name: str) -> str:
     """The message for a name that is absent or no callable."""
     if hasattr(code, name):
-        return (
-            f"--arch {arch}: {name} is a {type(getattr(code, name)).__name__}; expected a class or function"
-        )
+        return f"{given}: {name} is a {type(getattr(code, name)).__name__}; expected a class or function"
     names = [key for key, value in vars(code).items() if callable(value) and not key.startswith("_")]
     near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
     has = cut(near + [other for other in names if other not in near], len(near) or 5)
-    return f"--arch {arch}: there is no {name} in it; it has {has or 'no callables'}"
+    return f"{given}: there is no {name} in it; it has {has or 'no callables'}"
 
 
-def _user_error(arch: str, doing: str, error: Exception, file: Path | None) -> str:
+def _user_error(given: str, doing: str, error: Exception, file: Path | None) -> str:
     """One line for an error in the user's code, with the last line of his own file that was running."""
     if isinstance(error, SyntaxError) and error.filename:
         where = f" at {error.filename}:{error.lineno}"
@@ -124,4 +148,4 @@ def _user_error(arch: str, doing: str, error: Exception, file: Path | None) -> s
         ]
         inside = [frame for frame in inside if "importlib" not in Path(frame.filename).parts]
         where = f" at {inside[-1].filename}:{inside[-1].lineno}" if inside else ""
-    return f"--arch {arch}: {doing} it failed{where}: {type(error).__name__}: {error}"
+    return f"{given}: {doing} it failed{where}: {type(error).__name__}: {error}"
