@@ -1,16 +1,17 @@
 """A conversion that is about to begin: everything is read and checked before any work."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
 from calibrators.data.batches import Batches
-from calibrators.data.images import ImageBatches, images_from_path, shared_images
+from calibrators.data.images import ImageBatches, images_from_files, images_from_path, shared_images
+from calibrators.data.truths import Truths, has_truths, truths_from_path
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
@@ -20,14 +21,12 @@ from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.errors import OptionsError, OutputError
 from converter.load.model import Teacher, load_model, require_batch_norm
+from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
 from converter.samples import SampleSource
-from converter.trust.task.anything import Anything
 from converter.trust.task.base import Task
-from converter.trust.task.classes import Classes
-from converter.trust.task.final import final_of
 from converter.workspace import Workspace
 from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
@@ -76,6 +75,7 @@ class Job:
     batch: int
     calib: ImageBatches | None = None
     val: ImageBatches | None = None
+    truths: Truths | None = None
     qat: ImageBatches | None = None
     cached: Ranges | None = None
     generator: TrainedGenerator | None = None
@@ -101,6 +101,16 @@ class Job:
         calibrates = self.calib is None and self.cached is None
         tunes = self.options.qat is not None and self.options.qat.data is None
         return self.options.generator is not None or calibrates or tunes
+
+    @property
+    def true_answers(self) -> Sequence[Any] | None:
+        """What is on each image of ``--val``, as the network sees it; None without labels."""
+        if self.val is None or self.task.metric is None:
+            return None
+        if self.truths is not None:
+            how = self.val.resize, self.val.crop
+            return [self.truths.on_input(path, *how) for path in self.val.paths]
+        return [self.val.labels[index] for index in self.val.order] if self.val.labelled else None
 
     def checkpoint(self, path: Path) -> Path | None:
         """``path``, where the state of a training is saved: by the first rank alone."""
@@ -135,6 +145,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         weights = fingerprint(teacher.module.state_dict())
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options)
+        val, truths = val_images(task, teacher, options)
         output = options.output or Path(f"{teacher.name}_int8")
         job = Job(
             options=options,
@@ -149,9 +160,8 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             engine=choice.name,
             batch=options.synthesis.batch_for(*teacher.spec.shape[1:]),
             calib=real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples),
-            val=real_images(
-                options.images.val, teacher, options, classes=task.classes if task.name == "classes" else None
-            ),
+            val=val,
+            truths=truths,
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
             generator=load_reused_generator(options, teacher, weights, device),
@@ -170,16 +180,6 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
-
-
-def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
-    """What the outputs mean, and the line that says so. Raises OptionsError where ``--task`` contradicts them."""
-    outputs = list(teacher.probe.values())
-    if len(outputs) == 1 and outputs[0].dim() == 2:
-        task: Task = Classes(outputs[0].shape[1], final_of(outputs[0]))
-    else:
-        task = Anything(len(outputs))
-    return task, f"task: {task.name} ({task.describe()}); --task names another"
 
 
 def options_for(teacher: Teacher, options: ConvertOptions) -> ConvertOptions:
@@ -287,14 +287,30 @@ def device_from_name(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
+def val_images(
+    task: Task, teacher: Teacher, options: ConvertOptions
+) -> tuple[ImageBatches | None, Truths | None]:
+    """The images of ``--val``, and what is on them, where they have boxes or masks for such a task."""
+    path = options.images.val
+    if path is None or task.name not in ("boxes", "mask"):
+        classes = task.classes if task.name in ("classes", "labels") else None
+        return real_images(path, teacher, options, classes=classes), None
+    kind: Literal["boxes", "mask"] = "boxes" if task.name == "boxes" else "mask"
+    if not has_truths(path):
+        return real_images(path, teacher, options), None
+    truths = truths_from_path(path, kind)
+    return real_images(list(truths.files), teacher, options), truths
+
+
 def real_images(
-    path: Path | None, teacher: Teacher, options: ConvertOptions, **how: Any
+    path: Path | list[Path] | None, teacher: Teacher, options: ConvertOptions, **how: Any
 ) -> ImageBatches | None:
     """The images at ``path``, if there is one, resized and cropped as the options say."""
     if path is None:
         return None
-    images = images_from_path(
-        path,
+    read = images_from_files if isinstance(path, list) else images_from_path
+    images = read(
+        path,  # type: ignore[arg-type]
         teacher.spec,
         resize=options.images.resize,
         crop=options.images.crop,

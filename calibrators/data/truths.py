@@ -66,6 +66,11 @@ class Truths(Mapping[str, NDArray[Any]]):
         return boxes_on_input(self[name], image_size(Path(name)), resize, crop)
 
 
+def has_truths(path: Path) -> bool:
+    """Whether there are masks or boxes at ``path``, or it is no folder of images without labels."""
+    return path.suffix.lower() == ".json" or (path.is_dir() and bool(_found_kinds(path)))
+
+
 def truths_from_path(path: Path | str, kind: Kind, *, classes: int | None = None) -> Truths:
     """Images and what is on them.
 

@@ -10,12 +10,13 @@ from zscgan_common.warning_message import WarningMessage
 def fp32_baseline(job: Job) -> Answers | None:
     """What the FP32 network says to the labelled images of ``--val``; None without labels."""
     task = job.task
-    if job.val is None or not job.val.labelled or task.metric is None:
+    truths = job.true_answers
+    if job.val is None or truths is None:
         return None
     fp32 = fp32_network(job.teacher.module, job.device, job.workspace.path(FP32_ONNX))
     with job.console.stage("baseline") as stage, fp32 as network:
         with job.console.progress("baseline", job.val.num_samples) as advance:
-            baseline = answers(network, task, job.val, advance)
+            baseline = answers(network, task, job.val, truths, advance)
         count, by = job.val.num_samples, fp32_by(job.device)
         stage.detail = f"FP32 {task.metric} {baseline.accuracy:.2f} % on {count} images, by {by}"
     chance = 100.0 / task.classes if task.name == "classes" else 0.0

@@ -85,7 +85,7 @@ def on_images(job: Job, fp32: Network, int8: Network, baseline: Answers | None) 
         if baseline is None:
             agreement = compare(fp32, int8, task, tuple(job.teacher.probe), job.val, advance).agreement
         else:
-            quantized = answers(int8, task, job.val, advance)
+            quantized = answers(int8, task, job.val, baseline.truths, advance)
             agreement, metric = baseline.agreement(quantized), task.metric
             before, after = baseline.accuracy, quantized.accuracy
     top1 = metric == "top-1"

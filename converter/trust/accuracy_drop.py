@@ -43,7 +43,10 @@ class MeasuredDrop:
     def __call__(self, plan: QuantizationPlan) -> float:
         """FP32's accuracy less that of ``plan``."""
         with run_trial(self.graph, plan, self.ranges.amax) as network:
-            return self.baseline.accuracy - answers(network, self.baseline.task, self.val).accuracy
+            return (
+                self.baseline.accuracy
+                - answers(network, self.baseline.task, self.val, self.baseline.truths).accuracy
+            )
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 @dataclass(frozen=True)
 class Answers:
-    """What a network says to each input, beside the truth (-1 where no label is known)."""
+    """What a network says to each input, beside the truth."""
 
     task: Task
     items: Sequence[Answer]
@@ -48,15 +48,17 @@ class Compared:
 
 
 def answers(
-    network: Network, task: Task, batches: Batches, on_batch: Callable[[int], None] = lambda _: None
+    network: Network,
+    task: Task,
+    batches: Batches,
+    truths: Sequence[Any],
+    on_batch: Callable[[int], None] = lambda _: None,
 ) -> Answers:
-    """The network's answers over all batches. ``on_batch`` gets the number of inputs done."""
-    items, truths, done = list[Answer](), list[Any](), 0
-    for x, labels in batches:
+    """The network's answers over all batches, beside ``truths``. ``on_batch`` gets the number of inputs done."""
+    items = list[Answer]()
+    for x, _ in batches:
         items += task.answers(network(array_of(x)))
-        truths += labels.tolist()
-        done += len(x)
-        on_batch(done)
+        on_batch(len(items))
     return Answers(task, items, truths)
 
 

@@ -1,0 +1,92 @@
+"""What the outputs of a teacher mean, as the user says or as they show."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from calibrators.data.batches import random_pixels
+from converter.load.model import Teacher
+from converter.load.user_module import decoder_from_callable
+from converter.options import ConvertOptions
+from converter.trust.task.base import Task
+from converter.trust.task.box_decoder import DecodedBoxes
+from converter.trust.task.box_layouts import layout_from_outputs
+from converter.trust.task.boxes import Boxes
+from converter.trust.task.recognise import task_from_outputs
+
+_RESHAPING = {
+    *("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unflatten", "Unsqueeze", "Dropout"),
+}
+"""ONNX operators and PyTorch modules that change the shape or the type of a value alone."""
+
+
+def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
+    """The task of ``--task`` and ``--decode``, or the one that the outputs show, and the line that says so.
+
+    Raises OptionsError where the outputs contradict it, LoadError where no task suits them, DecodeError for a function
+    that fails.
+    """
+    if options.decode is not None:
+        names = tuple(teacher.probe)
+        task: Task = DecodedBoxes(decoder_from_callable(options.decode), options.decode, names)
+        task.answers(tuple(output.numpy() for output in teacher.probe.values()))
+        return task, f"task: boxes ({task.describe()})"
+    _, height, width = teacher.spec.shape
+    return task_from_outputs(
+        options.task,  # type: ignore[arg-type]
+        teacher.probe,
+        (height, width),
+        ends_of(teacher),
+        teacher.class_names,
+        _boxes_from,
+    )
+
+
+def _boxes_from(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Task | None:
+    layout = layout_from_outputs(tuple(outputs.values()), size)
+    return None if layout is None else Boxes(layout)
+
+
+def ends_of(teacher: Teacher) -> dict[str, str]:
+    """Output -> what computes it, but for what changes its shape alone; left out where that is not known."""
+    if teacher.onnx is not None:
+        return ends_of_onnx(teacher.onnx)
+    if len(teacher.probe) > 1:
+        return {}
+    (name,) = teacher.probe
+    end = end_of_module(teacher.module, random_pixels(teacher.spec, 2, 0))
+    return {name: end} if end else {}
+
+
+def ends_of_onnx(model: ModelProto) -> dict[str, str]:
+    """Output -> the operator that computes it."""
+    nodes = {name: node for node in model.graph.node for name in node.output}
+    ends = {}
+    for value in model.graph.output:
+        node = nodes.get(value.name)
+        while node is not None and node.op_type in _RESHAPING:
+            node = nodes.get(node.input[0])
+        if node is not None:
+            ends[value.name] = node.op_type
+    return ends
+
+
+def end_of_module(network: nn.Module, x: Tensor) -> str:
+    """The class of the module without submodules that is called last; empty where none is called."""
+    called: list[str] = []
+
+    def note(module: nn.Module, _inputs: Any, _output: Any) -> None:
+        called.append(type(module).__name__)
+
+    leaves = [module for module in network.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(note) for module in leaves]
+    try:
+        with torch.no_grad():
+            network(x)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return next((name for name in reversed(called) if name not in _RESHAPING), "")
