@@ -45,7 +45,8 @@ class YoloRows:
     in_pixels: bool = True
 
     def describe(self) -> str:
-        return f"{'YOLOv5' if self.objectness else 'YOLOv8'}'s rows, {len(self.grid)} anchors"
+        family = "YOLOX" if self.coordinates == "cells" else "YOLOv5" if self.objectness else "YOLOv8"
+        return f"{family}'s rows, {len(self.grid)} anchors"
 
     def anchors(self, outputs: Tensors) -> Anchors:
         rows = outputs[self.index].float()

@@ -18,7 +18,7 @@ OUTPUTS = (np.array([[0.3, 0.9], [0.1, 0.2]], np.float32), np.zeros((2, 2, 4), n
 
 def good(outputs: Mapping[str, NDArray[Any]]) -> list[tuple[Any, ...]]:
     return [
-        (places + [0, 0, 10, 20], scores, [1, 2])
+        (np.add(places, [0, 0, 10, 20]), scores, [1, 2])
         for scores, places in zip(outputs["scores"], outputs["places"], strict=True)
     ]
 

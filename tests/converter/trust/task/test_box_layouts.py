@@ -96,11 +96,22 @@ def test_masks_and_keypoints_are_heads_of_their_own() -> None:
     assert counts == {"yolov8": 2, "yolov8_keypoints": 3, "yolov8_masks": 4}
 
 
-def test_what_is_nominal_is_said() -> None:
-    outputs = detectors.joint_maps((320, 320))
-    assert (
-        layout_of(outputs, (320, 320)).describe() == "YOLO's maps at 3 strides, decoded with nominal anchors"
-    )
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("yolov5", "YOLOv5's rows, 6300 anchors"),
+        ("yolov8", "YOLOv8's rows, 2100 anchors"),
+        ("yolox_in_cells", "YOLOX's rows, 2100 anchors"),
+        ("yolov10", "corners, score and class of each box"),
+        ("joint_maps", "YOLO's maps at 3 strides, decoded with nominal anchors"),
+        ("fcos", "maps of classes and boxes at 3 strides, decoded with nominal anchors"),
+        ("nanodet", "maps of classes and boxes at 3 strides"),
+        ("face_offsets", "scores of 1 class and boxes by offsets"),
+        ("yolo_nas", "scores of 7 classes and boxes by corners"),
+    ],
+)
+def test_the_layout_is_said(name: str, said: str) -> None:
+    assert layout_of(DETECTORS[name]((320, 320)), (320, 320)).describe() == said
 
 
 def test_a_single_class_is_no_objectness() -> None:
