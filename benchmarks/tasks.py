@@ -11,6 +11,7 @@ writes all to ``--json``.
 import argparse
 import json
 import resource
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -29,13 +30,14 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import TrainedGenerator, load_generator, save_generator
 from converter.console import Console
 from converter.graph.capture import FoldedGraph
 from converter.job import Job, job_from_options
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import GeneratorSamples, ProceduralSamples
+from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
 from converter.stages.calibration import measure_ranges, with_exact_input
 from converter.stages.capture import graph_of
 from converter.stages.synthesis import generator_for
@@ -78,7 +80,7 @@ def given() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
     parser.add_argument("--judged", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sources", default="zscgan,procedural,images,noise")
+    parser.add_argument("--sources", default="zscgan,both,procedural,images,noise")
     parser.add_argument("--bgr", action="store_true")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -153,6 +155,19 @@ def noise(job: Job, count: int, seed: int) -> Batches:
     return TensorBatches(x, torch.full((count,), -1), job.batch)
 
 
+def trained_for(job: Job, seed: int) -> TrainedGenerator:
+    """A generator; of several sources the same."""
+    place = (
+        Path(tempfile.gettempdir()) / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{seed}.pt"
+    )
+    if place.exists():
+        return load_generator(place, fingerprint=job.fingerprint, spec=job.teacher.spec, device=job.device)
+    trained = generator_for(job)
+    assert trained is not None
+    save_generator(trained, place)
+    return trained
+
+
 def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, Batches]:
     """Inputs to calibrate with, and others of the same source to choose the calibrator by."""
     if source == "images":
@@ -162,9 +177,9 @@ def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, B
     if source == "procedural":
         samples = ProceduralSamples(job.teacher.spec, job.device)
         return job.samples(samples), samples.batches(256, job.batch, seed + JUDGING)
-    trained = generator_for(job)
-    assert trained is not None
-    made = GeneratorSamples(trained)
+    made: SampleSource = GeneratorSamples(trained_for(job, seed))
+    if source == "both":
+        made = BothSamples(made, ProceduralSamples(job.teacher.spec, job.device))
     return job.samples(made), made.batches(256, job.batch, seed + JUDGING)
 
 
@@ -177,7 +192,7 @@ def measured(
     data, others = data_of(source, job, real, seed)
     results = measure_ranges(job, graph, data)
     seconds = time.perf_counter() - started
-    exact = source != "noise" and source != "images"
+    exact = source not in {"noise", "images"}
     candidates = {
         name: (with_exact_input(result, job, graph) if exact else dict(result.amax))
         for name, result in results.items()
