@@ -4,12 +4,18 @@ import functools
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 # Before OpenMP is loaded, here and in the children: waiting threads would take the cores of the other processes.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"
+
+# Modules stay compiled, which containers often switch off: to compile them again takes as long as to import them,
+# in each process.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 import pytest
 
