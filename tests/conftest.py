@@ -12,12 +12,11 @@ from pathlib import Path
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"
 
-# Modules stay compiled, which containers often switch off: to compile them again takes as long as to import them,
-# in each process.
+import pytest
+
+# Containers often switch it off, and to compile all modules takes as long as to import them, in each process.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
-
-import pytest
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)
