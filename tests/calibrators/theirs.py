@@ -17,12 +17,11 @@ def modelopt_histogram() -> ModuleType:
         warnings.simplefilter("ignore")  # its import warns of optional packages
         import modelopt.torch.quantization.calib.histogram as module
         from modelopt.torch.quantization.tensor_quant import fake_tensor_quant
-        from scipy.stats import entropy
 
     module.fake_tensor_quant = lambda x, amax, bits, unsigned: fake_tensor_quant(
         x, amax, None, bits, unsigned
     )
-    module.entropy = inspect.unwrap(entropy)
+    module.entropy = inspect.unwrap(module.entropy)
     return module
 
 
