@@ -1,9 +1,11 @@
 """Shared test set-up: one thread, as there is a process for each core; GPU tests only where there is one."""
 
 import functools
+import gc
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +14,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 os.environ["OMP_NUM_THREADS"] = "1"
 
 import pytest
+
+# Containers often switch it off, and to compile all modules takes as long as to import them, in each process.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
+
+# An export makes millions of small objects beside those of the imports: a fifth of it went into collections.
+gc.set_threshold(20_000, 10, 10)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a shell starts what runs in its background
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from jaxtyping import TypeCheckError
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("converter", "calibrators", "engines", "zscgan_common")
@@ -206,6 +207,15 @@ def test_tests_are_where_one_looks_for_them() -> None:
 def test_every_folder_of_modules_is_a_package() -> None:
     folders = {path.parent for path in sources()}
     assert [folder for folder in sorted(folders) if not (folder / "__init__.py").is_file()] == []
+
+
+def test_signatures_are_checked_at_each_call() -> None:
+    from calibrators.ranges.histogram import HistogramCollector
+
+    collector = HistogramCollector("x")
+    for _ in range(2):
+        with pytest.raises(TypeCheckError, match="collect"):
+            collector.collect([1.0, 2.0])  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 from torch import Tensor, nn
 
 # As pytest does in its own process: signatures are checked at run time.
-with install_import_hook(["calibrators"], "beartype.beartype"):
+with install_import_hook(["calibrators"], "tests.beartype_when_called"):
     from calibrators.data.batches import TensorBatches
     from calibrators.data.input_spec import InputSpec
     from calibrators.distributed import RankLostError, Ranks

@@ -1,5 +1,6 @@
 """Independent references: NVIDIA's calibrator itself, and the entropy scheme written as it is defined."""
 
+import inspect
 import warnings
 from types import ModuleType
 
@@ -10,7 +11,7 @@ def modelopt_histogram() -> ModuleType:
     """ModelOpt's module of histogram calibrators, its quantizer called as its signature wants it.
 
     ModelOpt 0.47 passes the number of bits in the place of ``bias`` (which came later), so that its "mse" is
-    none.
+    none. SciPy's entropy is without the decorator for NaN and axes, which takes longer than the entropy.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # its import warns of optional packages
@@ -20,6 +21,7 @@ def modelopt_histogram() -> ModuleType:
     module.fake_tensor_quant = lambda x, amax, bits, unsigned: fake_tensor_quant(
         x, amax, None, bits, unsigned
     )
+    module.entropy = inspect.unwrap(module.entropy)
     return module
 
 
@@ -39,9 +41,10 @@ def reference_divergence(counts: np.ndarray, size: int) -> float:
     p = bins[:size].copy()
     p[-1] += bins[size:].sum()
     q = np.zeros(size)
+    levels = np.arange(size) * 128 // size
     for level in range(128):
-        members = [j for j in range(size) if j * 128 // size == level and bins[j] > 0]
-        if members:
+        members = np.flatnonzero((levels == level) & (bins[:size] > 0))
+        if len(members):
             q[members] = bins[members].sum() / len(members)
     p, q = p / p.sum(), q / q.sum()
     filled = p > 0

@@ -383,7 +383,7 @@ def test_help_is_plain_text_with_the_shape_as_it_is_typed() -> None:
     assert "\x1b" not in text
 
 
-LONG = ["--int8", "--gan-steps", "30", "--calib-samples", "64", "-o", "out"]
+LONG = ["--int8", "--gan-steps", "30", "--calib-samples", "64", "--calibrator", "max", "-o", "out"]
 # A conversion in each of the given folders, by a process of its own that is told on stdout, and at the end how each
 # ended. All save their training after every step. What takes long to import is imported once.
 CONVERSIONS = """
