@@ -11,6 +11,7 @@ from functools import cached_property
 import onnx
 from onnx import NodeProto, TensorProto, helper
 
+from converter.errors import UnsupportedOperatorError
 from converter.graph.twin.learnable import learnable_names
 from converter.graph.twin.table import nodes_of
 from engines.onnx_passes.file import graphs, reads
@@ -120,11 +121,13 @@ class Tail:
 def split_tail(model: onnx.ModelProto) -> tuple[onnx.ModelProto, Tail | None]:
     """``model``, whose constants are folded, up to the end that chooses, and that end; None where it has none.
 
-    What chooses before a layer with weights is no end: it stays, for the twin to run or to refuse.
+    What chooses before a layer with weights is no end: it stays, as far as every image has as much of it. Raises
+    UnsupportedOperatorError for what gives more of one image than of another there.
     """
     graph = _Graph(model)
     starts = graph.starts()
     tail = graph.behind(starts)
+    graph.refuse_outside(tail)
     values = graph.cut(tail)
     if not starts or not values:
         return model, None
@@ -194,6 +197,17 @@ class _Graph:
             if any(self.producer.get(name) in found for name in reads(self.nodes[index])):
                 found.add(index)
         return found
+
+    def refuse_outside(self, tail: set[int]) -> None:
+        """Raise UnsupportedOperatorError for a value, used before ``tail``, whose size depends on the image."""
+        for index, node in enumerate(self.nodes):
+            sized = node.op_type in _SIZED_BY_VALUES and node.domain in _KNOWN_DOMAINS
+            if sized and index not in tail and self.dependent.intersection(reads(node)):
+                raise UnsupportedOperatorError(
+                    f"expected a network whose layers see as much of every image, but {node.op_type} at node "
+                    f"{node.name or node.output[0]} gives as much as it finds, and layers with weights follow; cut the "
+                    "model before it with onnx.utils.extract_model"
+                )
 
     def cut(self, tail: set[int]) -> list[str]:
         """The values that ``tail``, which grows by what only leads to it, reads of the head, in the graph's order."""
