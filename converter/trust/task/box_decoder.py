@@ -18,7 +18,7 @@ Decode = Callable[[Mapping[str, np.ndarray[Any, Any]]], Any]
 
 EXPECTED = (
     "expected a list with (boxes [k, 4] as x1, y1, x2, y2 in pixels of the input, scores [k], classes [k]) "
-    "for each image"
+    "for each "
 )
 
 
@@ -48,22 +48,22 @@ class DecodedBoxes(FoundBoxes):
                 f"--decode {self.source} raised {type(error).__name__}: {error}; it is called with a dict of the "
                 f"outputs {', '.join(f'{n} {list(v.shape)}' for n, v in zip(self.names, outputs, strict=True))}"
             ) from error
-        count = len(outputs[0])
-        if not isinstance(images, list | tuple) or len(images) != count:
-            came = f"{len(images)} entries" if isinstance(images, list | tuple) else type(images).__name__
-            raise DecodeError(f"--decode {self.source}: {EXPECTED}, of {count}, got {came}")
+        count, listed = len(outputs[0]), isinstance(images, list | tuple)
+        if not listed or len(images) != count:
+            came = len(images) if listed else type(images).__name__
+            raise DecodeError(f"--decode {self.source}: {EXPECTED}of {count} images, got {came}")
         return [self._checked(image, index) for index, image in enumerate(images)]
 
     def _checked(self, image: Any, index: int) -> Float[np.ndarray, "_ 6"]:
         """An image's boxes as one array, the best first."""
-        place = f"--decode {self.source}: {EXPECTED}, got "
+        place = f"--decode {self.source}: {EXPECTED}image, got "
         if not isinstance(image, list | tuple) or len(image) != 3:
             parts = f" of {len(image)}" if isinstance(image, list | tuple) else ""
             raise DecodeError(f"{place}a {type(image).__name__}{parts} for image {index}")
         try:
             boxes, scores, classes = (np.asarray(part, dtype=np.float32) for part in image)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise DecodeError(f"{place}what is no array of numbers for image {index}: {error}") from error
+            raise DecodeError(f"{place}no array of numbers for image {index}: {error}") from error
         if boxes.size == 0:
             boxes = boxes.reshape(0, 4)
         shapes = boxes.shape, scores.shape, classes.shape

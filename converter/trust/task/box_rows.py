@@ -23,6 +23,7 @@ _NEAR_STRIDES = 4.0
 """How far boxes lie from the cells that found them, at most, by the median."""
 _CONDITIONAL = 0.05
 """A class's probability, given an object, stays above this where there is none; its score does not."""
+_UNLIKELY = 0.1
 _MOST_FOUND = 1000
 
 
@@ -44,7 +45,8 @@ class YoloRows:
     in_pixels: bool = True
 
     def describe(self) -> str:
-        return f"{'YOLOv5' if self.objectness else 'YOLOv8'}'s rows, {len(self.grid)} anchors"
+        family = "YOLOX" if self.coordinates == "cells" else "YOLOv5" if self.objectness else "YOLOv8"
+        return f"{family}'s rows, {len(self.grid)} anchors"
 
     def anchors(self, outputs: Tensors) -> Anchors:
         rows = outputs[self.index].float()
@@ -101,12 +103,14 @@ def _rows_at(index: int, outputs: Tensors, size: Size) -> YoloRows | None:
         if coordinates is None or (coordinates == "cells" and per_cell > 1):
             continue
         objectness = per_cell > 1 or _has_objectness(rows[:, :, 4:])
+        if coordinates == "cells" and not objectness:
+            continue
         prototypes = _prototypes(outputs, size)
         others = 0 if prototypes is None else outputs[prototypes].shape[1]
         classes = _probabilities(rows[:, :, 4:]) - objectness
         if prototypes is not None:
             classes = min(classes, rows.shape[2] - 4 - objectness - others)
-        if classes > 0:
+        if classes > 0 and _finds_little(rows[:, :, 4 : 4 + objectness + classes], objectness):
             return YoloRows(
                 index,
                 size,
@@ -124,6 +128,9 @@ def _coordinates(rows: Float[Tensor, "batch anchors columns"], grid: Grid, size:
     """What the first four columns are: that by which the boxes lie at their cells."""
     places = grid.places(rows)
     for coordinates in ("pixels", "shares", "cells"):
+        # No side is negative, and some offset or logarithm always is.
+        if coordinates == "cells" and bool((rows[:, :, :4] >= 0).all()):
+            continue
         if coordinates != "cells" and bool((rows[:, :, 2:4] < 0).any()):
             continue
         centres, _ = _in_pixels(rows, places, size, coordinates)
@@ -143,6 +150,12 @@ def _has_objectness(scores: Float[Tensor, "batch anchors columns"]) -> bool:
     return (
         bool((scores[:, :, 0] == 1).all()) or float(scores[:, :, 1:count].amax(dim=2).median()) > _CONDITIONAL
     )
+
+
+def _finds_little(scores: Float[Tensor, "batch anchors columns"], objectness: bool) -> bool:
+    """Whether there is nothing at most anchors, as in any picture."""
+    best = scores[:, :, int(objectness) :].amax(dim=2)
+    return float((best * scores[:, :, 0] if objectness else best).median()) < _UNLIKELY
 
 
 def _probabilities(scores: Float[Tensor, "batch anchors columns"]) -> int:

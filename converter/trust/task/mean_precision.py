@@ -30,9 +30,9 @@ def mean_average_precision(
         raise ConversionError(
             "mAP requires at least one true box, and none of the images has any: check the truths"
         )
-    true = [_entry(image, box, box[4]) for image, boxes in enumerate(truths) for box in boxes]
+    true = [_entry(image, box, int(box[4])) for image, boxes in enumerate(truths) for box in boxes]
     said = [
-        {**_entry(image, box, box[5]), "score": float(box[4])}
+        {**_entry(image, box, int(box[5])), "score": float(box[4])}
         for image, boxes in enumerate(answers)
         for box in boxes
     ]
@@ -57,13 +57,13 @@ def mean_average_precision(
     return 100.0 * float(evaluation.stats[0])
 
 
-def _entry(image: int, box: Shaped[np.ndarray, "_"], category: float) -> dict[str, Any]:
+def _entry(image: int, box: Shaped[np.ndarray, "_"], category: int) -> dict[str, Any]:
     """A box as COCO writes it."""
     x1, y1, x2, y2 = (float(value) for value in box[:4])
     sides = [x2 - x1, y2 - y1]
     return {
         "image_id": image,
-        "category_id": int(category),
+        "category_id": category,
         "bbox": [x1, y1, *sides],
         "area": sides[0] * sides[1],
         "iscrowd": 0,
