@@ -53,6 +53,12 @@ class Tail:
             f"the graph's end behind {cut(self.cut, 5)} ({chosen}) stays as it is; all before it is converted"
         )
 
+    @property
+    def among_classes(self) -> str | None:
+        """The value in which the tail finds the best class or classes; None where it does something else."""
+        classed = len(self.cut) == 1 and {"ArgMax", "TopK"}.issuperset(self.chosen_by)
+        return self.cut[0] if classed else None
+
     @cached_property
     def foreign(self) -> bool:
         """Whether it has operators that ONNX Runtime lacks, such as a plugin of TensorRT."""

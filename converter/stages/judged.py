@@ -46,9 +46,9 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
         int8 = chosen_outputs(job, stack.enter_context(deployed.open()))
         return Judged(fp32, int8, job.task, names)
     given = [value.name for value in tail.outputs]
-    if set(names) <= set(given):
+    if set(tail.head_outputs) <= set(given):
         engine = stack.enter_context(deployed.open())
-        positions = [given.index(name) for name in names]
+        positions = [given.index(name) for name in tail.head_outputs]
         return Judged(fp32, chosen_outputs(job, engine, positions), job.task, names)
     position = class_map_position(job, tail, fp32)
     if position is None:

@@ -88,13 +88,13 @@ def test_values_that_are_shaped_by_the_batch_go_with_the_tail(tmp_path: Path) ->
         *segmenter(),
         node("ArgMax", ["logits"], ["chosen"], axis=1),
         node("Shape", ["x"], ["shape"], start=0, end=1),
-        node("Concat", ["shape", "flat"], ["sizes"], axis=0),
-        node("Reshape", ["chosen", "sizes"], ["mask"]),
+        node("Concat", ["shape", "two", "one", "one"], ["sizes"], axis=0),
+        node("Expand", ["chosen", "sizes"], ["mask"]),
     ]
-    head, tail = split(saved(tmp_path / "net.onnx", nodes, [("mask", INT64, ["n", SIZE * SIZE])]))
+    head, tail = split(saved(tmp_path / "net.onnx", nodes, [("mask", INT64, ["n", 2, SIZE, SIZE])]))
     assert tail.cut == ("logits",)
     assert [each.op_type for each in head.graph.node] == ["Conv", "BatchNormalization", "Relu", "Conv"]
-    assert {each.op_type for each in tail.nodes} >= {"ArgMax", "Concat", "Reshape"}
+    assert {each.op_type for each in tail.nodes} >= {"ArgMax", "Concat", "Expand"}
 
 
 def test_a_threshold_at_the_end_is_a_choice_and_one_inside_is_none(tmp_path: Path) -> None:
