@@ -9,10 +9,12 @@ import pytest
 from click.testing import CliRunner
 
 from converter.cli.convert import command
-from converter.workspace import CPU_ENGINE, FP32_ONNX, INT8_ONNX
+from converter.workspace import CPU_ENGINE, FP32_ONNX, INT8_ONNX, TENSORRT_ENGINE
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter.digits import quick_conversions
 from tests.converter.tails import SIZE, file
+from tests.tensorrt_double.builder import plan_model
+from tests.tensorrt_double.machine import machine_with_tensorrt
 
 FLAGS = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "8", "--no-html"]
 BEFORE_THE_END = "agreement and accuracy are measured before the graph's end"
@@ -116,3 +118,16 @@ def test_a_fixed_batch_of_one_is_freed_where_the_end_allows_it(
     assert ("converts sample by sample" in said) is (batch == 1)
     with OnnxRuntimeEngine(tmp_path / "out" / CPU_ENGINE) as engine:
         assert engine.fixed_batch == batch
+
+
+@pytest.mark.slow
+def test_a_plan_whose_outputs_are_sized_by_the_image_is_built_whole_and_measured_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine_with_tensorrt(monkeypatch)
+    out = tmp_path / "out"
+    _, report = convert(str(file(tmp_path, "nms")), "--engine", "tensorrt", output=out)
+    assert "outputs-sized-by-values" in [warning["code"] for warning in report["warning_details"]]
+    assert {row["engine"] for row in report["throughput"]} == {"onnxruntime"}
+    built = plan_model(out / TENSORRT_ENGINE)
+    assert "NonMaxSuppression" in {each.op_type for each in built.graph.node}
