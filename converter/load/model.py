@@ -23,6 +23,8 @@ from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.batch_norm import batch_norm_layers
 from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.graph.one_by_one import takes_one_image
+from converter.graph.outputs import tensors_of
+from converter.graph.tail import Tail
 from converter.graph.twin import output_names
 from converter.load import architectures
 from converter.load.answer import outputs_of
@@ -45,7 +47,12 @@ from converter.load.state_dict import (
     without_wrappers,
 )
 from converter.load.torch_export import program_from_pt2, script_from_archive
-from converter.load.torch_source import image_sizes, source_from_program, source_from_script
+from converter.load.torch_source import (
+    image_sizes,
+    source_from_module,
+    source_from_program,
+    source_from_script,
+)
 from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
 
@@ -60,8 +67,8 @@ class Teacher:
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``probe`` has the outputs, by name, for ``PROBES``
     images of random pixels, each less bright than the one before. ``notes`` are choices that the user should
-    see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript), whose
-    twin ``module`` then is.
+    see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
+    chooses, whose twin ``module`` then is; both end before ``tail``.
     """
 
     module: nn.Module
@@ -74,6 +81,7 @@ class Teacher:
     bn_layers: int
     notes: tuple[str, ...] = ()
     onnx: ModelProto | None = None
+    tail: Tail | None = None
 
     @property
     def one_by_one(self) -> bool:
@@ -109,10 +117,13 @@ def load_model(options: ModelOptions) -> Teacher:
     spec, notes = spec_from_options(options, network.origin)
     module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
+    if source is None and _chooses(module, spec):
+        source = source_from_module(module, path, spec)
     if source is not None:
         source = checked_source(source, spec, path)
         module = source.module.requires_grad_(False)
         notes = (source.freed, *notes) if source.freed else notes
+        notes = (*notes, source.tail.describe()) if source.tail else notes
     probe = _probed(module, spec, source)
     weights = network.origin.weights
     class_names = (
@@ -129,6 +140,7 @@ def load_model(options: ModelOptions) -> Teacher:
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
         onnx=None if source is None else source.model,
+        tail=None if source is None else source.tail,
     )
 
 
@@ -326,6 +338,18 @@ def _check_weights(module: nn.Module, source: str) -> None:
             raise LoadError(
                 f"{name}.running_var holds a negative variance ({variance.min():.3g}); the file is damaged"
             )
+
+
+def _chooses(module: nn.Module, spec: InputSpec) -> bool:
+    """Whether an output holds choices and no floating point numbers; what fails is told of later."""
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = tensors_of(module(random_pixels(spec, 2, 0)))
+    except Exception:  # noqa: BLE001 - the network's forward is the user's code
+        return False
+    per_image = all(output.shape[:1] == (2,) for output in outputs)
+    return per_image and not all(output.is_floating_point() for output in outputs)
 
 
 def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> dict[str, Tensor]:

@@ -19,9 +19,10 @@ from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
 from converter.graph.capture import BATCH, same
 from converter.graph.free_batch import with_free_shapes
-from converter.graph.one_by_one import image_by_image
+from converter.graph.one_by_one import image_by_image, takes_one_image
 from converter.graph.outputs import tensors_of
 from converter.graph.simplify import prepare
+from converter.graph.tail import Tail, split_tail, up_to
 from converter.graph.twin import output_names, twin_from_onnx
 from converter.graph.unfused import take_fused_apart
 from converter.load.unfit import refuse_unfit
@@ -46,7 +47,7 @@ class OnnxSource:
     ``sizes`` are channels, height and width, -1 where the file leaves one open. ``original`` is the file's network in
     float32, for batches of ``batch`` images. ``notes`` say what was changed, ``freed`` that a fixed batch was.
     ``fixed_at`` is the node that fixes the batch, where that could not be changed. ``reference`` answers in place
-    of ``original`` where that was written from a network of PyTorch.
+    of ``original`` where that was written from a network of PyTorch. ``model`` and ``module`` end before ``tail``.
     """
 
     model: onnx.ModelProto
@@ -58,6 +59,7 @@ class OnnxSource:
     freed: str | None = None
     fixed_at: str | None = None
     reference: Callable[[Tensor], tuple[Tensor, ...]] | None = None
+    tail: Tail | None = None
 
 
 def source_from_onnx(path: Path) -> OnnxSource:
@@ -88,6 +90,7 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
     if batch > 0:
         freed = f"the file fixes its batch to {batch}; the converted network takes any"
     prepared, fixed_at = prepare(free, one_image=batch == 1), None
+    prepared, tail = split_tail(prepared)
     twin = twin_from_onnx(prepared)
     inside = batch if batch > 0 or min(sizes) <= 0 else _batch_inside(twin, sizes)
     if inside > 0 and min(sizes) > 0:
@@ -95,7 +98,9 @@ def source_from_model(model: onnx.ModelProto, path: Path) -> OnnxSource:
         twin = twin_from_onnx(prepared)
         if batch <= 0:
             freed = f"the file leaves its batch open but fixes it to {inside} inside; the converted network takes any"
-    return OnnxSource(prepared, twin, tuple(sizes), model, max(1, inside), notes, freed, fixed_at)
+    if tail is not None and freed is None:
+        tail = tail.declared_as(model.graph.output)
+    return OnnxSource(prepared, twin, tuple(sizes), model, max(1, inside), notes, freed, fixed_at, tail=tail)
 
 
 def _batch_inside(twin: fx.GraphModule, sizes: Sequence[int]) -> int:
@@ -139,10 +144,13 @@ def _one_by_one(source: OnnxSource, spec: InputSpec, path: Path) -> OnnxSource:
     for dim, size in zip(_image_input(model).type.tensor_type.shape.dim, (1, *spec.shape), strict=True):
         dim.dim_value = size
     for value in model.graph.output:
-        value.type.tensor_type.shape.dim[0].dim_value = 1
-    model = prepare(model, one_image=True)
+        for first in value.type.tensor_type.shape.dim[:1]:
+            first.dim_value = 1
+    model, tail = split_tail(prepare(model, one_image=True))
+    if tail is not None:
+        tail = tail.declared_as(source.original.graph.output)
     twin = image_by_image(twin_from_onnx(model), random_pixels(spec, 1, 0))
-    return replace(source, model=model, module=twin, freed=None, fixed_at=None)
+    return replace(source, model=model, module=twin, freed=None, fixed_at=None, tail=tail)
 
 
 def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
@@ -166,24 +174,62 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
                 f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but its "
                 f"output {name} doesn't{where}; export it with a dynamic batch, or a batch of 1"
             )
+    if source.tail is not None and (source.freed or source.reference):
+        _require_same_whole(source, source.tail, spec, x, path)
+
+
+def _require_same_whole(source: OnnxSource, tail: Tail, spec: InputSpec, x: Tensor, path: Path) -> None:
+    """Raise CaptureError unless the network with its ``tail`` says the same of ``x`` as the original of its parts."""
+    expected = f"expected the end of {path} ({', '.join(tail.chosen_by)}) to say the same of "
+    expected += f"{len(x)} images together as of {source.batch} at a time, but it "
+    if tail.foreign:
+        raise CaptureError(
+            f"{expected}can't be run here; export the network with a dynamic batch, or a batch of 1"
+        )
+    try:
+        whole, size = tail.attached_to(source.model), 1 if takes_one_image(source.model) else len(x)
+        ours = _said_by_onnxruntime(_of_sizes(whole, spec), x.split(size), path)
+        theirs = _said_by_whole(source, spec, x.split(source.batch), path)
+        alike = all(same(one, other) for one, other in zip(ours, theirs, strict=True))
+    except ValueError:  # parts that can't be joined
+        alike = False
+    if not alike:
+        raise CaptureError(f"{expected}doesn't; export the network with a dynamic batch, or a batch of 1")
 
 
 def _said_by_original(
     source: OnnxSource, spec: InputSpec, parts: Sequence[Tensor], path: Path
 ) -> list[NDArray[Any]]:
+    """The outputs that ``source`` has before its tail, of all ``parts`` together. Raises CaptureError."""
+    if source.tail is None:
+        return _said_by_whole(source, spec, parts, path)
+    original, names = source.original, source.tail.head_outputs
+    if not {name for node in original.graph.node for name in node.output}.issuperset(names):
+        original, _ = split_tail(prepare(with_newer_opset(original, path), one_image=source.batch == 1))
+    return _said_by_onnxruntime(_of_sizes(up_to(original, names), spec), parts, path)
+
+
+def _said_by_whole(
+    source: OnnxSource, spec: InputSpec, parts: Sequence[Tensor], path: Path
+) -> list[NDArray[Any]]:
     """The outputs of what ``source`` was made from, of all ``parts`` together. Raises CaptureError."""
-    if source.reference is not None:
-        with torch.no_grad():
-            answers = [source.reference(part) for part in parts]
-        return [torch.cat(some).numpy() for some in zip(*answers, strict=True)]
-    original = onnx.ModelProto()
-    original.CopyFrom(source.original)
-    first, *others = _image_input(original).type.tensor_type.shape.dim
+    if source.reference is None:
+        return _said_by_onnxruntime(_of_sizes(source.original, spec), parts, path)
+    with torch.no_grad():
+        answers = [source.reference(part) for part in parts]
+    return [torch.cat(some).numpy() for some in zip(*answers, strict=True)]
+
+
+def _of_sizes(model: onnx.ModelProto, spec: InputSpec) -> onnx.ModelProto:
+    """A copy whose input is as large as ``spec`` says."""
+    sized = onnx.ModelProto()
+    sized.CopyFrom(model)
+    first, *others = _image_input(sized).type.tensor_type.shape.dim
     if first.dim_value <= 0:
         first.dim_param = BATCH
     for dim, size in zip(others, spec.shape, strict=True):
         dim.dim_value = size
-    return _said_by_onnxruntime(original, parts, path)
+    return sized
 
 
 def _said_by_onnxruntime(model: onnx.ModelProto, parts: Sequence[Tensor], path: Path) -> list[NDArray[Any]]:

@@ -42,7 +42,16 @@ def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
         ends_of(teacher),
         teacher.class_names,
         _boxes_from,
+        _chosen_from(teacher),
     )
+
+
+def _chosen_from(teacher: Teacher) -> str | None:
+    """The output of which the network's tail takes the best class."""
+    tail = teacher.tail
+    if tail is None or tail.among_classes is None:
+        return None
+    return dict(zip(tail.head_outputs, teacher.probe, strict=True))[tail.among_classes]
 
 
 def _boxes_from(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Task | None:
@@ -53,7 +62,8 @@ def _boxes_from(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Task | 
 def ends_of(teacher: Teacher) -> dict[str, str]:
     """Output -> what computes it, but for what changes its shape alone; left out where that is not known."""
     if teacher.onnx is not None:
-        return ends_of_onnx(teacher.onnx)
+        names = dict(zip((v.name for v in teacher.onnx.graph.output), teacher.probe, strict=True))
+        return {names[name]: end for name, end in ends_of_onnx(teacher.onnx).items()}
     if len(teacher.probe) > 1:
         return {}
     (name,) = teacher.probe

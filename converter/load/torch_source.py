@@ -7,11 +7,12 @@ from pathlib import Path
 
 import onnx
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
+from calibrators.data.input_spec import InputSpec
 from converter.errors import LoadError
-from converter.graph.capture import BATCH, onnx_from_program
+from converter.graph.capture import BATCH, onnx_from_model, onnx_from_program
 from converter.graph.outputs import named_tensors, tensors_of
 from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
@@ -61,6 +62,11 @@ def source_from_script(script: torch.jit.ScriptModule, path: Path, shape: tuple[
         x = _pixels(2 if batch == -1 else batch, shape)
         names = _require_steady_outputs(script, x, path)
         return _source(onnx_from_script(script, x, path, names, dynamic=batch == -1), script, path, shape)
+
+
+def source_from_module(module: nn.Module, path: Path, spec: InputSpec) -> OnnxSource:
+    """The network ``module``, in eval mode; raises as source_from_program."""
+    return _source(onnx_from_model(module, spec), module, path, (spec.shape[0], spec.shape[1], spec.shape[2]))
 
 
 def _pixels(images: int, shape: tuple[int, int, int]) -> Tensor:

@@ -1,6 +1,7 @@
 """The stage that measures FP32 on ``--val``: before the long work, in case an image is broken."""
 
 from converter.job import Job
+from converter.stages.head import head_file
 from converter.trust.answers import Answers, answers
 from converter.trust.fp32 import fp32_by, fp32_network
 from converter.workspace import FP32_ONNX
@@ -13,8 +14,11 @@ def fp32_baseline(job: Job) -> Answers | None:
     truths = job.true_answers
     if job.val is None or truths is None:
         return None
-    fp32 = fp32_network(job.teacher.module, job.device, job.workspace.path(FP32_ONNX))
-    with job.console.stage("baseline") as stage, fp32 as network:
+    with (
+        job.console.stage("baseline") as stage,
+        head_file(job, FP32_ONNX) as path,
+        fp32_network(job.teacher.module, job.device, path) as network,
+    ):
         with job.console.progress("baseline", job.val.num_samples) as advance:
             baseline = answers(network, task, job.val, truths, advance)
         count, by = job.val.num_samples, fp32_by(job.device)

@@ -1,7 +1,7 @@
 """The throughput of the engine that was built, beside that of the FP32 network."""
 
 import tempfile
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from converter.job import Job
 from converter.options import ConvertOptions
 from converter.report.document import ThroughputSection
 from converter.stages.build import Deployed, new_plan_engine
+from converter.stages.head import head_file
 from converter.workspace import FP32_ONNX, Workspace
 from engines.base import Engine
 from engines.bench.compare import Throughput, compare, ratios
@@ -49,7 +50,7 @@ def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
     bench = BenchOptions(batches=batches, buffers=options.buffers)
     with job.console.stage("benchmark") as stage:
         if deployed.name == "onnxruntime":
-            results = on_cpu(bench, deployed, job.workspace)
+            results = on_cpu(job, bench, deployed)
         else:
             results, measured_on = on_gpu(job, bench, deployed)
         engines = len(results) // len(batches)  # FP32 is the first of them, INT8 the last
@@ -78,9 +79,14 @@ def section_of(result: Throughput) -> ThroughputSection:
     )
 
 
-def on_cpu(bench: BenchOptions, deployed: Deployed, workspace: Workspace) -> list[Throughput]:
-    """FP32 and INT8 in ONNX Runtime."""
-    with OnnxRuntimeEngine(workspace.path(FP32_ONNX)) as fp32, deployed.open() as int8:
+def on_cpu(job: Job, bench: BenchOptions, deployed: Deployed) -> list[Throughput]:
+    """FP32 and INT8 in ONNX Runtime, both with the network's tail or both without it."""
+    whole = nullcontext(job.workspace.path(FP32_ONNX))
+    with (
+        head_file(job, FP32_ONNX) if deployed.ends_before_tail else whole as path,
+        OnnxRuntimeEngine(path) as fp32,
+        deployed.open() as int8,
+    ):
         return compare([fp32, int8], bench)
 
 

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from converter.console import Advance
 from converter.job import Job
 from converter.options import ConvertOptions
 from converter.samples import SampleSource
+from converter.stages.head import head_file
 from converter.workspace import (
     BUILD_LOG,
     CPU_ENGINE,
@@ -41,11 +42,13 @@ from zscgan_common.warning_message import WarningMessage
 class Deployed:
     """What was built: ``name`` of the engine that verifies and is measured here, and what opens it.
 
-    On a GPU it is opened on a device of its own, or on the one that is given.
+    On a GPU it is opened on a device of its own, or on the one that is given. It may have been built without the
+    network's tail.
     """
 
     name: str
     open_on: Callable[[Device | None], Engine]
+    ends_before_tail: bool = False
 
     def open(self) -> Engine:
         """The engine, loaded."""
@@ -66,14 +69,22 @@ def build(job: Job, samples: SampleSource | None) -> Built:
     """The engine that was chosen, and the ONNX Runtime engine always: it runs on any machine."""
     workspace = job.workspace
     with job.console.stage("engine") as stage:
-        onnxruntime.build(workspace.path(INT8_ONNX), workspace.path(CPU_ENGINE))
+        tail = job.teacher.tail
+        without = tail is not None and tail.foreign
+        with head_file(job, INT8_ONNX) if without else nullcontext(workspace.path(INT8_ONNX)) as source:
+            onnxruntime.build(source, workspace.path(CPU_ENGINE))
         integer, convolutions = onnxruntime.int8_kernels(workspace.path(CPU_ENGINE))
         stage.detail = (
             f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
         )
+    if tail is not None and without:
+        job.console.info(
+            f"note: ONNX Runtime doesn't have {', '.join(tail.chosen_by)}: {CPU_ENGINE} ends before it, and an engine "
+            "of TensorRT is built with it"
+        )
     deployed = None if job.engine == "onnxruntime" else build_plan(job, samples)
     if deployed is None:
-        on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)))
+        on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)), without)
         return Built(on_cpu, convolutions, integer)
     return Built(deployed, convolutions, integer, describe_layers(job, deployed))
 
@@ -165,7 +176,18 @@ def with_kept_log(error: EngineError, workspace: Workspace) -> EngineError:
 
 def open_plan(job: Job) -> Deployed | None:
     """What opens the plan; None, with a warning, for one of TensorRT for RTX that this machine can't run."""
-    options, path = job.options, job.workspace.path(ENGINE_FILES[job.engine])
+    options, path, tail = job.options, job.workspace.path(ENGINE_FILES[job.engine]), job.teacher.tail
+    if tail is not None and tail.sized_by_values:
+        job.console.warn(
+            WarningMessage(
+                "outputs-sized-by-values",
+                f"the size of the plan's outputs depends on the image ({', '.join(tail.chosen_by)}): agreement, "
+                "accuracy and throughput below are those of the same INT8 network in ONNX Runtime on this CPU",
+                "The speed says nothing of the GPU. Measure the plan in your own program, which gives TensorRT an "
+                "allocator for such outputs.",
+            )
+        )
+        return None
     deployed = Deployed(job.engine, lambda device: new_plan_engine(path, options, device))
     if job.engine == "tensorrt":
         return deployed

@@ -16,6 +16,7 @@ from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.stages.head import head_file, with_tail
 from converter.trust.answers import network_of
 from converter.trust.task.base import Network
 from converter.workspace import FP32_ONNX
@@ -74,12 +75,13 @@ def write_fp32(job: Job, graph: FoldedGraph) -> float:
             f"expected a network of less than 2 GB in FP32, got {graph.onnx.ByteSize() / 1e9:.1f} GB, more than "
             "one ONNX file can hold; convert a smaller one"
         )
-    path = write_atomic(job.workspace.path(FP32_ONNX), as_written(graph.onnx).SerializeToString())
+    model = with_tail(job, as_written(graph.onnx))
+    write_atomic(job.workspace.path(FP32_ONNX), model.SerializeToString())
     x = random_pixels(job.teacher.spec, max(CHECKED_BATCHES), job.seed).to(job.device)
     with torch.no_grad():
         outputs = tensors_of(job.teacher.module(x))
     ours = dict(zip(job.teacher.probe, (output.cpu().numpy() for output in outputs), strict=True))
-    with OnnxRuntimeEngine(path) as engine:
+    with head_file(job, FP32_ONNX) as path, OnnxRuntimeEngine(path) as engine:
         return max(
             difference_from(
                 network_of(engine), x[:batch].cpu().numpy(), {name: ours[name][:batch] for name in ours}

@@ -1,18 +1,17 @@
 """The stage that compares the engine with the FP32 network."""
 
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from converter.job import Job, SampleUse
 from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
 from converter.samples import SampleSource
 from converter.stages.build import Deployed
+from converter.stages.judged import Judged, judged_networks
 from converter.stages.sensitivity import finite
-from converter.trust.answers import Answers, Compared, answers, compare, in_parts, network_of
-from converter.trust.fp32 import fp32_by, fp32_network
+from converter.trust.answers import Answers, Compared, answers, compare
+from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
-from converter.trust.task.base import Network
-from converter.workspace import FP32_ONNX
 from zscgan_common.warning_message import WarningMessage
 
 
@@ -38,29 +37,23 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
         )
         return Verified()
     with job.console.stage("verify") as stage, ExitStack() as stack:
-        fp32_onnx = job.workspace.path(FP32_ONNX)
-        fp32 = stack.enter_context(fp32_network(job.teacher.module, job.device, fp32_onnx))
-        int8 = network_of(stack.enter_context(deployed.open()))
-        if deployed.name != "onnxruntime":
-            int8 = in_parts(int8, job.options.build.min_batch, job.options.build.max_batch)
+        judged = judged_networks(job, deployed, stack)
         agreement = prediction = accuracy = None
         if samples is not None:
-            agreement, prediction = on_samples(job, fp32, int8, samples)
+            agreement, prediction = on_samples(job, judged, samples)
         if job.val is not None:
-            accuracy = on_images(job, fp32, int8, baseline)
+            accuracy = on_images(job, judged, baseline)
         found = Verified(agreement, prediction, accuracy)
         stage.detail = ", ".join(in_words(found))
     return found
 
 
-def on_samples(
-    job: Job, fp32: Network, int8: Network, samples: SampleSource
-) -> tuple[AgreementSection, Prediction | None]:
+def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[AgreementSection, Prediction | None]:
     """Agreement and prediction, on samples that nothing else has used."""
     fresh = job.samples(samples, SampleUse.JUDGING)
-    found = compare(fp32, int8, job.task, tuple(job.teacher.probe), fresh)
+    found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
     unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
-    return agreement_section(job, found), predict(fp32, int8, job.task, unseen)
+    return agreement_section(job, found), predict(judged.fp32, judged.int8, judged.task, unseen)
 
 
 def agreement_section(job: Job, found: Compared) -> AgreementSection:
@@ -76,16 +69,18 @@ def agreement_section(job: Job, found: Compared) -> AgreementSection:
     )
 
 
-def on_images(job: Job, fp32: Network, int8: Network, baseline: Answers | None) -> AccuracySection:
+def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySection:
     """Agreement on ``--val``, and accuracy where FP32 gave ``baseline`` to labelled images."""
     assert job.val is not None
     task, metric = job.task, None
     before = after = None
     with job.console.progress("verify", job.val.num_samples) as advance:
         if baseline is None:
-            agreement = compare(fp32, int8, task, tuple(job.teacher.probe), job.val, advance).agreement
+            found = compare(judged.fp32, judged.int8, judged.task, judged.names, job.val, advance)
+            agreement = found.agreement
         else:
-            quantized = answers(int8, task, job.val, baseline.truths, advance)
+            quantized = answers(judged.int8, judged.task, job.val, baseline.truths, advance)
+            quantized = replace(quantized, task=task)
             agreement, metric = baseline.agreement(quantized), task.metric
             before, after = baseline.accuracy, quantized.accuracy
     top1 = metric == "top-1"

@@ -27,6 +27,7 @@ from engines.tensorrt.api import (
 )
 from engines.tensorrt.build_log import BuildLog, build_log
 from engines.tensorrt.cancellation import Cancellation, Progress, interruptible, new_monitor
+from engines.tensorrt.plugins import load_plugins
 from engines.tensorrt.timing_cache import attach_timing_cache, save_timing_cache
 
 _HARDWARE_LEVELS = {"ampere+": "AMPERE_PLUS", "same": "SAME_COMPUTE_CAPABILITY"}
@@ -143,6 +144,7 @@ class _Build:
         # The number of the flag differs between the versions, and 11 ignores it. A calibrator needs weak types.
         strong = 1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
         network = builder.create_network(strong if self.calibrator is None else 0)
+        load_plugins(trt, self.log)
         parser = trt.OnnxParser(network, self.log)
         # From the file, so that weights stored beside it are found.
         if parser.parse_from_file(str(self.source)):

@@ -18,6 +18,7 @@ from engines.options import BUFFERS, ENGINE_TITLES, BenchOptions
 from engines.tensorrt.api import ICudaEngine, TensorRT
 from engines.tensorrt.build_log import new_logger
 from engines.tensorrt.execution import Execution, PlanTensors, new_context, tensors_of
+from engines.tensorrt.plugins import load_plugins
 from engines.tensorrt.queries import GpuQueries
 
 _LOGGER = logging.getLogger(__name__)
@@ -95,6 +96,7 @@ class PlanEngine:
     def _open(self, plan: bytes, host_code: bool) -> None:
         self._runtime = self._new_runtime()
         self._runtime.engine_host_code_allowed = host_code
+        load_plugins(self._trt, self._log)
         engine = cast("ICudaEngine | None", self._runtime.deserialize_cuda_engine(plan))
         if engine is None:
             raise BuildError(self._refusal(plan))

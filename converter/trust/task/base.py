@@ -110,8 +110,10 @@ class OutputErrors:
     inputs: int = 0
 
     def add(self, fp32: Outputs, int8: Outputs) -> None:
-        """Count one batch."""
+        """Count one batch, as far as the outputs are no choices."""
         for name, a, b in zip(self.names, fp32, int8, strict=True):
+            if not np.issubdtype(a.dtype, np.floating):
+                continue
             x, y = (values.reshape(len(values), -1).astype(np.float64) for values in (a, b))
             self._add(self.signal, name, np.square(x).sum())
             self._add(self.noise, name, np.square(x - y).sum())

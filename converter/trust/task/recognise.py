@@ -67,12 +67,16 @@ _MOST_LOOKED_AT = 64
 
 @dataclass(frozen=True)
 class _Output:
-    """The ``index``-th output: its name, values, and what computes them, which is empty where it is unknown."""
+    """The ``index``-th output: its name, values, and what computes them, which is empty where it is unknown.
+
+    ``chosen_from``: the network goes on to take the best of its second axis.
+    """
 
     index: int
     name: str
     values: Tensor
     computed_by: str
+    chosen_from: bool = False
 
     @property
     def end(self) -> str:
@@ -185,16 +189,18 @@ def task_from_outputs(
     ends: Mapping[str, str] = _NO_ENDS,
     class_names: Sequence[str] | None = None,
     boxes_from: BoxesFrom | None = None,
+    chosen_from: str | None = None,
 ) -> tuple[Task, str]:
     """The task that is ``asked`` for, or that the outputs show where it is "auto", and the line that says so.
 
     ``outputs`` are those of at least four different inputs of the height and width ``input_size``. ``ends`` has for
     outputs the ONNX operator or the class of the module that computes them, behind which their shape or type alone
-    changes. ``class_names`` are known for classifiers. Raises OptionsError for a task that the outputs contradict,
+    changes. ``class_names`` are known for classifiers; the values of the output ``chosen_from`` are those of classes.
+    Raises OptionsError for a task that the outputs contradict,
     and LoadError for outputs that no task has.
     """
     found = [
-        _Output(index, name, values.detach(), ends.get(name, ""))
+        _Output(index, name, values.detach(), ends.get(name, ""), name == chosen_from)
         for index, (name, values) in enumerate(outputs.items())
     ]
     probe = _Probe(found, input_size, class_names, boxes_from)
@@ -323,7 +329,8 @@ def _from_vectors(outputs: Sequence[_Output], class_names: Sequence[str] | None)
     columns, final, index = output.columns or 1, output.final, output.index
     if final == "sigmoid" and columns > 1:
         return _Found(Labels(columns, final, index))
-    why = "" if final != "logits" or named or columns == 1 else _why_embedding(output)
+    known = named or output.chosen_from
+    why = "" if final != "logits" or known or columns == 1 else _why_embedding(output)
     if why:
         return _Found(Embedding(columns, index), why, "--task classes, if these are logits")
     return _Found(Classes(columns, final, index))
@@ -347,7 +354,9 @@ def _from_maps(outputs: Sequence[_Output]) -> _Found | None:
         return None
     output = outputs[0]
     channels, final = (output.map_shape or (1, 0, 0))[0], output.final
-    if channels == 1:
+    if output.chosen_from:
+        may_be = True
+    elif channels == 1:
         may_be = final == "sigmoid"
     elif final in ("softmax", "log_softmax"):
         may_be = True

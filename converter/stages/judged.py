@@ -1,0 +1,101 @@
+"""What is compared of an engine: its own outputs, where they tell, else those of the network before its tail."""
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from numpy.typing import NDArray
+
+from calibrators.data.batches import random_pixels
+from converter.graph.capture import same
+from converter.graph.tail import Tail
+from converter.job import Job
+from converter.stages.build import Deployed
+from converter.stages.head import head_file
+from converter.trust.answers import in_parts, network_of
+from converter.trust.fp32 import fp32_network
+from converter.trust.task.base import Network, Outputs, Task
+from converter.trust.task.mask import Mask
+from converter.workspace import FP32_ONNX, INT8_ONNX
+from engines.base import Engine
+from engines.onnxruntime import engine as onnxruntime
+from engines.onnxruntime.engine import OnnxRuntimeEngine
+
+_IMAGES = 4
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Both networks, and what their outputs, called ``names``, mean."""
+
+    fp32: Network
+    int8: Network
+    task: Task
+    names: Sequence[str]
+
+
+def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
+    """FP32 and the engine, open until ``stack`` closes."""
+    tail, names = job.teacher.tail, tuple(job.teacher.probe)
+    path = stack.enter_context(head_file(job, FP32_ONNX))
+    fp32 = stack.enter_context(fp32_network(job.teacher.module, job.device, path))
+    if tail is None or deployed.ends_before_tail:
+        int8 = chosen_outputs(job, stack.enter_context(deployed.open()))
+        return Judged(fp32, int8, job.task, names)
+    given = [value.name for value in tail.outputs]
+    if set(tail.head_outputs) <= set(given):
+        engine = stack.enter_context(deployed.open())
+        positions = [given.index(name) for name in tail.head_outputs]
+        return Judged(fp32, chosen_outputs(job, engine, positions), job.task, names)
+    position = class_map_position(job, tail, fp32)
+    if position is None:
+        job.console.info(
+            f"note: agreement and accuracy are measured before the graph's end ({', '.join(tail.chosen_by)}), in ONNX "
+            "Runtime; the engine's own outputs are what the end chooses of these values"
+        )
+        return Judged(fp32, head_engine(job, stack), job.task, names)
+    engine = stack.enter_context(deployed.open())
+
+    def class_maps(x: NDArray[np.float32]) -> Outputs:
+        return (np.stack(job.task.answers(fp32(x))),)
+
+    int8 = chosen_outputs(job, engine, [position])
+    return Judged(class_maps, int8, Mask(None), [given[position]])
+
+
+def chosen_outputs(job: Job, engine: Engine, positions: Sequence[int] | None = None) -> Network:
+    """``engine`` for batches of any size, as far as it gives the outputs at ``positions``; all without these."""
+
+    def run(x: NDArray[np.float32]) -> Outputs:
+        outputs = tuple(engine.infer(x).values())
+        return outputs if positions is None else tuple(outputs[position] for position in positions)
+
+    if isinstance(engine, OnnxRuntimeEngine):
+        return run if engine.fixed_batch is None else in_parts(run, engine.fixed_batch, engine.fixed_batch)
+    return in_parts(run, job.options.build.min_batch, job.options.build.max_batch)
+
+
+def class_map_position(job: Job, tail: Tail, fp32: Network) -> int | None:
+    """Which output of the whole network holds the classes of the pixels; None where none does."""
+    if not isinstance(job.task, Mask) or tail.foreign or tail.sized_by_values:
+        return None
+    x = random_pixels(job.teacher.spec, _IMAGES, job.seed).numpy()
+    expected = np.stack(job.task.answers(fp32(x)))
+    with OnnxRuntimeEngine(job.workspace.path(FP32_ONNX)) as engine:
+        outputs = network_of(engine)(x)
+    for position, output in enumerate(outputs):
+        maps = output.size == expected.size and output.shape[-2:] == expected.shape[-2:]
+        if maps and same(output.reshape(expected.shape).astype(expected.dtype), expected):
+            return position
+    return None
+
+
+def head_engine(job: Job, stack: ExitStack) -> Network:
+    """The INT8 network before its tail in ONNX Runtime."""
+    folder = Path(stack.enter_context(TemporaryDirectory()))
+    with head_file(job, INT8_ONNX) as source:
+        path = onnxruntime.build(source, folder / INT8_ONNX)
+    return network_of(stack.enter_context(OnnxRuntimeEngine(path)))
