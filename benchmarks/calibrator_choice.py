@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from converter.trust.predictions import chosen_classes
 from numpy.typing import NDArray
 from quantizations import digits, from_network
 from trial import SAMPLES, batch_of, network_from_data
@@ -41,7 +42,6 @@ from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.stages.synthesis import generator_from_teacher
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import border_inputs, inputs_for
-from converter.trust.predictions import chosen_classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 from conversion import Network
+from converter.trust.predictions import Logits, Predictions, predictions
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from torch import nn
@@ -29,7 +30,6 @@ from converter.job import device_from_name
 from converter.load.model import Teacher
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.trust.predictions import Logits, Predictions, predictions
 
 Evaluation = tuple[int, Algorithm]
 

@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+from converter.trust.predictions import chosen_classes, percent_equal
 from numpy.typing import NDArray
 from quantizations import SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
 
 from converter.trust.prediction import Margins, Prediction, Z, predict_from_logits
-from converter.trust.predictions import chosen_classes, percent_equal
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
 SLOPES = np.linspace(0.05, 5.0, 100)

@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+from converter.trust.predictions import Predictions, predictions
 from measure import logits_of
 from observed import histograms, ranges
 from quantizations import generator_for
@@ -34,7 +35,6 @@ from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.trust.predictions import Predictions, predictions
 
 CPU = torch.device("cpu")
 DEPLOYED_BITS = 8

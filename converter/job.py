@@ -27,6 +27,7 @@ from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
 from converter.samples import SampleSource
 from converter.trust.task.base import Task
+from converter.trust.task.labels import Labels
 from converter.workspace import Workspace
 from engines.choose import EngineChoice, choose_engine
 from engines.memory import open_device
@@ -146,6 +147,8 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options)
         val, truths = val_images(task, teacher, options)
+        if isinstance(task, Labels) and val is not None and val.labelled:
+            task = replace(task, one_known=True)  # class folders name one of several
         output = options.output or Path(f"{teacher.name}_int8")
         job = Job(
             options=options,

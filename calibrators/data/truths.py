@@ -39,7 +39,7 @@ _HOLDS = {"mask": "a class for each pixel", "boxes": "boxes"}
 
 
 @dataclass(frozen=True)
-class Truths(Mapping[str, NDArray[Any]]):
+class Truths:
     """The truth of each of the images at ``files``, under the path that ``ImageBatches.paths`` has for it.
 
     A mask is (height, width) of integers, boxes are (boxes, 5): left, top, right, bottom in pixels of the image, and
