@@ -201,8 +201,8 @@ def images_from_path(
     ``file,label``, labels are class indices), a folder of images without labels, or an ``.npz`` with
     ``images`` (uint8, N x H x W x C or N x H x W) and perhaps ``labels``. ``resize`` is the shorter side, or
     height and width, and ``crop`` the side of the central square. ``limit`` takes a random subset of the given
-    ``seed``, even over the classes where there are labels. Raises DataError, also while iterating for files that can't be
-    decoded or have another size.
+    ``seed``, even over the classes where there are labels. Raises DataError, also while iterating for files that
+    can't be decoded or have another size.
     """
     path = Path(path)
     _require_usable(spec, limit)

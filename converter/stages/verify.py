@@ -3,17 +3,24 @@
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import torch
+
+from calibrators.data.batches import Batches, first_inputs
 from converter.job import Job, SampleUse
+from converter.report.answer_sheet import is_drawable, save_answers, worth_showing
 from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
 from converter.samples import SampleSource
 from converter.stages.build import Deployed
 from converter.stages.sensitivity import finite
-from converter.trust.answers import Answers, Compared, answers, compare, in_parts, network_of
+from converter.trust.answers import Answers, Compared, answers, array_of, compare, in_parts, network_of
 from converter.trust.fp32 import fp32_by, fp32_network
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.task.base import Network
-from converter.workspace import FP32_ONNX
+from converter.workspace import ANSWERS, FP32_ONNX
 from zscgan_common.warning_message import WarningMessage
+
+LOOKED_AT = 32
+"""Inputs among which those for the picture are chosen."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +55,7 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
             agreement, prediction = on_samples(job, fp32, int8, samples)
         if job.val is not None:
             accuracy = on_images(job, fp32, int8, baseline)
+        draw_answers(job, fp32, int8, samples)
         found = Verified(agreement, prediction, accuracy)
         stage.detail = ", ".join(in_words(found))
     return found
@@ -101,6 +109,22 @@ def on_images(job: Job, fp32: Network, int8: Network, baseline: Answers | None) 
         fp32=before,
         int8=after,
     )
+
+
+def draw_answers(job: Job, fp32: Network, int8: Network, samples: SampleSource | None) -> None:
+    """Write the picture of both networks' answers, where they can be drawn, to some images of ``--val`` or samples."""
+    inputs: Batches | None = job.val
+    if inputs is None and samples is not None:
+        inputs = job.samples(samples, SampleUse.JUDGING)
+    if inputs is None or not is_drawable(job.task):
+        return
+    seen = first_inputs(inputs, LOOKED_AT).cpu()
+    before = [answer for part in seen.split(job.batch) for answer in job.task.answers(fp32(array_of(part)))]
+    chosen = worth_showing(job.task, before)
+    shown = seen[torch.tensor(chosen)]
+    after = job.task.answers(int8(array_of(shown)))
+    path = job.workspace.path(ANSWERS)
+    save_answers(shown, job.teacher.spec, job.task, [before[index] for index in chosen], after, path)
 
 
 def in_words(found: Verified) -> list[str]:

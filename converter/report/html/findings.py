@@ -8,6 +8,7 @@ from converter.report.document import Report, ThroughputSection
 from converter.report.html.formats import number, percent, words
 from converter.report.summary import missed_gate
 from converter.workspace import (
+    ANSWERS,
     BUILD_LOG,
     CPU_ENGINE,
     ENGINE_FILES,
@@ -32,7 +33,8 @@ FILES = {
     "calibration.json": "the range of each activation",
     "calibration.cache": "the same in TensorRT's format",
     "generator.pt": "the generator, for --generator",
-    SAMPLES: "a look at its samples",
+    SAMPLES: "a look at the samples",
+    ANSWERS: "what FP32 and INT8 find in a few inputs",
     "report.json": "all figures of this page, for programs",
     "report.html": "this page",
 }

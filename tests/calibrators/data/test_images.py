@@ -236,7 +236,7 @@ def test_images_are_stretched_to_a_height_and_a_width() -> None:
     image = noise(30, 50)
     pixels = pixels_from_image(image, InputSpec((3, 24, 20)), (24, 20))
     stretched = image.resize((20, 24), Image.Resampling.BILINEAR)
-    assert torch.equal(pixels, torch.from_numpy(np.asarray(stretched)).permute(2, 0, 1) / 255)
+    assert torch.equal(pixels, torch.from_numpy(np.array(stretched)).permute(2, 0, 1) / 255)
 
 
 def test_damaged_image_is_named_when_it_is_reached(tmp_path: Path) -> None:
