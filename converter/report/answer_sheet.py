@@ -104,7 +104,8 @@ def _draw_box(tile: Image.Image, box: Float[np.ndarray, "6"], scale: float) -> N
     draw.rectangle((left, top, right, bottom), outline=colour, width=LINE)
     text = f"{label} {box[4]:.2f}"
     width = draw.textlength(text, font=font) + 2 * LINE
-    x, y = max(0.0, min(left, tile.width - width)), max(0.0, top - LETTERS)
+    x = max(0.0, min(left, tile.width - width))
+    y = top - LETTERS if top >= LETTERS else min(bottom, tile.height - LETTERS)
     draw.rectangle((x, y, x + width, y + LETTERS), fill=colour)
     draw.text((x + LINE, y + LETTERS / 2), text, fill=_readable_on(colour), font=font, anchor="lm")
 
