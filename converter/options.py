@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from calibrators.data.input_spec import Resize
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.ranges.cache_file import header_version
 from calibrators.zscgan.options import ZSCGANOptions
@@ -22,18 +23,18 @@ CALIBRATORS = ("auto", *ALGORITHMS)
 class ImageOptions:
     """Real images: ``calib_data`` calibrates in place of samples, ``val`` measures accuracy.
 
-    Both are folders or .npz files. Images are resized so that the shorter side is ``resize``, then cropped to
-    ``crop`` in the centre; None leaves them as they are.
+    Both are folders or .npz files. Images are resized so that the shorter side is ``resize``, or stretched to
+    that height and width, then cropped to ``crop`` in the centre; None leaves them as they are.
     """
 
     calib_data: Path | None = None
     val: Path | None = None
-    resize: int | None = None
+    resize: Resize | None = None
     crop: int | None = None
 
     def __post_init__(self) -> None:
         for flag, size in (("--resize", self.resize), ("--crop", self.crop)):
-            if size is not None and size < 1:
+            if size is not None and min(size if isinstance(size, tuple) else (size,)) < 1:
                 raise OptionsError(f"expected {flag} of at least 1 pixel, got {size}")
 
 

@@ -45,7 +45,7 @@ from converter.stages.synthesis import samples_for, synthesise
 from converter.stages.verify import verify
 from converter.torchrun.ranks import ranks_of_this_run
 from converter.torchrun.watchdog import on_forced_exit
-from converter.workspace import SAMPLES
+from converter.workspace import ANSWERS, SAMPLES
 from engines.errors import EngineError
 from zscgan_common.warning_message import WarningMessage
 
@@ -210,7 +210,7 @@ def with_warnings(report: Report, console: Console) -> Report:
 def write_page(job: Job, report: Report) -> Report:
     """``report.html``; a page that can't be made costs nothing else of the conversion. The report as it is then."""
     try:
-        save_page(report, job.workspace.path(SAMPLES), job.workspace.path(PAGE))
+        save_page(report, *map(job.workspace.path, (SAMPLES, PAGE, ANSWERS)))
     except TemplateError as error:
         job.console.warn(
             WarningMessage(

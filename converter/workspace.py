@@ -23,11 +23,11 @@ CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE = (
 ENGINE_FILES = {"onnxruntime": CPU_ENGINE, "tensorrt": TENSORRT_ENGINE, "tensorrt-rtx": RTX_ENGINE}
 """Engine -> its file. Every conversion makes the first."""
 BUILD_LOG, IMPLICIT_CACHE = "tensorrt.log", "calibration.tensorrt.cache"
-SAMPLES = "samples.png"
+SAMPLES, ANSWERS = "samples.png", "answers.png"
 OUTPUTS = frozenset({
     FP32_ONNX, INT8_ONNX, CPU_ENGINE, RTX_ENGINE, TENSORRT_ENGINE, BUILD_LOG, IMPLICIT_CACHE,
     "calibration.cache", "calibration.json", "calibration.tensorrt.json", "generator.pt", "report.html", "report.json",
-    SAMPLES,
+    SAMPLES, ANSWERS,
 })  # fmt: skip
 """Names that a conversion may write; those of an earlier one don't stay beside a new report."""
 

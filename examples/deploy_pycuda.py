@@ -31,7 +31,9 @@ def input_from_image(path: Path, report: dict[str, Any]) -> NDArray[np.float32]:
     spec, sizes = report["model"]["input"], report["options"]["images"]
     channels, height, width = spec["shape"]
     image = Image.open(path).convert("RGB" if channels == 3 else "L")
-    if sizes["resize"]:  # the shorter side
+    if isinstance(sizes["resize"], list):  # height and width
+        image = image.resize(tuple(sizes["resize"][::-1]), Image.Resampling.BILINEAR)
+    elif sizes["resize"]:  # the shorter side
         longer = sizes["resize"] * max(image.size) // min(image.size)
         size = (sizes["resize"], longer) if image.width <= image.height else (longer, sizes["resize"])
         image = image.resize(size, Image.Resampling.BILINEAR)

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calibrators.data.images import images_from_path
-from calibrators.data.input_spec import InputSpec
+from calibrators.data.input_spec import InputSpec, Resize
 from converter.cli.convert import command
+from converter.report.document import plain
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from tests.tensorrt_double.memory import HostDevice, HostStream
@@ -118,17 +119,22 @@ def test_both_prepare_images_by_the_same_code() -> None:
         ((31, 50), (3, 24, 24), 29, 24),
         ((33, 33), (1, 20, 20), 20, None),
         ((25, 24), (3, 24, 24), None, 24),
+        ((40, 30), (3, 20, 36), (20, 36), None),
     ],
 )
 def test_input_is_the_one_that_the_conversion_measures_with(
-    size: tuple[int, int], shape: tuple[int, int, int], resize: int | None, crop: int | None, tmp_path: Path
+    size: tuple[int, int],
+    shape: tuple[int, int, int],
+    resize: Resize | None,
+    crop: int | None,
+    tmp_path: Path,
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
     spec = InputSpec(shape, (0.4,) * shape[0], (0.2,) * shape[0])
     report = {
         "model": {"input": {"shape": shape, "mean": spec.mean, "std": spec.std}},
-        "options": {"images": {"resize": resize, "crop": crop}},
+        "options": {"images": {"resize": plain(resize), "crop": crop}},
     }
     ours = runpy.run_path(str(ON_CPU))["input_from_image"](tmp_path / "image.png", report)
     ((theirs, _),) = images_from_path(tmp_path, spec, resize=resize, crop=crop)

@@ -16,7 +16,7 @@ from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
 from calibrators.data.batches import Batch
-from calibrators.data.input_spec import InputSpec
+from calibrators.data.input_spec import InputSpec, Resize
 from calibrators.errors import DataError
 from zscgan_common.text import first_line, shortened
 
@@ -105,7 +105,7 @@ class ImageBatches:
     spec: InputSpec
     batch_size: int
     labelled: bool
-    resize: int | None = None
+    resize: Resize | None = None
     crop: int | None = None
 
     @property
@@ -144,10 +144,11 @@ class ImageBatches:
     def _require_size(self, index: int, size: tuple[int, int]) -> None:
         _, height, width = self.spec.shape
         if size != (width, height):
-            got = f"{size[1]}x{size[0]}"
+            got, wanted = f"{size[1]}x{size[0]}", f"{height}x{width}"
+            square = f"--resize {height} --crop {height}, " if height == width else ""
             raise DataError(
-                f"{self.source.name(index)} is {got} after --resize and --crop, the network takes "
-                f"{height}x{width}; add --resize {height} --crop {height}, or the sizes of its training"
+                f"{self.source.name(index)} is {got} after --resize and --crop, the network takes {wanted}; add "
+                f"{square}--resize {wanted} to stretch images, or the sizes of its training"
             )
 
 
@@ -186,7 +187,7 @@ def images_from_path(
     path: Path | str,
     spec: InputSpec,
     *,
-    resize: int | None = None,
+    resize: Resize | None = None,
     crop: int | None = None,
     batch_size: int = 64,
     limit: int | None = None,
@@ -198,10 +199,10 @@ def images_from_path(
 
     Class folders (their sorted names are the class indices), a folder with ``labels.csv`` (header
     ``file,label``, labels are class indices), a folder of images without labels, or an ``.npz`` with
-    ``images`` (uint8, N x H x W x C or N x H x W) and perhaps ``labels``. ``resize`` is the shorter side
-    and ``crop`` the side of the central square. ``limit`` takes a random subset of the given ``seed``, even
-    over the classes where there are labels. Raises DataError, also while iterating for files that can't be
-    decoded or have another size.
+    ``images`` (uint8, N x H x W x C or N x H x W) and perhaps ``labels``. ``resize`` is the shorter side, or
+    height and width, and ``crop`` the side of the central square. ``limit`` takes a random subset of the given
+    ``seed``, even over the classes where there are labels. Raises DataError, also while iterating for files that
+    can't be decoded or have another size.
     """
     path = Path(path)
     _require_usable(spec, limit)
@@ -226,7 +227,7 @@ def images_from_files(
     files: Sequence[Path],
     spec: InputSpec,
     *,
-    resize: int | None = None,
+    resize: Resize | None = None,
     crop: int | None = None,
     batch_size: int = 64,
     limit: int | None = None,
@@ -261,19 +262,26 @@ def is_image(path: Path) -> bool:
     return path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
 
 
-def size_after(size: tuple[int, int], resize: int | None, crop: int | None) -> tuple[int, int]:
+def size_after(size: tuple[int, int], resize: Resize | None, crop: int | None) -> tuple[int, int]:
     """Width and height of an image of this width and height after ``pixels_from_image``."""
-    if resize is not None:
+    if isinstance(resize, tuple):
+        size = resize[1], resize[0]
+    elif resize is not None:
         short, long = sorted(size)
         longer = int(resize * long / short)
         size = (resize, longer) if size[0] <= size[1] else (longer, resize)
     return (crop, crop) if crop is not None and min(size) >= crop else size
 
 
+def sides(resize: Resize) -> list[int]:
+    """``resize`` as torchvision takes it."""
+    return list(resize) if isinstance(resize, tuple) else [resize]
+
+
 def pixels_from_image(
-    image: Image.Image, spec: InputSpec, resize: int | None = None, crop: int | None = None
+    image: Image.Image, spec: InputSpec, resize: Resize | None = None, crop: int | None = None
 ) -> Float[Tensor, "channels height width"]:
-    """``(pixel / 255 - mean) / std`` of ``image`` as RGB or grey, its shorter side resized, its centre cut out.
+    """``(pixel / 255 - mean) / std`` of ``image`` as RGB or grey, resized, its centre cut out.
 
     Bit for bit as the transforms that come with torchvision's weights do it, bilinear and antialiased: therefore on
     the decoded image, and without v2's ``to_dtype``, which multiplies by a rounded 1 / 255. A crop that is larger
@@ -281,7 +289,7 @@ def pixels_from_image(
     """
     image = image.convert("RGB" if spec.shape[0] == 3 else "L")
     if resize is not None:
-        image = F.resize(image, [resize])
+        image = F.resize(image, sides(resize))
     if crop is not None and min(image.size) >= crop:
         image = F.center_crop(image, [crop])
     normalised: Tensor = F.normalize(F.pil_to_tensor(image) / 255, list(spec.mean), list(spec.std))

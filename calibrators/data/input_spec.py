@@ -3,6 +3,9 @@
 from dataclasses import dataclass
 from math import isfinite
 
+Resize = int | tuple[int, int]
+"""What images are resized to: the shorter side, or height and width, to which they are stretched."""
+
 
 @dataclass(frozen=True)
 class Preset:

@@ -1,15 +1,14 @@
 """Procedural images: what stands in for photographs where no generator can be trained and no data is at hand.
 
-An image is a world of *dead leaves*: discs, boxes and diamonds of power-law sizes that occlude one another (Lee, Mumford
-and Huang, "Occlusion Models for Natural Images", 2001), over a field whose amplitude falls with the frequency as ``1/f``
-(Ruderman and Bialek, "Statistics of Natural Images", 1994). Such images share with photographs what ranges depend on:
-edges of every length and contrast, textures at every scale, flat regions, and images that differ in brightness,
-contrast and saturation. Beyond that model the leaves are shaded and textured and have soft edges, some images are drawn
-(flat colours, strokes), and some are symmetric, as animals and vehicles are.
+An image is a world of *dead leaves*: discs, boxes and diamonds of power-law sizes that occlude one another (Lee,
+Mumford and Huang, "Occlusion Models for Natural Images", 2001), over a field whose amplitude falls with the frequency
+as ``1/f`` (Ruderman and Bialek, "Statistics of Natural Images", 1994). These have what ranges depend on: edges of every
+length and contrast, textures at every scale, flat regions. Beyond that model the leaves are shaded and have soft edges,
+brightness, contrast and saturation differ between images, some are drawn (flat colours, strokes), and some are
+symmetric, as animals and vehicles are.
 
-The constants bring the mean, the deviation within and between images, and the mean and the kurtosis of the gradients
-at three scales near those of CIFAR-10 and ImageNet, and the ranges of the networks of ``benchmarks/procedural.py`` near
-those from real images.
+The constants bring deviations within and between images, chroma and gradients near those of CIFAR-10 and ImageNet, and
+the ranges of the networks of ``benchmarks/procedural.py`` near those from real images.
 """
 
 import math
@@ -20,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Float32
+from jaxtyping import Float, Float32
 from numpy.random import Generator
 from torch import Tensor
 
@@ -61,7 +60,7 @@ _DISTANCES = (lambda u, v: np.sqrt(u * u + v * v), np.maximum, np.add)
 
 
 class _Leaf(NamedTuple):
-    """Centre, semi-axes and edge in pixels, half the height and width of what it covers, its look."""
+    """Centre, semi-axes, width of the edge, half the height and width of what is covered, all in pixels; its look."""
 
     y: float
     x: float
@@ -120,7 +119,8 @@ def _pixels(spec: InputSpec, seed: np.random.SeedSequence) -> Pixels:
     scene *= -contrast * slope
     scene -= np.log(mean / (1 - mean)) + slope * np.float32(random.normal(0, BRIGHTNESS))
     tone = 255 * (1 + 2 * OVERSHOOT) / (1 + np.exp(scene)) - 255 * OVERSHOOT
-    return np.rint(tone).clip(0, 255) / np.float32(255)  # type: ignore[no-any-return]
+    pixels: Pixels = np.rint(tone).clip(0, 255) / np.float32(255)
+    return pixels
 
 
 def _statistics(spec: InputSpec) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -137,9 +137,8 @@ def _scene(random: Generator, channels: int, height: int, width: int) -> Pixels:
     background, texture = _fields(random, height, width, random.uniform(*SLOPES))
     chroma = CHROMA * math.exp(random.normal(0, SATURATION))
     colours = _colours(random, count + 2, channels, chroma) * (DRAWN_GAIN if drawn else 1)
-    scene = colours[-1] + background * colours[-2] * (0.1 if drawn else 1) * FIELD
-    leaves = _leaves(random, count, height, width, drawn)
-    for leaf, colour in zip(leaves, colours, strict=False):
+    scene: Pixels = colours[-1] + background * colours[-2] * (0.1 * FIELD if drawn else FIELD)
+    for leaf, colour in zip(_leaves(random, count, height, width, drawn), colours[:-2], strict=True):
         _paint(scene, texture, leaf, colour)
     if random.random() < SYMMETRIC:
         half = width // 2
@@ -193,7 +192,8 @@ def _leaves(random: Generator, count: int, height: int, width: int, drawn: bool)
     if drawn:
         stroke = random.random(count) < STROKES
         aspect, kind = np.where(stroke, random.uniform(0.03, 0.2, count), aspect), np.where(stroke, 1, kind)
-        angle = _partly_upright(angle, random.random(count) < 0.6)
+        upright = np.round(angle / (np.pi / 2)) * (np.pi / 2)
+        angle = np.where(random.random(count) < 0.6, upright, angle)
         shade, texture, edge = shade * 0.1, texture * 0.1, np.ones(count)
     short = np.maximum(long * aspect, 0.5)
     cos, sin = np.cos(angle), np.sin(angle)
@@ -201,13 +201,6 @@ def _leaves(random: Generator, count: int, height: int, width: int, drawn: bool)
     reach = np.where(kind == 1, along + across, np.hypot(along, across)) + edge
     columns = (*centre.T, long, short, cos, sin, edge, *reach, kind, *(shade / long[:, None]).T, texture)
     yield from map(_Leaf, *(column.tolist() for column in columns))
-
-
-def _partly_upright(
-    angle: Float[np.ndarray, "leaves"], upright: Bool[np.ndarray, "leaves"]
-) -> Float[np.ndarray, "leaves"]:
-    """The angles, some of them rounded to right ones."""
-    return np.where(upright, np.round(angle / (np.pi / 2)) * (np.pi / 2), angle)
 
 
 def _paint(

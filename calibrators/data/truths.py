@@ -14,7 +14,8 @@ from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 from torchvision.transforms.v2 import functional as F
 
-from calibrators.data.images import SUFFIXES, image_size, is_image, opened_image, size_after
+from calibrators.data.images import SUFFIXES, image_size, is_image, opened_image, sides, size_after
+from calibrators.data.input_spec import Resize
 from calibrators.errors import DataError
 from zscgan_common.text import first_line, shortened
 
@@ -59,7 +60,7 @@ class Truths:
     def __len__(self) -> int:
         return len(self.files)
 
-    def on_input(self, name: str, resize: int | None, crop: int | None) -> NDArray[Any]:
+    def on_input(self, name: str, resize: Resize | None, crop: int | None) -> NDArray[Any]:
         """The truth of an image after its resize and crop."""
         if self.kind == "mask":
             return mask_on_input(self[name], resize, crop)
@@ -93,12 +94,12 @@ def truths_from_path(path: Path | str, kind: Kind, *, classes: int | None = None
 
 
 def mask_on_input(
-    mask: Integer[np.ndarray, "height width"], resize: int | None, crop: int | None
+    mask: Integer[np.ndarray, "height width"], resize: Resize | None, crop: int | None
 ) -> Integer[np.ndarray, "rows columns"]:
     """A mask after ``images.pixels_from_image``; each pixel has the class of the nearest one."""
     image = Image.fromarray(mask.astype(np.int32))
     if resize is not None:
-        image = F.resize(image, [resize], interpolation=InterpolationMode.NEAREST)
+        image = F.resize(image, sides(resize), interpolation=InterpolationMode.NEAREST)
     if crop is not None and min(image.size) >= crop:
         image = F.center_crop(image, [crop])
     found: NDArray[Any] = np.asarray(image).astype(mask.dtype)
@@ -106,7 +107,7 @@ def mask_on_input(
 
 
 def boxes_on_input(
-    boxes: Float[np.ndarray, "boxes 5"], size: tuple[int, int], resize: int | None, crop: int | None
+    boxes: Float[np.ndarray, "boxes 5"], size: tuple[int, int], resize: Resize | None, crop: int | None
 ) -> Float[np.ndarray, "left 5"]:
     """Boxes on an image of this width and height after ``images.pixels_from_image``.
 

@@ -60,6 +60,11 @@ def save_sheet(
 ) -> Path:
     """A grid of ``samples`` row by row, with a head for each column where there are some."""
     tiles = [tile_from_sample(sample, spec) for sample in samples]
+    return save_tiles(tiles, path, columns=columns, heads=heads)
+
+
+def save_tiles(tiles: Sequence[Image.Image], path: Path, *, columns: int, heads: Sequence[str] = ()) -> Path:
+    """A grid of ``tiles``, all of one size, row by row, with a head for each column where there are some."""
     width, height = tiles[0].size
     columns, top = min(columns, len(tiles)), HEADER if heads else 0
     rows = -(-len(tiles) // columns)

@@ -6,7 +6,7 @@ import cloup
 from calibrators.data.input_spec import PRESETS
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from converter.cli.params import ShapeType
+from converter.cli.params import ResizeType, ShapeType
 from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
 from converter.qat.options import BACKENDS, QATOptions
 from engines.cli.options import profile_options
@@ -94,7 +94,8 @@ image_options = cloup.option_group(
     "Accuracy and real images",
     cloup.option("--val", type=FilePath, metavar="DIR|FILE.npz",
                  help="Measure accuracy: class folders, a folder with labels.csv, or an .npz."),
-    cloup.option("--resize", type=int, metavar="PIXELS", help="Resize images to this shorter side."),
+    cloup.option("--resize", type=ResizeType(), help="Resize images to this shorter side, or stretch them to this "
+                 "height and width, for example 240x320."),
     cloup.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
     cloup.option("--max-drop", type=float, metavar="PERCENT",
                  help="Keep the fewest layers out of INT8 for which no more top-1 is lost, as measured on --val or "

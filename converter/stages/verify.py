@@ -3,16 +3,24 @@
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 
+import torch
+
+from calibrators.data.batches import Batches, first_inputs
 from converter.job import Job, SampleUse
+from converter.report.answer_sheet import is_drawable, save_answers, worth_showing
 from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
 from converter.samples import SampleSource
 from converter.stages.build import Deployed
 from converter.stages.judged import Judged, judged_networks
 from converter.stages.sensitivity import finite
-from converter.trust.answers import Answers, Compared, answers, compare
+from converter.trust.answers import Answers, Compared, answers, array_of, compare
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
+from converter.workspace import ANSWERS
 from zscgan_common.warning_message import WarningMessage
+
+LOOKED_AT = 32
+"""Inputs among which those for the picture are chosen."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +51,7 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
             agreement, prediction = on_samples(job, judged, samples)
         if job.val is not None:
             accuracy = on_images(job, judged, baseline)
+        draw_answers(job, judged, samples)
         found = Verified(agreement, prediction, accuracy)
         stage.detail = ", ".join(in_words(found))
     return found
@@ -96,6 +105,23 @@ def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySec
         fp32=before,
         int8=after,
     )
+
+
+def draw_answers(job: Job, judged: Judged, samples: SampleSource | None) -> None:
+    """Write the picture of both networks' answers, where they can be drawn, to some images of ``--val`` or samples."""
+    inputs: Batches | None = job.val
+    if inputs is None and samples is not None:
+        inputs = job.samples(samples, SampleUse.JUDGING)
+    task = judged.task
+    if inputs is None or not is_drawable(task):
+        return
+    seen = first_inputs(inputs, LOOKED_AT).cpu()
+    before = [answer for part in seen.split(job.batch) for answer in task.answers(judged.fp32(array_of(part)))]
+    chosen = worth_showing(task, before)
+    shown = seen[torch.tensor(chosen)]
+    after = task.answers(judged.int8(array_of(shown)))
+    path = job.workspace.path(ANSWERS)
+    save_answers(shown, job.teacher.spec, task, [before[index] for index in chosen], after, path)
 
 
 def in_words(found: Verified) -> list[str]:

@@ -1,4 +1,4 @@
-"""``python -m converter.report.html report.json``: the page anew, from a report and the picture that lies beside it."""
+"""``python -m converter.report.html report.json``: the page anew, from a report and the pictures that lie beside it."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ import click
 
 from converter.report.document import PAGE, report_from_json
 from converter.report.html.page import save_page
-from converter.workspace import SAMPLES
+from converter.workspace import ANSWERS, SAMPLES
 from zscgan_common.text import first_line
 
 
@@ -22,12 +22,14 @@ def command(report: Path, output: Path | None) -> None:
             f"expected a report.json of zscgan-convert, but {report}: {first_line(error)}; convert again"
         ) from error
     try:
-        page = save_page(content, report.with_name(SAMPLES), output or report.with_name(PAGE))
+        page = save_page(
+            content, report.with_name(SAMPLES), output or report.with_name(PAGE), report.with_name(ANSWERS)
+        )
     except (
         Exception
     ) as error:  # a template fails in any way on a field that was changed, and Pillow on a picture
         raise click.ClickException(
-            f"{report} or {SAMPLES} beside it is damaged, or the page can't be written: {first_line(error)}; convert "
+            f"{report} or a picture beside it is damaged, or the page can't be written: {first_line(error)}; convert "
             "again"
         ) from error
     click.echo(page)

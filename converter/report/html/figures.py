@@ -51,10 +51,10 @@ def tuning_curve(report: Report) -> Markup:
 
 
 def agreement_curve(report: Report) -> Markup:
-    """How often the fine-tuned network chose the class of FP32, where that was looked at."""
+    """How far the fine-tuned network agreed with FP32, where that was looked at."""
     history = report.qat.history if report.qat else []
     points = [(entry.step, entry.agreement) for entry in history]
-    return _curve("Same class as FP32 while fine-tuning (%)", points, log=False)
+    return _curve("Agreement with FP32 while fine-tuning (%)", points, log=False)
 
 
 def _curve(title: str, points: Sequence[tuple[int, float | None]], *, log: bool = True) -> Markup:
@@ -73,7 +73,7 @@ def layer_divergences(report: Report) -> Markup:
 
 
 def layer_noise(report: Report) -> Markup:
-    """The signal-to-noise ratio at the logits with each layer alone in INT8."""
+    """The signal-to-noise ratio of each layer's result with it alone in INT8."""
     return _layers(
         report, lambda layer: layer.sqnr_db, "SQNR with this layer alone in INT8 (dB)", worst_is_large=False
     )

@@ -6,8 +6,9 @@ from typing import Any
 
 from converter.report.document import Report, ThroughputSection
 from converter.report.html.formats import number, percent, words
-from converter.report.summary import missed_gate
+from converter.report.summary import metric_of, missed_gate
 from converter.workspace import (
+    ANSWERS,
     BUILD_LOG,
     CPU_ENGINE,
     ENGINE_FILES,
@@ -32,10 +33,28 @@ FILES = {
     "calibration.json": "the range of each activation",
     "calibration.cache": "the same in TensorRT's format",
     "generator.pt": "the generator, for --generator",
-    SAMPLES: "a look at its samples",
+    SAMPLES: "a look at the samples",
+    ANSWERS: "what FP32 and INT8 find in a few inputs",
     "report.json": "all figures of this page, for programs",
     "report.html": "this page",
 }
+
+
+CALIBRATED_ON = {"images": "real image", "procedural": "procedural image", "zscgan": "generated sample"}
+"""Source of inputs -> one of them."""
+JUDGED = {
+    "val": "measured on the labelled images of --val",
+    "prediction": "predicted without data",
+    "agreement": "measured by the agreement with FP32",
+}
+"""Judge of mixed precision -> how a loss is known."""
+WANTED = {
+    "classes": "labelled images",
+    "labels": "labelled images",
+    "boxes": "images with their boxes",
+    "mask": "images with their masks",
+}
+"""Task -> what accuracy is measured on."""
 
 
 def headline(report: Report) -> str:
@@ -99,6 +118,20 @@ def accuracy(report: Report) -> str:
 def agreement(measure: str, value: float | None) -> str:
     """How much INT8 says of what FP32 says."""
     return f"its agreement with FP32 ({measure}) is {percent(value)}"
+
+
+def measure(report: Report) -> str:
+    """What agreement with FP32 counts."""
+    found = report.agreement or report.accuracy
+    return found.measure if found is not None else "same answers"
+
+
+def lost(report: Report) -> str:
+    """What ``--max-drop`` limits the loss of."""
+    assert report.mixed_precision is not None
+    if report.mixed_precision.by == "agreement":
+        return f"agreement with FP32 ({measure(report)})"
+    return metric_of(report)
 
 
 def against(change: float) -> str:

@@ -1,4 +1,4 @@
-"""``report.html``: one file that needs nothing else, made from the report and the picture of the samples."""
+"""``report.html``: one file that needs nothing else, made from the report and its pictures."""
 
 import base64
 import hashlib
@@ -12,6 +12,7 @@ from markupsafe import Markup
 from converter.report.document import Report, report_from_json
 from converter.report.html import figures, findings, formats
 from converter.report.html.picture import Picture, picture_from_file
+from converter.workspace import ANSWERS
 from engines.options import ENGINE_TITLES
 from zscgan_common.files import write_atomic
 
@@ -28,6 +29,7 @@ class Section:
 SECTIONS = (
     Section("comparison", "FP32 against INT8", lambda _: True),
     Section("warnings", "Warnings", lambda report: report.warning_details),
+    Section("answers", "FP32 and INT8 side by side", lambda report: ANSWERS in report.artifacts),
     Section("samples", "Samples", lambda report: report.synthesis),
     Section("ranges", "Ranges", lambda report: report.calibration.ranges),
     Section("tuning", "Fine-tuning", lambda report: report.qat),
@@ -40,16 +42,21 @@ SECTIONS = (
 )
 
 
-def save_page(report: Report, picture: Path, path: Path) -> Path:
-    """Write ``report.html``. ``picture`` is that of the samples; there need not be one."""
-    return write_atomic(path, page(report, picture_from_file(picture) if picture.is_file() else None))
+def save_page(report: Report, samples: Path, path: Path, answers: Path | None = None) -> Path:
+    """Write ``report.html``. ``samples`` and ``answers`` are pictures; there need not be any."""
+    found = (
+        picture_from_file(file) if file is not None and file.is_file() else None
+        for file in (samples, answers)
+    )
+    return write_atomic(path, page(report, *found))
 
 
-def page(report: Report, picture: Picture | None = None) -> str:
-    """The report as HTML; the same report gives the same text."""
+def page(report: Report, picture: Picture | None = None, answers: Picture | None = None) -> str:
+    """The report as HTML, with ``picture`` of the samples and that of ``answers``; the same report, the same text."""
     report = report_from_json(report.to_json())  # numbers that JSON has no word for become None here as well
     shown = [section for section in SECTIONS if section.needs(report)]
-    return environment().get_template("page.html.j2").render(report=report, picture=picture, sections=shown)
+    template = environment().get_template("page.html.j2")
+    return template.render(report=report, picture=picture, answers=answers, sections=shown)
 
 
 def environment() -> Environment:

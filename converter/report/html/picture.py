@@ -1,4 +1,4 @@
-"""``samples.png`` as a part of the page."""
+"""``samples.png`` and ``answers.png`` as parts of the page."""
 
 import base64
 import io

@@ -11,7 +11,7 @@ from PIL import Image
 from torchvision.transforms._presets import ImageClassification
 
 from calibrators.data.images import images_from_path, pixels_from_image, size_after
-from calibrators.data.input_spec import InputSpec
+from calibrators.data.input_spec import InputSpec, Resize
 from calibrators.errors import DataError
 
 SPEC = InputSpec((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
@@ -202,8 +202,11 @@ def test_pixels_are_those_of_the_transforms_of_torchvisions_weights(
     assert torch.equal(pixels_from_image(image, SPEC, resize, crop), theirs(image))
 
 
-@pytest.mark.parametrize(("resize", "crop"), [(None, None), (None, 17), (24, None), (23, 16), (16, 23)])
-def test_the_size_is_known_before_the_pixels(resize: int | None, crop: int | None) -> None:
+@pytest.mark.parametrize(
+    ("resize", "crop"),
+    [(None, None), (None, 17), (24, None), (23, 16), (16, 23), ((20, 31), None), ((20, 31), 16)],
+)
+def test_the_size_is_known_before_the_pixels(resize: Resize | None, crop: int | None) -> None:
     """Also where a crop is larger than the image, which stays as it is."""
     image = noise(50, 37)
     _, height, width = pixels_from_image(image, SPEC, resize, crop).shape
@@ -222,6 +225,18 @@ def test_another_size_says_what_to_add(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"a.png is 7x9 after .* takes 8x8; add --resize 8 --crop 8"):
         list(images_from_path(tmp_path, UNIT))
     assert len(list(images_from_path(tmp_path, UNIT, resize=8, crop=8))) == 1
+    wide = InputSpec((3, 6, 8))
+    with pytest.raises(DataError, match=r"takes 6x8; add --resize 6x8 to stretch images"):
+        list(images_from_path(tmp_path, wide))
+    ((x, _),) = images_from_path(tmp_path, wide, resize=(6, 8))
+    assert x.shape == (1, 3, 6, 8)
+
+
+def test_images_are_stretched_to_a_height_and_a_width() -> None:
+    image = noise(30, 50)
+    pixels = pixels_from_image(image, InputSpec((3, 24, 20)), (24, 20))
+    stretched = image.resize((20, 24), Image.Resampling.BILINEAR)
+    assert torch.equal(pixels, torch.from_numpy(np.array(stretched)).permute(2, 0, 1) / 255)
 
 
 def test_damaged_image_is_named_when_it_is_reached(tmp_path: Path) -> None:

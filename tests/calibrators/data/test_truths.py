@@ -11,13 +11,23 @@ from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from calibrators.data.images import images_from_files, images_from_path, size_after
-from calibrators.data.input_spec import InputSpec
+from calibrators.data.images import images_from_files, images_from_path, sides, size_after
+from calibrators.data.input_spec import InputSpec, Resize
 from calibrators.data.truths import boxes_on_input, mask_on_input, truths_from_path
 from calibrators.errors import DataError
 
 SPEC = InputSpec((3, 8, 8))
-GEOMETRIES = [(None, None), (8, None), (8, 8), (None, 8), (13, 8), (5, 8), (9, 5)]
+GEOMETRIES = [
+    (None, None),
+    (8, None),
+    (8, 8),
+    (None, 8),
+    (13, 8),
+    (5, 8),
+    (9, 5),
+    ((7, 13), None),
+    ((9, 11), 8),
+]
 SIZES = [(20, 12), (12, 20), (11, 11), (9, 31)]
 
 
@@ -235,7 +245,7 @@ def test_labels_of_the_wrong_kind_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("resize", "crop"), GEOMETRIES)
 @pytest.mark.parametrize("size", SIZES)
 def test_masks_go_the_way_of_the_images(
-    size: tuple[int, int], resize: int | None, crop: int | None, tmp_path: Path
+    size: tuple[int, int], resize: Resize | None, crop: int | None, tmp_path: Path
 ) -> None:
     width, height = size
     # The image is as wide and high as its mask, in large squares whose middles no resize moves.
@@ -258,7 +268,7 @@ def test_masks_go_the_way_of_the_images(
 @pytest.mark.parametrize(("resize", "crop"), GEOMETRIES)
 @pytest.mark.parametrize("size", SIZES)
 def test_boxes_go_the_way_that_torchvision_takes(
-    size: tuple[int, int], resize: int | None, crop: int | None
+    size: tuple[int, int], resize: Resize | None, crop: int | None
 ) -> None:
     width, height = size
     corners = np.random.default_rng(0).uniform(0, 1, (60, 2, 2)) * np.array(size)
@@ -268,7 +278,7 @@ def test_boxes_go_the_way_that_torchvision_takes(
         torch.from_numpy(boxes[:, :4]), format="XYXY", canvas_size=(height, width), dtype=torch.float64
     )
     if resize is not None:
-        theirs = v2.functional.resize(theirs, [resize])
+        theirs = v2.functional.resize(theirs, sides(resize))
     if crop is not None and min(theirs.canvas_size) >= crop:
         theirs = v2.functional.center_crop(theirs, [crop])
     assert theirs.canvas_size == size_after(size, resize, crop)[::-1]

@@ -262,6 +262,7 @@ WRONG_FLAGS = [
     (["--percentile", "0"], "--percentile"),
     (["--max-drop", "-1"], "--max-drop"),
     (["--crop", "0"], "--crop"),
+    (["--resize", "240x0"], "--resize"),
     (["--recalibrate"], "--calibration-cache"),
     (["--generator", "g.pt", "--calib-data", "d"], "--generator"),
     (["--compute-capability", "9.0"], "--compute-capability"),
