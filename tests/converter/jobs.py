@@ -12,18 +12,22 @@ from converter.job import Job
 from converter.load.model import Teacher
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
+from converter.trust.task.classes import Classes
 from converter.workspace import Workspace
 
 
 def job_of(**fields: Any) -> Job:
     """A job of a network that is never run, with ``fields`` in place of what is usual."""
-    teacher = Teacher(torch.nn.Identity(), InputSpec((1, 8, 8)), 10, None, "mine", "", 0, 0)
+    teacher = Teacher(
+        torch.nn.Identity(), InputSpec((1, 8, 8)), {"logits": torch.zeros(4, 10)}, None, "mine", "", 0, 0
+    )
     usual: dict[str, Any] = {
         "options": ConvertOptions(ModelOptions("mine.pth")),
         "console": Console(),
         "ranks": SINGLE,
         "workspace": Workspace(Path("out")),
         "teacher": teacher,
+        "task": Classes(10),
         "fingerprint": "",
         "ranges_for": "",
         "device": torch.device("cpu"),
