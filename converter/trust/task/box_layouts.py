@@ -1,7 +1,7 @@
 """The layouts in which detectors give their boxes, and how one is recognised."""
 
 from collections.abc import Callable
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
@@ -13,6 +13,7 @@ from converter.trust.task.box_pairs import pairs
 from converter.trust.task.box_rows import end_to_end, yolo_rows
 
 
+@runtime_checkable
 class Layout(Protocol):
     """Where in a detector's outputs scores and boxes are.
 
