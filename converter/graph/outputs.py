@@ -20,7 +20,7 @@ def named_tensors(result: object) -> dict[str, Tensor]:
         return {LOGITS if result.dim() == 2 else OUTPUT: result}
     found: dict[str, Tensor] = {}
     for path, tensor in _leaves(result, ()):
-        stem = "_".join(path) if not path[0].isdecimal() else "_".join((OUTPUT, *path))
+        stem = ("_".join(path) if not path[0].isdecimal() else "_".join((OUTPUT, *path))) or OUTPUT
         others = (f"{stem}_{number}" for number in count(1))
         found[next(name for name in chain([stem], others) if name not in found)] = tensor
     if not found:

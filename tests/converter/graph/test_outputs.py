@@ -29,7 +29,7 @@ class Said:
     loss: Tensor | None = None
 
 
-Plain = namedtuple("Plain", "one other")  # noqa: PYI024 - of untyped code
+Plain = namedtuple("Plain", "one other")
 
 
 @pytest.mark.parametrize(

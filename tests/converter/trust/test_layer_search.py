@@ -197,7 +197,9 @@ def test_first_inputs_cuts_the_last_batch() -> None:
 def test_the_gate_is_measured_where_there_are_labels_and_predicted_else() -> None:
     report = bare_report()
     assert missed_gate(report, 0.5) == ""
-    report = replace(report, mixed_precision=MixedPrecisionSection(0.5, False, "", 0.8, 0.9, [], 100.0, 1))
+    report = replace(
+        report, mixed_precision=MixedPrecisionSection(0.5, False, "prediction", 0.8, 0.9, [], 100.0, 1)
+    )
     assert "0.80 points of top-1, as predicted without labels, more than --max-drop 0.5" in missed_gate(
         report, 0.5
     )

@@ -142,7 +142,8 @@ def test_a_single_logit_is_one_of_two_classes() -> None:
     fp32, int8 = np.float32([[2.0], [-1.0]]), np.float32([[1.5], [0.5]])
     zeros = np.zeros((2, 1), np.float32)
     both = predict_from_logits(np.hstack([zeros, fp32]), np.hstack([zeros, int8]))
-    assert predict_from_logits(fp32, int8) == both
+    batches = TensorBatches(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), batch_size=2)
+    assert predict(lambda _: (fp32,), lambda _: (int8,), Classes(1), batches) == both
     assert both.disagreement > 0
 
 

@@ -20,6 +20,8 @@ from converter.trust.task.classes import Classes
 from tests.converter import networks
 from tests.converter.reference import NETWORKS, graph_of, inputs_of, planned
 
+FIVE = Classes(5)
+
 
 def estimated(
     graph: FoldedGraph,
@@ -27,7 +29,7 @@ def estimated(
     amax: dict[str, float],
     x: Tensor,
     seed: int = 0,
-    task: Task = Classes(5),
+    task: Task = FIVE,
 ) -> Sensitivity:
     return sensitivity_from_graph(graph, plan, amax, task, x, batch_size=16, seed=seed)
 
