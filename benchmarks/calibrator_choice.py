@@ -18,10 +18,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from converter.trust.predictions import chosen_classes
 from numpy.typing import NDArray
 from quantizations import digits, from_network
-from trial import SAMPLES, batch_of, network_from_data
+from trial import SAMPLES, batch_of, network_from_data, task_of
 
 from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
@@ -39,9 +38,11 @@ from converter.graph.capture import FoldedGraph, graph_from_model, observe
 from converter.job import SampleUse
 from converter.load.model import Teacher
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.samples import GeneratorSamples
 from converter.stages.synthesis import generator_from_teacher
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import border_inputs, inputs_for
+from converter.trust.task.classes import Classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
@@ -103,7 +104,7 @@ def images(path: Path, teacher: Teacher, limit: int) -> tuple[NDArray[np.float32
         batch_size=batch_of(teacher.spec.shape),
         limit=limit,
         require_labels=True,
-        classes=teacher.classes,
+        classes=task_of(teacher).classes,
     )
     xs, ys = zip(*batches, strict=True)
     return torch.cat(xs).numpy(), torch.cat(ys).numpy()
@@ -117,6 +118,7 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
         return load_generator(path, fingerprint=weights, spec=teacher.spec, device=cpu)
     trained = generator_from_teacher(
         teacher,
+        task_of(teacher),
         weights,
         ZSCGANOptions(seed=seed),
         checkpoint=path.with_suffix(".checkpoint"),
@@ -147,10 +149,11 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
     ranges = ranges_of(graph, trained, batch, seed)
-    border = border_inputs(trained, inputs_for(batch), batch, seed + SampleUse.CHOOSING)
-    found = divergences(ranges, graph, plan, torch.cat([x for x, _ in border]).contiguous().numpy())
-    fp32 = classes_of(graph, UNQUANTIZED, {}, subject.images)
-    said = {name: classes_of(graph, plan, amax, subject.images) for name, amax in ranges.items()}
+    border = border_inputs(GeneratorSamples(trained), inputs_for(batch), batch, seed + SampleUse.CHOOSING)
+    x, task = torch.cat([x for x, _ in border]).contiguous().numpy(), task_of(teacher)
+    found = divergences(ranges, graph, plan, task, x)
+    fp32 = classes_of(graph, UNQUANTIZED, {}, task, subject.images)
+    said = {name: classes_of(graph, plan, amax, task, subject.images) for name, amax in ranges.items()}
     right = {name: classes == subject.labels for name, classes in said.items()}
     same = {name: classes == fp32 for name, classes in said.items()}
     return Row(
@@ -173,11 +176,15 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
 
 
 def classes_of(
-    graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], x: NDArray[np.float32]
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    amax: dict[str, float],
+    task: Classes,
+    x: NDArray[np.float32],
 ) -> NDArray[np.int64]:
     """The class that a quantization chooses for each image."""
     with run_trial(graph, plan, amax) as network:
-        return chosen_classes(network(x))
+        return np.array(task.answers(network(x)))
 
 
 def as_good_as_best(passed: dict[Algorithm, NDArray[np.bool_]], name: Algorithm) -> bool:

@@ -13,23 +13,27 @@ from typing import Any
 import numpy as np
 import torch
 from conversion import Network
-from converter.trust.predictions import Logits, Predictions, predictions
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from torch import nn
-from trial import REFERENCE, batch_of, calibration_images, load_network, teacher_from_network
+from trial import REFERENCE, batch_of, calibration_images, load_network, task_of, teacher_from_network
 
 from calibrators.data.batches import Batches, TensorBatches
-from calibrators.data.images import images_from_path
+from calibrators.data.images import ImageBatches, images_from_path
 from calibrators.kernels import exact_kernels
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.quality import sample_quality
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
+from converter.graph.outputs import tensors_of
 from converter.job import device_from_name
 from converter.load.model import Teacher
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.trust.answers import Answers, answers
+from converter.trust.task.base import Network as Function
+from converter.trust.task.base import Outputs
+from converter.trust.task.classes import Classes
 
 Evaluation = tuple[int, Algorithm]
 
@@ -41,23 +45,29 @@ class Bench:
     teacher: Teacher
     graph: FoldedGraph
     plan: QuantizationPlan
-    val: Batches
-    fp32: Predictions
+    val: ImageBatches
+    fp32: Answers
     true: dict[str, Histogram]
     device: torch.device
 
-    def predictions(self, module: nn.Module) -> Predictions:
+    def answers(self, module: nn.Module) -> Answers:
         """What ``module`` says to the validation images."""
-        return predictions(logits_of(module, self.device), self.val)
+        return answers_of(module, task_of(self.teacher), self.val, self.device)
 
 
-def logits_of(module: nn.Module, device: torch.device) -> Logits:
+def answers_of(module: nn.Module, task: Classes, val: ImageBatches, device: torch.device) -> Answers:
+    """The classes that ``module`` chooses for labelled images, beside the true ones."""
+    return answers(outputs_of(module, device), task, val, [val.labels[index] for index in val.order])
+
+
+def outputs_of(module: nn.Module, device: torch.device) -> Function:
     """``module`` as a function of arrays."""
 
-    def run(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    def run(x: NDArray[np.float32]) -> Outputs:
         with torch.no_grad():
-            logits: NDArray[np.float32] = module(torch.from_numpy(x).to(device)).cpu().numpy()
-        return logits
+            return tuple(
+                output.cpu().numpy() for output in tensors_of(module(torch.from_numpy(x).to(device)))
+            )
 
     return run
 
@@ -69,9 +79,9 @@ def bench_for(network: Network, device: torch.device) -> Bench:
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     val = images_from_path(
-        network.val, teacher.spec, batch_size=batch, require_labels=True, classes=teacher.classes
+        network.val, teacher.spec, batch_size=batch, require_labels=True, classes=task_of(teacher).classes
     )
-    fp32 = predictions(logits_of(graph.module, device), val)
+    fp32 = answers_of(graph.module, task_of(teacher), val, device)
     true = histograms(graph, plan, calibration_images(network, teacher.spec, REFERENCE), device)
     return Bench(teacher, graph, plan, val, fp32, true, device)
 
@@ -91,8 +101,8 @@ def measured(
         amax = ranges(seen, algorithm, bits)
         if bounds is not None and INPUT in amax:
             amax[INPUT] = bounds
-        said = bench.predictions(simulate(bench.graph, bench.plan, amax, bits))
-        figures = {"top1": said.top1, "agreement": said.agreement(bench.fp32)}
+        said = bench.answers(simulate(bench.graph, bench.plan, amax, bits))
+        figures = {"top1": said.accuracy, "agreement": said.agreement(bench.fp32).percent}
         accuracy[f"W{bits}A{bits} {algorithm}"] = figures
     return {
         "bn_kl": quality.bn_kl,
@@ -131,8 +141,8 @@ def main(network_path: Path, settings: dict[str, Any]) -> None:
         batches = TensorBatches(x, y, batch_of(bench.teacher.spec.shape))
         rows.append({**made, **measured(bench, batches, evaluations, bounds)})
     document = {
-        "images": len(bench.fp32.labels),
-        "fp32_top1": bench.fp32.top1,
+        "images": len(bench.fp32.items),
+        "fp32_top1": bench.fp32.accuracy,
         "quantized_tensors": len(bench.plan.observed),
         "torch": torch.__version__,
         "device": str(bench.device),

@@ -21,11 +21,11 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
-from converter.trust.predictions import chosen_classes, percent_equal
 from numpy.typing import NDArray
 from quantizations import SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
 
 from converter.trust.prediction import Margins, Prediction, Z, predict_from_logits
+from converter.trust.task.classes import Classes
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
 SLOPES = np.linspace(0.05, 5.0, 100)
@@ -61,6 +61,16 @@ class Row:
         """The same for the drop: of n images those that change are at most won or lost, each for itself."""
         half = 100 * Z * (self.disagreement / 100 / self.images) ** 0.5
         return self.predicted.drop_low <= self.drop + half and self.drop - half <= self.predicted.drop_high
+
+
+def chosen_classes(logits: NDArray[np.float32]) -> NDArray[np.int64]:
+    """The class of each row."""
+    return np.array(Classes(logits.shape[1]).answers((logits,)))
+
+
+def percent_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
+    """How many entries are equal, in percent."""
+    return 100.0 * float(np.mean(a == b))
 
 
 @dataclass(frozen=True)

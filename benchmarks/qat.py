@@ -19,15 +19,22 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from converter.trust.predictions import Predictions, predictions
-from measure import logits_of
+from measure import answers_of
 from observed import histograms, ranges
 from quantizations import generator_for
 from torch import nn
-from trial import NAMES, SAMPLES, batch_of, calibration_images, network_from_data, teacher_from_network
+from trial import (
+    NAMES,
+    SAMPLES,
+    batch_of,
+    calibration_images,
+    network_from_data,
+    task_of,
+    teacher_from_network,
+)
 
 from calibrators.data.batches import Batches
-from calibrators.data.images import images_from_path
+from calibrators.data.images import ImageBatches, images_from_path
 from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
@@ -35,6 +42,9 @@ from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.samples import GeneratorSamples
+from converter.trust.answers import Answers
+from converter.trust.task.classes import Classes
 
 CPU = torch.device("cpu")
 DEPLOYED_BITS = 8
@@ -46,8 +56,9 @@ class Subject:
 
     graph: FoldedGraph
     plan: QuantizationPlan
-    val: Batches
-    fp32: Predictions
+    task: Classes
+    val: ImageBatches
+    fp32: Answers
     sources: dict[str, tuple[Batches, Source]]
 
 
@@ -76,18 +87,18 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
     sources: dict[str, tuple[Batches, Source]] = {
         "samples": (
             SyntheticBatches(trained.generator, SAMPLES, batch, 0),
-            Samples(trained.generator, batch, options.seed),
+            Samples(GeneratorSamples(trained), batch, options.seed),
         ),
         "images": (calibration_images(network, teacher.spec, 1), Images(images, batch, options.seed, CPU)),
     }
-    fp32 = predictions(logits_of(graph.module, CPU), val)
-    return Subject(graph, place_quantizers(graph.onnx), val, fp32, sources)
+    fp32 = answers_of(graph.module, task_of(teacher), val, CPU)
+    return Subject(graph, place_quantizers(graph.onnx), task_of(teacher), val, fp32, sources)
 
 
 def measured(subject: Subject, module: nn.Module) -> dict[str, float]:
     """What ``module`` says to the validation images."""
-    said = predictions(logits_of(module.eval(), CPU), subject.val)
-    return {"top1": said.top1, "agreement": said.agreement(subject.fp32)}
+    said = answers_of(module.eval(), subject.task, subject.val, CPU)
+    return {"top1": said.accuracy, "agreement": said.agreement(subject.fp32).percent}
 
 
 def rows_of(subject: Subject, bits: int, given: argparse.Namespace) -> Iterator[Row]:
@@ -111,6 +122,7 @@ def rows_of(subject: Subject, bits: int, given: argparse.Namespace) -> Iterator[
                 subject.graph,
                 subject.plan,
                 amax,
+                subject.task,
                 source,
                 options,
                 state=state,
@@ -142,7 +154,7 @@ def main() -> None:
     rows: list[Row] = []
     with tempfile.TemporaryDirectory() as folder:
         subject = subject_from_data(given, Path(folder))
-        print(f"{given.network}, FP32 top-1 {subject.fp32.top1:.1f} %\n")
+        print(f"{given.network}, FP32 top-1 {subject.fp32.accuracy:.1f} %\n")
         print(
             "| bits | data | | top-1 | drop | same class | seconds |\n| --- | --- | --- | --- | --- | --- | --- |"
         )
@@ -151,14 +163,14 @@ def main() -> None:
                 rows.append(row)
                 seconds = f"{row.seconds:.0f}" if row.kind == "QAT" else ""
                 print(
-                    f"| {bits} | {row.source} | {row.kind} | {row.top1:.1f} | {subject.fp32.top1 - row.top1:.1f} | "
+                    f"| {bits} | {row.source} | {row.kind} | {row.top1:.1f} | {subject.fp32.accuracy - row.top1:.1f} | "
                     f"{row.agreement:.1f} | {seconds} |",
                     flush=True,
                 )
     if given.json is not None:
         document = {
             "network": given.network,
-            "fp32_top1": subject.fp32.top1,
+            "fp32_top1": subject.fp32.accuracy,
             "steps": given.steps,
             "rows": [asdict(row) for row in rows],
         }

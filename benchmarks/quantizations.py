@@ -17,7 +17,7 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from torch import Tensor, nn
-from trial import SAMPLES, batch_of, network_from_data, teacher_from_network
+from trial import SAMPLES, batch_of, network_from_data, task_of, teacher_from_network
 
 from calibrators.data.batches import Batches, TensorBatches
 from calibrators.data.images import images_from_path
@@ -33,6 +33,7 @@ from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.samples import GeneratorSamples
 from converter.stages.synthesis import generator_from_teacher
 from converter.trust.prediction import border_inputs, inputs_for
 
@@ -129,7 +130,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
         real_images(
             val, teacher, LARGE_IMAGES if name in LARGE else IMAGES, batch, mirrored=name in SYMMETRIC
         ),
-        border_inputs(trained, inputs_for(batch), batch, SampleUse.JUDGING),
+        border_inputs(GeneratorSamples(trained), inputs_for(batch), batch, SampleUse.JUDGING),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
 
@@ -159,6 +160,7 @@ def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Pa
         return load_generator(path, fingerprint=weights, spec=teacher.spec, device=cpu)
     return generator_from_teacher(
         teacher,
+        task_of(teacher),
         weights,
         ZSCGANOptions(),
         checkpoint=work / f"{name}.checkpoint.pt",
@@ -177,7 +179,12 @@ def noise(teacher: Teacher, count: int, batch: int) -> TensorBatches:
 def real_images(val: Path, teacher: Teacher, count: int, batch: int, *, mirrored: bool) -> TensorBatches:
     """``count`` labelled images, and behind them their mirror images."""
     batches = images_from_path(
-        val, teacher.spec, batch_size=batch, limit=count, require_labels=True, classes=teacher.classes
+        val,
+        teacher.spec,
+        batch_size=batch,
+        limit=count,
+        require_labels=True,
+        classes=task_of(teacher).classes,
     )
     xs, ys = zip(*batches, strict=True)
     x, y = torch.cat(xs), torch.cat(ys)

@@ -22,7 +22,15 @@ from conversion import Network
 from observed import histograms, ranges
 from prediction import spearman
 from torch import Tensor
-from trial import NAMES, REFERENCE, batch_of, calibration_images, network_from_data, teacher_from_network
+from trial import (
+    NAMES,
+    REFERENCE,
+    batch_of,
+    calibration_images,
+    network_from_data,
+    task_of,
+    teacher_from_network,
+)
 
 from calibrators.data.batches import Batches
 from calibrators.fingerprint import fingerprint
@@ -112,7 +120,7 @@ def measured(name: str, network: Network, given: argparse.Namespace) -> Iterator
     x = torch.cat([x for x, _ in inputs_of(network, teacher, count, given.generator)])[:count]
     batch = batch // 2
     started = time.perf_counter()
-    sensitivity = sensitivity_from_graph(graph, plan, amax, x, batch_size=batch, seed=0)
+    sensitivity = sensitivity_from_graph(graph, plan, amax, task_of(teacher), x, batch_size=batch, seed=0)
     estimate_s = time.perf_counter() - started
     for kind in ("tensors", "layers"):
         names, parts = zip(*pieces_of(sensitivity, kind), strict=True)

@@ -19,7 +19,7 @@ import torch
 from conversion import Network, noise_file
 from jaxtyping import Float, Int
 from torch import Tensor
-from trial import SourceOptions, batch_of, calibration_images, load_network, teacher_from_network
+from trial import SourceOptions, batch_of, calibration_images, load_network, task_of, teacher_from_network
 from zeroq import distilled
 
 from calibrators.data.batches import Batches
@@ -77,6 +77,7 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
     gan = ZSCGANOptions(**{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
         teacher,
+        task_of(teacher),
         fingerprint(teacher.module.state_dict()),
         gan,
         checkpoint=None,  # a training that goes on from an earlier one would take no time

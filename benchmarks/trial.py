@@ -73,6 +73,14 @@ def parts_of(network: Network) -> int:
         return int((len(archive["labels"]) - 1) // SAMPLES)
 
 
+def task_of(teacher: Any) -> Any:
+    """The task of a classifier: the converter's Classes."""
+    from converter.trust.task.classes import Classes
+
+    (logits,) = teacher.probe.values()
+    return Classes(logits.shape[1])
+
+
 def teacher_from_network(network: Network) -> Any:
     """The converter's Teacher: the classifier in eval mode with the description of its input."""
     from converter.load.model import load_model

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from itertools import chain, count
 
 from torch import Tensor, nn
 
@@ -19,8 +20,9 @@ def named_tensors(result: object) -> dict[str, Tensor]:
         return {LOGITS if result.dim() == 2 else OUTPUT: result}
     found: dict[str, Tensor] = {}
     for path, tensor in _leaves(result, ()):
-        name = "_".join(path) if not path[0].isdecimal() else "_".join((OUTPUT, *path))
-        found[name if name not in found else f"{name}_{len(found)}"] = tensor
+        stem = ("_".join(path) if not path[0].isdecimal() else "_".join((OUTPUT, *path))) or OUTPUT
+        others = (f"{stem}_{number}" for number in count(1))
+        found[next(name for name in chain([stem], others) if name not in found)] = tensor
     if not found:
         raise TypeError(f"it holds no tensor but is {type(result).__name__}")
     return found

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx_ir.passes import common
 
 from converter.graph.ir_values import constant_of, free_name, new_constant
+from converter.graph.output_names import name_outputs
 from converter.graph.products import rewrite_products
 
 Array = NDArray[np.float64]
@@ -55,6 +56,7 @@ def prepare(model: onnx.ModelProto, *, one_image: bool = False) -> onnx.ModelPro
     from onnxscript.rewriter.rules.common import fuse_pad_into_conv_rule, materialize_reshape_shape_rule
 
     prepared = ir.serde.deserialize_model(model)
+    outputs = [value.name or "" for value in prepared.graph.outputs]
     common.InlinePass()(prepared)
     common.RemoveInitializersFromInputsPass()(prepared)
     prepared.ir_version = max(prepared.ir_version, _OLDEST_IR)
@@ -77,6 +79,7 @@ def prepare(model: onnx.ModelProto, *, one_image: bool = False) -> onnx.ModelPro
         if _is_idle(node):
             _replace(node, ir.node("Identity", [node.inputs[0]]))
     common.IdentityEliminationPass()(prepared)
+    name_outputs(prepared.graph, outputs)
     common.RemoveUnusedNodesPass()(prepared)
     return ir.serde.serialize_model(prepared)
 

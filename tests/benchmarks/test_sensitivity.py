@@ -4,6 +4,7 @@ import pytest
 from sensitivity import mean_divergence, one_at_a_time, pieces_of, spearman
 
 from converter.trust.sensitivity import sensitivity_from_graph
+from converter.trust.task.classes import Classes
 from tests.converter.networks import Residual
 from tests.converter.reference import graph_of, inputs_of, planned
 
@@ -18,7 +19,7 @@ def test_rank_correlation_by_hand() -> None:
 def test_pieces_are_the_quantizers_and_the_layers() -> None:
     graph, x = graph_of(Residual), inputs_of(Residual)
     plan, amax = planned(graph, x)
-    found = sensitivity_from_graph(graph, plan, amax, x, batch_size=8, seed=0)
+    found = sensitivity_from_graph(graph, plan, amax, Classes(5), x, batch_size=8, seed=0)
     tensors, layers = (dict(pieces_of(found, kind)) for kind in ("tensors", "layers"))
     assert len(tensors) == len(plan.activations) + len(plan.weights)
     assert {part.consumer for part in tensors["activation max_pool2d"]} == {"conv2d_1", "add_60"}

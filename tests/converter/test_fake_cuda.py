@@ -24,7 +24,7 @@ from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture
-from calibrators.zscgan.sampling import SyntheticBatches
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
 from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx, observe
 from converter.graph.devices import move
@@ -38,7 +38,9 @@ from converter.qat.network import teacher_from_graph
 from converter.qat.options import QATOptions
 from converter.qat.training import descend_student, expected_of, score, step_loss
 from converter.quantize.placement import place_quantizers
+from converter.samples import GeneratorSamples
 from converter.stages.baseline import fp32_baseline
+from converter.trust.task.classes import Classes
 from converter.workspace import Workspace
 from examples.digits.model import digits_resnet
 from tests.converter.graph.test_families import family_graph, family_model
@@ -128,16 +130,18 @@ def test_a_step_of_the_fine_tuning_waits_once(converted: Converted, monkeypatch:
     double.install(monkeypatch)
     plan = place_quantizers(converted.graph.onnx)
     state = new_tuning(converted.graph, plan, dict.fromkeys(plan.observed, 1.0), QAT)
-    teacher, source = teacher_from_graph(converted.graph, plan), Samples(converted.generator(), 4, 0)
+    samples = GeneratorSamples(TrainedGenerator(converted.generator(), "", (), 0.0))
+    task, teacher, source = Classes(10), teacher_from_graph(converted.graph, plan), Samples(samples, 4, 0)
     converted.waits.calls.clear()
-    loss = step_loss(state.student, teacher, source, 0, QAT, SINGLE)
+    loss = step_loss(state.student, teacher, task, source, 0, QAT, SINGLE)
     descend_student(state, loss, QAT, SINGLE)
     assert converted.waits.calls == ["to cpu"]
     assert all(value.grad is not None and value.grad.is_cuda for value in state.student.learned().values())
     if converted.spec.shape != (1, 8, 8):  # the rest is the same for all networks
         return
     monkeypatch.setattr(data, "inputs_for", lambda batch: batch)
-    assert score(state.student, expected_of(teacher, source, SINGLE), source, QAT, SINGLE).agreement == 25.0
+    expected = expected_of(teacher, source, SINGLE)
+    assert score(state.student, expected, task, source, QAT, SINGLE).agreement == 25.0
     state.restore(state.dump())
     tuned = graph_from_student(converted.graph, state.student)
     assert tuned.onnx.ByteSize() == converted.graph.onnx.ByteSize()
@@ -179,11 +183,20 @@ def test_fp32_on_val_runs_on_the_gpu(tmp_path: Path) -> None:
     spec = InputSpec((1, 8, 8))
     val = images_from_path(tmp_path / "val.npz", spec)
     with fake_cuda():
-        teacher = Teacher(randomised(digits_resnet()).to(CUDA), spec, 10, None, "digits", "", 0, 9)
+        teacher = Teacher(
+            randomised(digits_resnet()).to(CUDA),
+            spec,
+            {"logits": torch.zeros(4, 10)},
+            None,
+            "digits",
+            "",
+            0,
+            9,
+        )
         job = job_of(teacher=teacher, device=CUDA, val=val, workspace=Workspace(tmp_path))
         baseline = fp32_baseline(job)
     assert baseline is not None
-    assert baseline.top1 == 75.0  # all fake logits are 1, and the first of equal ones is chosen
+    assert baseline.accuracy == 75.0  # all fake logits are 1, and the first of equal ones is chosen
     assert job.console.stages[-1].detail == "FP32 top-1 75.00 % on 4 images, by PyTorch on the GPU"
 
 

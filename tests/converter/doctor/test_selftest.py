@@ -35,6 +35,7 @@ from converter.doctor.selftest import (
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
 from converter.trust.parity import QDQ_LIMITS, Difference, Limits, difference
+from converter.trust.task.classes import Classes
 from engines.errors import EngineError
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
@@ -138,7 +139,7 @@ def test_an_engine_in_another_precision_fails(converted: tuple[Attempt, Path]) -
 def test_differences_by_hand() -> None:
     reference = np.array([[1.0, -1.0], [-1.0, 1.0]], np.float32)  # standard deviation 1
     logits = np.array([[1.0, -1.0], [-1.0, -1.4]], np.float32)
-    found = difference(logits, reference)
+    found = difference((logits,), (reference,), Classes(2))
     assert found.rms == pytest.approx(1.2)  # sqrt(2.4 ** 2 / 4)
     assert found.largest == pytest.approx(2.4)
     assert found.agreement == 50.0

@@ -154,6 +154,11 @@ class TwoOutputs(Head):
         return self.fc(x.flatten(1)), x
 
 
+class NoTensor(Head):
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:
+        return self.fc(x.flatten(1)), 1
+
+
 class NoBatch(Head):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(x.flatten(1)).mean(0)
@@ -176,8 +181,11 @@ class NoOnnx(Head):
         (NoOnnx, r"it has no ONNX for the operator prims.bessel_j0.default; replace that operator"),
         (FixedBatch, "its forward fixes the batch; write x.flatten"),
         (Branching, "branches on the values of a tensor.*test_capture.py.*torch.where"),
-        (TwoOutputs, "one tensor of logits, got tuple; wrap it"),
-        (NoBatch, r"expected logits of shape \[2, classes\] for a batch of 2, got \[5\]"),
+        (
+            NoTensor,
+            "one tensor, or a tuple, list, dictionary or named tuple of tensors, but it holds a int; wrap it",
+        ),
+        (NoBatch, r"expected outputs of shape \[2, ...\] for a batch of 2, got output of \[5\]"),
         (LeavesTorch, "torch.export can't trace the network"),
     ],
 )
@@ -200,3 +208,13 @@ def test_a_wrong_input_shape_is_refused() -> None:
 def test_a_success_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
     graph_from_model(seeded_model(networks.Perceptron), InputSpec(SHAPES[networks.Perceptron]))
     assert capfd.readouterr() == ("", "")
+
+
+def test_several_outputs_come_in_their_order() -> None:
+    network = TwoOutputs().eval()
+    graph, x = graph_from_model(network, InputSpec((3, 4, 4))), torch.rand(5, 3, 4, 4)
+    assert [value.name for value in graph.onnx.graph.output] == ["output_0", "output_1"]
+    with torch.no_grad():
+        logits, pixels = graph.module(x)
+        torch.testing.assert_close(logits, network(x)[0])
+    assert torch.equal(pixels, x)

@@ -30,9 +30,10 @@ from converter.quantize.placement import place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 from converter.stages.benchmark import Benchmarked, measured_batches
 from converter.stages.build import Deployed
-from converter.trust.parity import literal_logits
-from converter.trust.predictions import any_batch
+from converter.trust.answers import network_of
+from converter.trust.parity import literal_outputs
 from converter.trust.sensitivity import sensitivity_from_graph
+from converter.trust.task.classes import Classes
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BuildOptions
@@ -171,10 +172,12 @@ def test_each_image_has_the_logits_that_it_has_alone_in_fp32_and_in_int8(name: s
         simulated = simulate(graph, plan, amax, 8)(x).numpy()
     step = float(np.abs(expected).max()) / 127
     np.testing.assert_allclose(simulated, expected, atol=20 * step)
-    np.testing.assert_allclose(literal_logits(tmp_path / "int8.onnx", x.numpy()), simulated, atol=step)
+    (literal,) = literal_outputs(tmp_path / "int8.onnx", x.numpy())
+    np.testing.assert_allclose(literal, simulated, atol=step)
     with OnnxRuntimeEngine(tmp_path / "engine.onnx") as engine:
         assert engine.fixed_batch == 1
-        np.testing.assert_allclose(any_batch(engine)(x.numpy()), simulated, atol=step)
+        (found,) = network_of(engine)(x.numpy())
+        np.testing.assert_allclose(found, simulated, atol=step)
 
 
 def test_all_is_measured_as_with_a_free_batch(tmp_path: Path) -> None:
@@ -205,7 +208,8 @@ def test_all_is_measured_as_with_a_free_batch(tmp_path: Path) -> None:
     effects = []
     for graph, plan in zip(graphs, plans, strict=True):
         amax = ranges_of(graph, x, plan.observed)
-        effects.append(sensitivity_from_graph(graph, plan, amax, x, batch_size=IMAGES, seed=0).effects)
+        found = sensitivity_from_graph(graph, plan, amax, Classes(5), x, batch_size=IMAGES, seed=0)
+        effects.append(found.effects)
     np.testing.assert_allclose(effects[0], effects[1], rtol=1e-3, atol=1e-6)
 
 

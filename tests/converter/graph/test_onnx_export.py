@@ -8,7 +8,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from converter.errors import CaptureError
-from converter.stages.capture import CHECKED_BATCHES, largest_difference
+from converter.stages.capture import CHECKED_BATCHES, difference_from
+from converter.trust.answers import network_of
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
 
@@ -31,16 +32,23 @@ def test_batch_of_one_is_checked_too(tmp_path: Path) -> None:
     expected = x.mean((2, 3))
     good = helper.make_node("Flatten", ["mean"], ["logits"])
     with OnnxRuntimeEngine(model_with(good, tmp_path / "good.onnx")) as engine:
-        assert largest_difference(engine, x[:1], expected[:1]) < 1e-6
-        assert largest_difference(engine, x, expected + 1) == pytest.approx(1, abs=1e-6)
+        assert difference_from(network_of(engine), x[:1], {"logits": expected[:1]}) < 1e-6
+        with pytest.raises(
+            CaptureError, match=r"and PyTorch differ by 1 in logits of at most 1\.\d+; .* writes wrongly"
+        ):
+            difference_from(network_of(engine), x, {"logits": expected + 1})
+        slightly = {"logits": expected + np.float32(5e-4)}
+        assert difference_from(network_of(engine), x, slightly) == pytest.approx(5e-4, abs=1e-6)
     bare = helper.make_node("Squeeze", ["mean"], ["logits"])
     with OnnxRuntimeEngine(model_with(bare, tmp_path / "bare.onnx")) as engine:
-        assert largest_difference(engine, x, expected) < 1e-6
-        with pytest.raises(CaptureError, match=r"of shape \[1, 3\] for a batch of 1, got \[3\]; .*x.flatten"):
-            largest_difference(engine, x[:1], expected[:1])
+        assert difference_from(network_of(engine), x, {"logits": expected}) < 1e-6
+        with pytest.raises(
+            CaptureError, match=r"logits of shape \[1, 3\] for a batch of 1, got \[3\]; .*x.flatten"
+        ):
+            difference_from(network_of(engine), x[:1], {"logits": expected[:1]})
     fixed = helper.make_node("Reshape", ["mean", "two"], ["logits"])
     with (
         OnnxRuntimeEngine(model_with(fixed, tmp_path / "fixed.onnx")) as engine,
         pytest.raises(CaptureError, match=r"fails on a batch of 1: .*; the network must take any batch"),
     ):
-        largest_difference(engine, x[:1], expected[:1])
+        difference_from(network_of(engine), x[:1], {"logits": expected[:1]})

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from calibrators.data.input_spec import InputSpec
 from converter.errors import ArchitectureError, LoadError, OptionsError
-from converter.load.model import Teacher, load_model, require_batch_norm
+from converter.load.model import PROBES, Teacher, load_model, require_batch_norm
 from converter.load.options import ModelOptions
 
 CODE = """
@@ -134,7 +134,8 @@ def test_forms_of_a_state_dict(form: str, network: Tiny, code: Path) -> None:
     path = saved(FORMS[form](network.state_dict()), code.parent / "net.pth")
     teacher = load(path, f"{code}:Tiny")
     assert_same_network(teacher, network)
-    assert (teacher.classes, teacher.name, teacher.bn_layers) == (5, "net", 1)
+    assert (teacher.name, teacher.bn_layers) == ("net", 1)
+    assert {name: output.shape for name, output in teacher.probe.items()} == {"logits": (PROBES, 5)}
     assert teacher.parameters == 3 * 4 * 9 + 8 + 25
     assert teacher.class_names is None
     assert not teacher.module.training

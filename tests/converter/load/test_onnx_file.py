@@ -16,7 +16,7 @@ from converter.cli.convert import command
 from converter.errors import CaptureError, LoadError, UnsupportedOperatorError
 from converter.graph.capture import graph_from_onnx
 from converter.load import onnx_file as onnx_source
-from converter.load.model import load_model
+from converter.load.model import PROBES, load_model
 from converter.load.onnx_file import checked_source, require_same, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.quantize.placement import place_quantizers
@@ -100,7 +100,8 @@ def test_the_graph_is_the_users_own_and_takes_any_batch(batch: int | str, opset:
 def test_the_teacher_has_live_batch_norms(tmp_path: Path) -> None:
     path = classifier(tmp_path / "mine.onnx")
     teacher = load_model(ModelOptions(str(path), mean=(0.0,), std=(1.0,)))
-    assert (teacher.name, teacher.classes, teacher.bn_layers, teacher.spec.shape) == ("mine", 5, 1, (3, 8, 8))
+    assert (teacher.name, teacher.bn_layers, teacher.spec.shape) == ("mine", 1, (3, 8, 8))
+    assert {name: output.shape for name, output in teacher.probe.items()} == {"scores": (PROBES, 5)}
     assert teacher.onnx is not None
 
 

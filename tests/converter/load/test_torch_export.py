@@ -97,7 +97,7 @@ def test_exported_program(network: Residual, tmp_path: Path) -> None:
     teacher = load(save_pt2(network, tmp_path / "net.pt2"))
     assert_live_and_equal(teacher, network)
     assert_names(teacher, network)
-    assert (teacher.spec.shape, teacher.classes, teacher.notes) == ((3, 8, 8), 6, ())
+    assert (teacher.spec.shape, teacher.probe["logits"].shape[1], teacher.notes) == ((3, 8, 8), 6, ())
     assert dict(teacher.module.named_modules())["stem.1"].eps == pytest.approx(1e-3)
 
 
@@ -338,7 +338,7 @@ def test_torchscript(how: str, network: Residual, tmp_path: Path) -> None:
     teacher = load(tmp_path / "net.pt", input_shape=(3, 8, 8))
     assert_live_and_equal(teacher, network)
     assert_names(teacher, network)
-    assert (teacher.classes, teacher.notes) == (6, ())
+    assert (teacher.probe["logits"].shape[1], teacher.notes) == (6, ())
     with pytest.raises(OptionsError, match="shape is unknown"):
         load(tmp_path / "net.pt")
 
@@ -440,7 +440,7 @@ def test_torchscript_that_fixes_the_batch(tmp_path: Path) -> None:
     easy, hard = tmp_path / "easy.pt", tmp_path / "hard.pt"
     torch.jit.trace(FixedBatch(1, hard=False), torch.randn(1, 3, 8, 8)).save(easy)
     torch.jit.trace(FixedBatch(2, hard=True), torch.randn(2, 3, 8, 8)).save(hard)
-    assert load(easy, input_shape=(3, 8, 8)).classes == 3
+    assert load(easy, input_shape=(3, 8, 8)).probe["logits"].shape[1] == 3
     with pytest.raises(CaptureError, match=r"hard.pt to .* images.*export it with a dynamic batch"):
         load(hard, input_shape=(3, 8, 8))
 

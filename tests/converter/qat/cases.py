@@ -15,11 +15,13 @@ from converter.qat.fine_tune import new_tuning
 from converter.qat.options import QATOptions
 from converter.qat.training import TuningState
 from converter.quantize.placement import QuantizationPlan
+from converter.trust.task.classes import Classes
 from tests.converter.networks import Residual
 from tests.converter.reference import SHAPES, graph_of, planned, seeded_model
 
 OPTIONS = QATOptions(steps=20, num_bits=3, learning_rate=1e-3, ema=0.8)
 BATCH = 16
+TASK = Classes(5)
 
 
 @dataclass(frozen=True)

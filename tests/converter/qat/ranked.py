@@ -16,7 +16,7 @@ from converter.qat.network import teacher_from_graph
 from converter.qat.training import descend_student, step_loss, train_student
 from tests.converter.networks import Perceptron
 from tests.converter.qat import double
-from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
+from tests.converter.qat.cases import OPTIONS, TASK, case, fresh, noise_for
 
 # The double is imported in no time.
 STEPS = replace(OPTIONS, steps=4, num_bits=8, backend="pytorch-quantization")
@@ -27,7 +27,7 @@ def first_step(ranks: Ranks) -> dict[str, Any]:
     graph, plan, _ = case(Perceptron)
     state = fresh(STEPS, Perceptron)
     teacher = teacher_from_graph(graph, plan)
-    loss = step_loss(state.student, teacher, noise_for(Perceptron), 0, STEPS, ranks)
+    loss = step_loss(state.student, teacher, TASK, noise_for(Perceptron), 0, STEPS, ranks)
     descend_student(state, loss, replace(STEPS, clip_norm=float("inf")), ranks)
     gradients = {name: value.grad for name, value in state.student.learned().items()}
     return {"loss": ranks.mean(loss), "gradients": gradients}
@@ -42,7 +42,7 @@ def whole_run(ranks: Ranks) -> dict[str, Any]:
             for value in state.student.learned().values():
                 value.mul_(3)
     return train_student(
-        state, teacher_from_graph(graph, plan), noise_for(Perceptron), STEPS, ranks=ranks
+        state, teacher_from_graph(graph, plan), TASK, noise_for(Perceptron), STEPS, ranks=ranks
     ).dump()
 
 

@@ -13,8 +13,10 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import Ranks
 from calibrators.errors import DataError
 from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import TrainedGenerator
 from calibrators.zscgan.successive import new_ensemble
 from converter.qat.data import Images, Samples, mixed, require_enough
+from converter.samples import GeneratorSamples
 from converter.trust.prediction import inputs_for
 
 SPEC = InputSpec((1, 8, 8))
@@ -23,7 +25,8 @@ CPU = torch.device("cpu")
 
 def some_samples(seed: int = 0) -> Samples:
     options = ZSCGANOptions(latent=8, width=4)
-    return Samples(new_ensemble(SPEC, 10, options, CPU).ensemble, 8, seed)
+    trained = TrainedGenerator(new_ensemble(SPEC, 10, options, CPU).ensemble, "", (), 0.0)
+    return Samples(GeneratorSamples(trained), 8, seed)
 
 
 def some_images(folder: Path, count: int = 50, batch: int = 8) -> Images:

@@ -37,7 +37,7 @@ def test_untrained_it_is_the_network_of_post_training_quantization(
     x = inputs_of(network)
     student = student_from_graph(graph, plan, amax, QATOptions(), backend_from_name(backend))
     with torch.no_grad():
-        ours = student(x)
+        (ours,) = student(x)
         assert_same_logits(ours, simulate(graph, plan, amax, 8)(x))
     assert_same_logits(ours, torch.from_numpy(run_onnx(qdq_from_onnx(graph.onnx, plan, amax), x)[0]))
 

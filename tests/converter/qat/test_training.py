@@ -31,7 +31,7 @@ from converter.qat.training import (
     train_student,
 )
 from tests.converter.networks import Residual
-from tests.converter.qat.cases import OPTIONS, case, fresh, noise_for
+from tests.converter.qat.cases import OPTIONS, TASK, case, fresh, noise_for
 
 pytestmark = pytest.mark.slow
 
@@ -52,13 +52,13 @@ def saved(state: TuningState) -> Any:
 
 def trained(state: TuningState, **changes: Any) -> TuningState:
     teacher = teacher_from_graph(*case()[:2])
-    return train_student(state, teacher, SOURCE, replace(OPTIONS, **changes))
+    return train_student(state, teacher, TASK, SOURCE, replace(OPTIONS, **changes))
 
 
 def test_fine_tuning_brings_the_network_nearer_to_the_teacher() -> None:
     graph, plan, amax = case()
     before = {name: value.clone() for name, value in graph.module.state_dict().items()}
-    tuned = fine_tune_graph(graph, plan, amax, SOURCE, OPTIONS)
+    tuned = fine_tune_graph(graph, plan, amax, TASK, SOURCE, OPTIONS)
     assert tuned.kept == "qat"
     assert tuned.qat > tuned.ptq
     assert tuned.qat.kl < tuned.ptq.kl
@@ -85,7 +85,7 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
 
     with pytest.raises(StopError):
         train_student(
-            state, teacher_from_graph(*case()[:2]), SOURCE, replace(OPTIONS, steps=10), on_step=stop
+            state, teacher_from_graph(*case()[:2]), TASK, SOURCE, replace(OPTIONS, steps=10), on_step=stop
         )
     resumed = fresh()
     resumed.restore(saved(state))
@@ -99,13 +99,13 @@ def test_a_stopped_training_goes_on_to_the_same_bits(stop_at: int) -> None:
 
 def test_a_training_that_only_does_harm_gives_the_network_back() -> None:
     graph, plan, amax = case()
-    tuned = fine_tune_graph(graph, plan, amax, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))
+    tuned = fine_tune_graph(graph, plan, amax, TASK, SOURCE, replace(OPTIONS, learning_rate=1.0, num_bits=8))
     assert tuned.kept == "ptq"
     assert tuned.qat < tuned.ptq
     assert tuned.graph is graph
     assert tuned.amax == {name: amax[name] for name in plan.observed}
     expected = expected_of(teacher_from_graph(graph, plan), SOURCE, SINGLE)
-    assert score(tuned.student, expected, SOURCE, OPTIONS, SINGLE) == tuned.ptq
+    assert score(tuned.student, expected, TASK, SOURCE, OPTIONS, SINGLE) == tuned.ptq
 
 
 def test_the_best_values_are_kept_and_not_the_last() -> None:
@@ -122,7 +122,7 @@ def test_the_best_values_are_kept_and_not_the_last() -> None:
 
         state.scores[0] = Score(80.0, -1.0, next(scores).softened)
         teacher = teacher_from_graph(graph, plan)
-        train_student(state, teacher, SOURCE, replace(OPTIONS, steps=4), on_step=mark)
+        train_student(state, teacher, TASK, SOURCE, replace(OPTIONS, steps=4), on_step=mark)
     assert list(state.scores) == [0, 1, 2, 3, 4]
     assert state.best_step == 2
     assert all(torch.equal(value, marks[1][name]) for name, value in learned_values(state.student).items())
@@ -137,13 +137,13 @@ def test_scores_are_ordered_by_agreement_then_by_divergence() -> None:
 def test_the_score_by_hand() -> None:
     """Of a network that always says the same: all classes alike, the first a trace more."""
     expected = expected_of(teacher_from_graph(*case()[:2]), SOURCE, SINGLE)
-    everything = torch.log_softmax(torch.cat(expected), 1)
+    everything = torch.log_softmax(torch.cat([logits for (logits,) in expected]), 1)
 
     class Uniform(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return torch.zeros(len(x), 5) + torch.eye(5)[0] * 1e-6
+        def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+            return (torch.zeros(len(x), 5) + torch.eye(5)[0] * 1e-6,)
 
-    found = score(Uniform(), expected, SOURCE, replace(OPTIONS, temperature=1.0), SINGLE)
+    found = score(Uniform(), expected, TASK, SOURCE, replace(OPTIONS, temperature=1.0), SINGLE)
     entropy = -(everything.exp() * everything).sum(1).mean()
     assert found.kl == pytest.approx(math.log(5) - float(entropy), rel=1e-3)
     assert found.softened == pytest.approx(found.kl, rel=1e-5)
@@ -190,7 +190,7 @@ def test_a_step_is_relative_to_the_size_of_the_weight() -> None:
 def test_a_gradient_that_is_not_finite_changes_nothing() -> None:
     state = fresh()
     before = learned_values(state.student)
-    logits = state.student(SOURCE.inputs(0)[0])
+    (logits,) = state.student(SOURCE.inputs(0)[0])
     assert not descend_student(state, (logits * torch.nan).mean(), OPTIONS, SINGLE)[0]
     assert all(torch.equal(value, before[name]) for name, value in learned_values(state.student).items())
 
@@ -210,7 +210,7 @@ def test_steps_are_fast_and_judgements_exact() -> None:
 def test_a_loss_that_stays_broken_is_an_error() -> None:
     teacher = teacher_from_graph(*case()[:2])
     with pytest.raises(QATError, match="--qat-lr"):
-        train_student(fresh(), teacher, noise_for(Residual, scale=float("nan")), QATOptions())
+        train_student(fresh(), teacher, TASK, noise_for(Residual, scale=float("nan")), QATOptions())
 
 
 def test_values_are_put_where_they_belong() -> None:
@@ -221,4 +221,4 @@ def test_values_are_put_where_they_belong() -> None:
     put(other, learned_values(one))
     x = SOURCE.inputs(0)[0]
     with torch.no_grad():
-        assert torch.equal(one(x), other(x))
+        assert torch.equal(*one(x), *other(x))

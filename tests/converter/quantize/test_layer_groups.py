@@ -19,7 +19,7 @@ from converter.quantize.layer_groups import groups_from_onnx
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.qdq import qdq_from_onnx
 from converter.quantize.quantized_inputs import parts_of
-from converter.trust.parity import literal_logits
+from converter.trust.parity import literal_outputs
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter import networks
@@ -152,7 +152,7 @@ def test_partly_quantized_networks_run_in_onnx_runtime_as_they_are_written(
         onnxruntime.build(source, engine)
         with OnnxRuntimeEngine(engine) as opened:
             logits = opened.run(x.numpy())
-        literal = literal_logits(source, x.numpy())
+        (literal,) = literal_outputs(source, x.numpy())
         # An int32 bias and another order of sums move single codes; of these networks' logits that is little.
         assert np.sqrt(np.mean((logits - literal) ** 2)) < 0.03 * literal.std()
 

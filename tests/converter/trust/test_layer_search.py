@@ -21,6 +21,7 @@ from converter.report.document import AccuracySection, MixedPrecisionSection
 from converter.report.summary import missed_gate
 from converter.stages import mixed_precision as stage
 from converter.trust.accuracy_drop import MeasuredDrop, PredictedDrop
+from converter.trust.answers import answers
 from converter.trust.layer_search import (
     Choice,
     Excluded,
@@ -29,8 +30,8 @@ from converter.trust.layer_search import (
     order_of_exclusion,
 )
 from converter.trust.prediction import Prediction
-from converter.trust.predictions import predictions
 from converter.trust.sensitivity import sensitivity_from_graph
+from converter.trust.task.classes import Classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from tests.converter import networks
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
@@ -38,6 +39,7 @@ from tests.converter.jobs import job_of
 from tests.converter.reference import graph_of, inputs_of, planned
 from tests.converter.report.html.reports import bare_report
 
+TASK = Classes(5)
 PRICES = {0: 0.1, 1: 3.0, 2: 0.05, 3: 1.0, 4: 0.2}
 
 
@@ -111,7 +113,7 @@ def planted(tensor: str, factor: float) -> tuple[FoldedGraph, QuantizationPlan, 
 def order_of(graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float]) -> list[tuple[str, ...]]:
     candidates = candidates_from_onnx(graph.onnx, plan)
     x = inputs_of(networks.Residual, batch=64)
-    found = sensitivity_from_graph(graph, plan, amax, x, batch_size=32, seed=0)
+    found = sensitivity_from_graph(graph, plan, amax, TASK, x, batch_size=32, seed=0)
     return [candidates.groups[position].layers for position in order_of_exclusion(candidates, found)]
 
 
@@ -129,7 +131,7 @@ def test_at_least_half_of_the_multiply_adds_stay() -> None:
     graph, plan, amax = planted("relu_1", 0.05)
     candidates = candidates_from_onnx(graph.onnx, plan)
     x = inputs_of(networks.Residual, batch=64)
-    found = sensitivity_from_graph(graph, plan, amax, x, batch_size=32, seed=0)
+    found = sensitivity_from_graph(graph, plan, amax, TASK, x, batch_size=32, seed=0)
     order = order_of_exclusion(candidates, found)
     assert len(order) == len(set(order)) < len(candidates.groups)
     assert candidates.macs_share(frozenset(order)) <= 50
@@ -144,13 +146,13 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     amax, x = {**amax, "relu": 0.02 * amax["relu"]}, images.numpy()
     ranges = Ranges(amax, "max", 64, 0, "zscgan", None)
     with run_trial(graph, UNQUANTIZED, {}) as fp32:
-        logits = fp32(x)
+        (logits,) = fp32(x)
         labels = logits.argmax(1)
         val = TensorBatches(torch.from_numpy(x), torch.from_numpy(labels), 32)
-        baseline = predictions(fp32, val)
+        baseline = answers(fp32, TASK, val, labels.tolist())
     drop_of = MeasuredDrop(graph, ranges, val, baseline)
     candidates = candidates_from_onnx(graph.onnx, plan)
-    found = sensitivity_from_graph(graph, plan, amax, torch.from_numpy(x), batch_size=32, seed=0)
+    found = sensitivity_from_graph(graph, plan, amax, TASK, torch.from_numpy(x), batch_size=32, seed=0)
     choice, again = (
         fewest_excluded(
             order_of_exclusion(candidates, found), lambda excluded: drop_of(candidates.plan(excluded)), 3.2
@@ -162,7 +164,7 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     assert choice.met
     assert choice.all_int8_drop > 10
     assert drop_of(place_quantizers(graph.onnx)) == choice.all_int8_drop
-    guess = PredictedDrop(graph, ranges, x, logits)
+    guess = PredictedDrop(graph, ranges, TASK, x, logits)
     assert guess(QuantizationPlan((), ())) == 0
     assert guess(candidates.plan(choice.excluded)) < guess(plan)
 
@@ -179,7 +181,8 @@ def test_a_fine_tuned_network_is_compared_with_the_one_that_was_given(
     batches = TensorBatches(x, torch.zeros(16, dtype=torch.long), 8)
     monkeypatch.setattr(stage, "unlabelled", lambda *_: batches)
     ranges = Ranges(amax, "max", 16, 0, "images", None)
-    drop_of = stage.drop_of_plans(job_of(), given, replace(given, onnx=tuned), ranges, None, None)
+    job = job_of(task=TASK)
+    drop_of = stage.drop_of_plans(job, given, replace(given, onnx=tuned), ranges, None, None)
     assert drop_of.by == "prediction"
     assert drop_of(QuantizationPlan((), ())) > 1  # no quantizer, but other weights
 
@@ -194,13 +197,17 @@ def test_first_inputs_cuts_the_last_batch() -> None:
 def test_the_gate_is_measured_where_there_are_labels_and_predicted_else() -> None:
     report = bare_report()
     assert missed_gate(report, 0.5) == ""
-    report = replace(report, mixed_precision=MixedPrecisionSection(0.5, False, "", 0.8, 0.9, [], 100.0, 1))
+    report = replace(
+        report, mixed_precision=MixedPrecisionSection(0.5, False, "prediction", 0.8, 0.9, [], 100.0, 1)
+    )
     assert "0.80 points of top-1, as predicted without labels, more than --max-drop 0.5" in missed_gate(
         report, 0.5
     )
     report = replace(report, prediction=Prediction(1.0, 0.5, 2.0, 0.4, 0.2, 0.8, 512))
     assert missed_gate(report, 0.5) == missed_gate(report, None) == ""
-    report = replace(report, accuracy=AccuracySection(500, 92.4, "", 91.8, 99.0))
+    report = replace(
+        report, accuracy=AccuracySection(500, 92.4, "", 91.8, 99.0, metric="top-1", fp32=92.4, int8=91.8)
+    )
     assert missed_gate(report, 0.6) == ""
     assert "0.60 points of top-1, more than" in missed_gate(report, 0.5)
 

@@ -17,6 +17,8 @@ from converter.cli.convert import command
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.report.document import plain
+from converter.samples import GeneratorSamples
+from converter.trust.answers import network_of
 from converter.trust.prediction import (
     CLEARER,
     DIMMER,
@@ -31,6 +33,8 @@ from converter.trust.prediction import (
     predict_from_logits,
     taken_margins,
 )
+from converter.trust.task.classes import Classes
+from converter.trust.task.embedding import Embedding
 from engines.base import Engine
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from tests.converter.digits import INPUT, MODEL, quick_conversions
@@ -138,7 +142,8 @@ def test_a_single_logit_is_one_of_two_classes() -> None:
     fp32, int8 = np.float32([[2.0], [-1.0]]), np.float32([[1.5], [0.5]])
     zeros = np.zeros((2, 1), np.float32)
     both = predict_from_logits(np.hstack([zeros, fp32]), np.hstack([zeros, int8]))
-    assert predict_from_logits(fp32, int8) == both
+    batches = TensorBatches(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), batch_size=2)
+    assert predict(lambda _: (fp32,), lambda _: (int8,), Classes(1), batches) == both
     assert both.disagreement > 0
 
 
@@ -176,10 +181,16 @@ def test_networks_are_run_batch_by_batch() -> None:
     done: list[int] = []
     fp32 = lambda x: x.reshape(len(x), -1)  # noqa: E731
     int8 = lambda x: fp32(x)[:, ::-1].copy()  # noqa: E731
-    found = predict(fp32, int8, batches, done.append)
+    found = predict(lambda x: (fp32(x),), lambda x: (int8(x),), Classes(3), batches, done.append)
     x = batches.x.flatten(1).numpy()
     assert found == predict_from_logits(x, x[:, ::-1].copy())
     assert done == [2, 4, 5]
+
+
+def test_what_chooses_no_class_has_no_prediction() -> None:
+    batches = TensorBatches(torch.rand(2, 3, 1, 1), torch.zeros(2, dtype=torch.int64), batch_size=2)
+    same = lambda x: (x.reshape(len(x), -1),)  # noqa: E731
+    assert predict(same, same, Embedding(3), batches) is None
 
 
 @pytest.fixture
@@ -209,14 +220,14 @@ def test_a_conversion_predicts_without_any_image(conversion: Callable[..., Resul
     trained = generator_from_document(
         document, Path("out/generator.pt"), document["fingerprint"], teacher.spec, torch.device("cpu")
     )
-    batches = border_inputs(trained, 512, 64, seed=2)
+    batches = border_inputs(GeneratorSamples(trained), 512, 64, seed=2)
     low, high = (torch.tensor(bound).view(1, -1, 1, 1) for bound in (teacher.spec.low, teacher.spec.high))
     for x, _ in batches:
         assert (x >= low - 1e-6).all()
         assert (x <= high + 1e-6).all()
     fp32, int8 = (onnx_engine(name) for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
     with fp32, int8:
-        again = plain(predict(fp32.run, int8.run, batches))
+        again = plain(predict(network_of(fp32), network_of(int8), Classes(10), batches))
     assert again.pop("known_error") == found.pop("known_error")
     assert again == pytest.approx(found, rel=1e-3)
 

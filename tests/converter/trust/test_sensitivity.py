@@ -1,6 +1,5 @@
 """The one-pass estimate against values by hand, against networks with one quantizer, and its parts."""
 
-import itertools
 import math
 
 import numpy as np
@@ -15,15 +14,24 @@ from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, parts_of, plan_of_parts
-from converter.trust.sensitivity import Sensitivity, batch_axes, direction, sensitivity_from_graph
+from converter.trust.sensitivity import Sensitivity, batch_axes, sensitivity_from_graph
+from converter.trust.task.base import Task
+from converter.trust.task.classes import Classes
 from tests.converter import networks
 from tests.converter.reference import NETWORKS, graph_of, inputs_of, planned
 
+FIVE = Classes(5)
+
 
 def estimated(
-    graph: FoldedGraph, plan: QuantizationPlan, amax: dict[str, float], x: Tensor, seed: int = 0
+    graph: FoldedGraph,
+    plan: QuantizationPlan,
+    amax: dict[str, float],
+    x: Tensor,
+    seed: int = 0,
+    task: Task = FIVE,
 ) -> Sensitivity:
-    return sensitivity_from_graph(graph, plan, amax, x, batch_size=16, seed=seed)
+    return sensitivity_from_graph(graph, plan, amax, task, x, batch_size=16, seed=seed)
 
 
 @torch.no_grad()
@@ -38,26 +46,6 @@ def one_at_a_time(
 
 def ranks(values: list[float]) -> np.ndarray:
     return np.argsort(np.argsort(values))
-
-
-@pytest.mark.parametrize(
-    "logits", [[0.3, -1.0, 2.0, 0.1], [30.0, 0.0, -5.0, 1.0], [0.0, -2000.0, 0.0, -2000.0]]
-)
-def test_covariance_of_the_direction_is_the_fisher_information(logits: list[float]) -> None:
-    signs = torch.tensor(list(itertools.product([-1.0, 1.0], repeat=4)))
-    v = direction(torch.tensor(logits, dtype=torch.float64).expand(16, 4), signs.double())
-    p = torch.tensor(logits, dtype=torch.float64).softmax(0)
-    torch.testing.assert_close(v.mean(0), torch.zeros(4).double(), atol=1e-12, rtol=0)
-    torch.testing.assert_close(v.T @ v / 16, p.diag() - p.outer(p), atol=1e-12, rtol=1e-9)
-
-
-def test_direction_of_two_classes_is_exact_for_every_sign() -> None:
-    logits = torch.tensor([[2.0, -1.0], [0.0, 9.0]])
-    p = logits.softmax(1)[:, 0]
-    for signs in itertools.product([-1.0, 1.0], repeat=2):
-        v = direction(logits, torch.tensor([signs, signs]))
-        torch.testing.assert_close(v[:, 0] ** 2, p * (1 - p))
-        torch.testing.assert_close(v[:, 0], -v[:, 1])
 
 
 class Linear(nn.Module):
@@ -81,7 +69,7 @@ def test_linear_network_by_hand(weight: list[list[float]]) -> None:
     plan = place_quantizers(graph.onnx)
     (name,) = plan.observed
     x = torch.tensor([[[[0.304, 1.0]]], [[[-0.777, 0.123]]]])
-    found = estimated(graph, plan, {name: 1.27}, x)  # a scale of 0.01
+    found = estimated(graph, plan, {name: 1.27}, x, task=Classes(len(weight)))  # a scale of 0.01
     w = torch.tensor([[0.0, 0.0], *weight] if len(weight) == 1 else weight)
     difference = w[1] - w[0]
     p = (x.flatten(1) @ w.T).softmax(1)[:, 0]
@@ -164,7 +152,8 @@ def test_a_range_that_clips_costs_more() -> None:
 def test_an_error_of_zero_has_no_finite_ratio() -> None:
     graph = graph_from_model(Linear([[1.0, -1.0], [1.0, 1.0]]), InputSpec((1, 1, 2)))
     plan = place_quantizers(graph.onnx)
-    found = estimated(graph, plan, {plan.observed[0]: 127.0}, torch.tensor([[[[3.0, -7.0]]]]))
+    x = torch.tensor([[[[3.0, -7.0]]]])
+    found = estimated(graph, plan, {plan.observed[0]: 127.0}, x, task=Classes(2))
     assert set(found.part_sqnr) == {math.inf}
     assert found.kl(found.parts) == 0
 
