@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from onnx import helper
 from PIL import Image
-from quantizations import DIGITS, digits
+from quantizations import digits
 from trial import NAMES, batch_of, network_from_data, teacher_from_network
 
 from calibrators.data.batches import Batches, TensorBatches, random_pixels
@@ -196,7 +196,9 @@ def measure(subject: Subject, sources: tuple[str, ...], seed: int, *, agree: boo
         seen = histograms(subject.graph, subject.plan, samples_of(source, subject, seed), CPU)
         errors = summary(range_errors(ranges(seen, "entropy"), ranges(true, "entropy")))
         agreed = {}
-        for calibrator in CALIBRATORS if fp32 is not None else ():
+        for calibrator in CALIBRATORS:
+            if fp32 is None:
+                continue
             amax = ranges(true if source == "images" else seen, calibrator)
             if source != "images" and entrance in amax:
                 amax[entrance] = bounds  # as in a conversion without images
@@ -213,9 +215,8 @@ def table(rows: list[Row]) -> str:
     for row in rows:
         values = row.agreement.values()
         shown = ", ".join(f"{value:.1f} %" if value > 1 else f"{value:.4f}" for value in values)
-        lines.append(
-            f"| {row.network} | {row.source} | {row.median:.2f}, {row.largest:.2f} | {row.signed_median:+.2f} | {shown} |"
-        )
+        errors = f"{row.median:.2f}, {row.largest:.2f} | {row.signed_median:+.2f}"
+        lines.append(f"| {row.network} | {row.source} | {errors} | {shown} |")
     return "\n".join(lines)
 
 
