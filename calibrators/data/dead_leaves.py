@@ -40,7 +40,7 @@ SLOPES = (1.0, 1.6)
 FIELD, TEXTURE, SHADING = 0.6, 0.2, 0.5
 """Deviations of the background, of the texture of a leaf (on average), and of its shading from centre to border."""
 
-DRAWN, DRAWN_GAIN, STROKES, SYMMETRIC = 0.1, 1.2, 0.3, 0.4
+DRAWN, DRAWN_GAIN, STROKES, SYMMETRIC = 0.05, 1.2, 0.3, 0.4
 """Shares of the images that are drawn, with their contrast and their share of strokes, and that are symmetric."""
 
 

@@ -20,7 +20,7 @@ from calibrators.data.input_spec import InputSpec
 MEAN, STD = 0.45, 0.26
 """Of the pixels of photographs, where the normalisation doesn't tell: it may be only a change of units."""
 
-GAIN, BRIGHTNESS, CONTRAST = 1.04, 0.45, 0.3
+GAIN, BRIGHTNESS, CONTRAST = 1.0, 0.45, 0.3
 """Contrast of the median image, and deviations between images: of the mean and of the contrast's logarithm."""
 
 OVERSHOOT = 0.02
