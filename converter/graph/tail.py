@@ -18,6 +18,8 @@ from engines.onnx_passes.file import graphs, reads
 from zscgan_common.text import cut
 
 _SIZED_BY_VALUES = {"Compress", "NonMaxSuppression", "NonZero", "Unique"}
+_SIZED_IN_THE_TWIN = {"Compress", "NonZero"}
+"""Those that the twin has, for shapes; it refuses the others by itself."""
 _CHOOSING = _SIZED_BY_VALUES | {"ArgMax", "ArgMin", "TopK"}
 _DECIDING = {"Cast", "Equal", "Greater", "GreaterOrEqual", "Less", "LessOrEqual"}
 """They choose where no floating point number comes of it."""
@@ -207,8 +209,11 @@ class _Graph:
     def refuse_outside(self, tail: set[int]) -> None:
         """Raise UnsupportedOperatorError for a value, used before ``tail``, whose size depends on the image."""
         for index, node in enumerate(self.nodes):
-            sized = node.op_type in _SIZED_BY_VALUES and node.domain in _KNOWN_DOMAINS
-            if sized and index not in tail and self.dependent.intersection(reads(node)):
+            if (
+                node.op_type in _SIZED_IN_THE_TWIN
+                and index not in tail
+                and self.dependent.intersection(reads(node))
+            ):
                 raise UnsupportedOperatorError(
                     f"expected a network whose layers see as much of every image, but {node.op_type} at node "
                     f"{node.name or node.output[0]} gives as much as it finds, and layers with weights follow; cut the "
