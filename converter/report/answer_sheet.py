@@ -28,8 +28,8 @@ Colour = tuple[int, int, int]
 
 
 def is_drawable(task: Task) -> bool:
-    """Whether answers can be drawn: masks, and boxes that are where the network sees them."""
-    return isinstance(task, Mask) or (isinstance(task, FoundBoxes) and task.metric is not None)
+    """Whether answers can be drawn: boxes and masks."""
+    return isinstance(task, FoundBoxes | Mask)
 
 
 def worth_showing(task: Task, answers: Sequence[Answer]) -> list[int]:
@@ -72,10 +72,12 @@ def _strong(task: FoundBoxes, boxes: Float[np.ndarray, "_ 6"]) -> Float[np.ndarr
 
 
 def _in_words(task: Task, answer: Any) -> str:
-    """What a tile shows."""
-    count = _found(task, answer) if isinstance(task, FoundBoxes) else len(np.unique(answer))
-    one, many = ("box", "boxes") if isinstance(task, FoundBoxes) else ("class", "classes")
-    return f"{count} {one if count == 1 else many}"
+    """What a tile shows; boxes without a metric are not where the network sees them."""
+    if isinstance(task, FoundBoxes):
+        count = _found(task, answer)
+        return f"{count} {'nominal ' if task.metric is None else ''}{'box' if count == 1 else 'boxes'}"
+    count = len(np.unique(answer))
+    return f"{count} {'class' if count == 1 else 'classes'}"
 
 
 def _drawn(

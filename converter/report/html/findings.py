@@ -108,7 +108,7 @@ def accuracy(report: Report) -> str:
             f"and {number(guess.drop_high)} with {guess.confidence:g} % confidence), which was not measured"
         )
     if measured is not None:
-        return f"{agreement(measured.measure, measured.agreement)} on {words(measured.images, 'image')}"
+        return f"{agreement(measured.measure, measured.agreement)} on {words(measured.images, 'image')} without labels"
     if (found := report.agreement) is not None:
         said = agreement(found.measure, found.percent)
         return f"{said} on {found.samples:,} samples; its accuracy was not measured"

@@ -123,11 +123,17 @@ class Nominal:
 
 
 def test_what_can_be_drawn() -> None:
-    assert is_drawable(BOXES)
-    assert is_drawable(Mask(1))
-    assert not is_drawable(Boxes(Nominal()))
-    assert is_drawable(Boxes(Nominal(in_pixels=True)))
+    assert all(map(is_drawable, (BOXES, Boxes(Nominal()), Mask(1))))
     assert not is_drawable(Classes(10))
+
+
+def test_boxes_that_are_not_where_the_network_sees_them_are_called_nominal(tmp_path: Path) -> None:
+    def head(task: Any) -> bytes:
+        path = save_answers(grey(1), SPEC, task, [boxes()], [boxes()], tmp_path / "answers.png")
+        with Image.open(path) as image:
+            return image.crop((0, 0, image.width, HEAD)).tobytes()
+
+    assert head(Boxes(Nominal())) != head(Boxes(Nominal(in_pixels=True))) == head(BOXES)
 
 
 # The stage
