@@ -177,7 +177,7 @@ def measured(
     data, others = data_of(source, job, real, seed)
     results = measure_ranges(job, graph, data)
     seconds = time.perf_counter() - started
-    exact = source != "noise" and source != "images"
+    exact = source not in {"noise", "images"}
     candidates = {
         name: (with_exact_input(result, job, graph) if exact else dict(result.amax))
         for name, result in results.items()
