@@ -16,7 +16,6 @@ from converter.cli.convert import command
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.load.task import task_of
-from converter.options import ConvertOptions
 from tests.converter import task_networks
 from tests.converter.digits import quick_conversions
 from tests.converter.networks import randomised
@@ -97,11 +96,11 @@ def boxes_of_fp32(folder: Path) -> None:
     """COCO's annotations beside the images: what the network itself finds."""
     given = ModelOptions("net.pth", f"{NETWORKS}:Detector", input_shape=(3, 32, 32), preset="unit")
     teacher = load_model(given)
-    task, _ = task_of(teacher, ConvertOptions(given))
+    task, _ = task_of(teacher, "auto", None)
     images, annotations = [], []
     for number, path in enumerate(sorted(folder.glob("*.png"))):
         with Image.open(path) as image:
-            x = torch.from_numpy(np.asarray(image)).permute(2, 0, 1)[None] / 255
+            x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None] / 255
         with torch.no_grad():
             (found,) = task.answers(tuple(output.numpy() for output in teacher.module(x)))
         images.append({"id": number, "file_name": path.name})
