@@ -34,7 +34,7 @@ class Detector(nn.Module):
         sides = torch.cat([self.sides(some).flatten(2) for some in maps], dim=2).transpose(1, 2)
         sides = 8 * torch.sigmoid(sides)
         centres = self.get_buffer("centres")
-        return torch.sigmoid(4 * scores - 3), torch.cat(
+        return torch.sigmoid(60 * scores - 15), torch.cat(
             [centres - sides[:, :, :2], centres + sides[:, :, 2:]], dim=2
         )
 
