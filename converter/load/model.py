@@ -376,8 +376,9 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
             ) from error
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
-    if source is not None and isinstance(result, tuple):
-        result = dict(zip(output_names(source.module), result, strict=True))
+    if source is not None:
+        values = result if isinstance(result, tuple) else (result,)
+        result = dict(zip(output_names(source.module), values, strict=True))
     outputs = outputs_of(
         result,
         PROBES,

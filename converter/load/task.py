@@ -1,7 +1,7 @@
 """What the outputs of a teacher mean, as the user says or as they show."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from onnx import ModelProto
@@ -10,33 +10,43 @@ from torch import Tensor, nn
 from calibrators.data.batches import random_pixels
 from converter.load.model import Teacher
 from converter.load.user_module import decoder_from_callable
-from converter.options import ConvertOptions
-from converter.trust.task.base import Task
+from converter.trust.task.base import Task, TaskName
 from converter.trust.task.box_decoder import DecodedBoxes
 from converter.trust.task.box_layouts import layout_from_outputs
 from converter.trust.task.boxes import Boxes
 from converter.trust.task.recognise import task_from_outputs
 
 _RESHAPING = {
-    *("Cast", "Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unflatten", "Unsqueeze", "Dropout"),
+    *(
+        "Cast",
+        "Flatten",
+        "Identity",
+        "Reshape",
+        "Squeeze",
+        "Transpose",
+        "Unflatten",
+        "Unsqueeze",
+        "Dropout",
+        "Sequential",
+    ),
 }
 """ONNX operators and PyTorch modules that change the shape or the type of a value alone."""
 
 
-def task_of(teacher: Teacher, options: ConvertOptions) -> tuple[Task, str]:
-    """The task of ``--task`` and ``--decode``, or the one that the outputs show, and the line that says so.
+def task_of(teacher: Teacher, asked: TaskName | Literal["auto"], decode: str | None) -> tuple[Task, str]:
+    """The task that ``--task`` and ``--decode`` ask for, or that the outputs show, and the line that says so.
 
     Raises OptionsError where the outputs contradict it, LoadError where no task suits them, DecodeError for a function
     that fails.
     """
-    if options.decode is not None:
+    if decode is not None:
         names = tuple(teacher.probe)
-        task: Task = DecodedBoxes(decoder_from_callable(options.decode), options.decode, names)
+        task: Task = DecodedBoxes(decoder_from_callable(decode), decode, names)
         task.answers(tuple(output.numpy() for output in teacher.probe.values()))
         return task, f"task: boxes ({task.describe()})"
     _, height, width = teacher.spec.shape
     return task_from_outputs(
-        options.task,  # type: ignore[arg-type]
+        asked,
         teacher.probe,
         (height, width),
         ends_of(teacher),

@@ -6,7 +6,7 @@ from converter.report.document import AccuracySection, Report
 from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
 
-PROCEDURAL = "calibrated on procedural images: the network has no batch norm"
+PROCEDURAL = "calibrated on procedural images"
 
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
@@ -47,12 +47,12 @@ def summary(report: Report, missed: str) -> str:
     if in_float := report.quantization.float_macs_percent:
         lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
     if report.synthesis is not None and report.synthesis.source == "procedural":
-        lines.append(PROCEDURAL)
+        lines.append(PROCEDURAL + ("" if report.model.bn_layers else ": the network has no batch norm"))
     if report.accuracy is not None:
         lines.append(accuracy_line(report.accuracy))
     if report.agreement is not None:
         found = report.agreement
-        lines.append(f"{found.measure} as FP32: {found.percent:.2f} % on {found.samples} fresh samples")
+        lines.append(f"{agreement_in(found.measure)}: {found.percent:.2f} % on {found.samples} fresh samples")
     if report.prediction is not None and (report.accuracy is None or report.accuracy.fp32 is None):
         p = report.prediction
         lines.append(
@@ -66,9 +66,14 @@ def summary(report: Report, missed: str) -> str:
     return "\n".join(lines)
 
 
+def agreement_in(measure: str) -> str:
+    """What a percentage of agreement is of."""
+    return f"{measure} as FP32" if measure.startswith("same ") else f"agreement with FP32 ({measure})"
+
+
 def accuracy_line(a: AccuracySection) -> str:
     """What ``--val`` says."""
-    agreement = f"{a.measure} as FP32: {a.agreement:.2f} %"
+    agreement = f"{agreement_in(a.measure)}: {a.agreement:.2f} %"
     if a.fp32 is None or a.int8 is None:
         return f"{agreement} on {a.images} images of --val"
     return (

@@ -32,9 +32,11 @@ class Detector(nn.Module):
         maps = fine, self.down(fine)
         scores = torch.cat([self.scores(some).flatten(2) for some in maps], dim=2).transpose(1, 2)
         sides = torch.cat([self.sides(some).flatten(2) for some in maps], dim=2).transpose(1, 2)
-        left, right = 8 * torch.sigmoid(sides).split(2, dim=2)
+        sides = 8 * torch.sigmoid(sides)
         centres = self.get_buffer("centres")
-        return torch.sigmoid(4 * scores - 3), torch.cat([centres - left, centres + right], dim=2)
+        return torch.sigmoid(60 * scores - 15), torch.cat(
+            [centres - sides[:, :, :2], centres + sides[:, :, 2:]], dim=2
+        )
 
 
 class Segmenter(nn.Module):

@@ -18,8 +18,9 @@ def generator(seed: int = 0) -> SampleSource:
     return GeneratorSamples(TrainedGenerator(new_ensemble(SPEC, 10, options, CPU).ensemble, "", (), 0.0))
 
 
-SOURCES = [generator, lambda: ProceduralSamples(SPEC, CPU)]
-every_source = pytest.mark.parametrize("source", [make() for make in SOURCES], ids=["zscgan", "procedural"])
+every_source = pytest.mark.parametrize(
+    "source", [generator(), ProceduralSamples(SPEC, CPU)], ids=["zscgan", "procedural"]
+)
 
 
 def all_of(source: SampleSource, count: int, batch_size: int, seed: int) -> torch.Tensor:

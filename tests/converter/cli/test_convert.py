@@ -235,16 +235,21 @@ def test_a_missed_gate_exits_with_three(here: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_without_batch_norm_needs_images(here: Path) -> None:
+def test_a_model_without_batch_norm_takes_images_of_either_kind(here: Path) -> None:
     (here / "plain.py").write_text(
         "from torch import nn\ndef net():\n    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))\n"
     )
     torch.save(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)).state_dict(), "plain.pth")
     flags = ["plain.pth", "--arch", "plain.py:net", *INPUT, *SHORT]
-    refused(run(*flags), 1, "--calib-data")
+    refused(run(*flags, "--samples", "zscgan"), 1, "--calib-data")
     assert not (here / "plain_int8").exists()
-    assert run(*flags, "--calib-data", DIGITS / "test.npz").exit_code == 0
-    assert (here / "plain_int8" / "model.int8.onnx").exists()
+    for more, source in ((["--calib-data", DIGITS / "test.npz"], "images"), ([], "procedural")):
+        result = run(*flags, *more, "-o", source)
+        assert result.exit_code == 0, result.output
+        report = json.loads((here / source / "report.json").read_text())
+        assert (report["calibration"]["source"], report["model"]["bn_layers"]) == (source, 0)
+        assert report["synthesis"] is None or report["synthesis"]["source"] == source
+        assert (here / source / "model.int8.onnx").exists()
 
 
 WRONG_FLAGS = [
@@ -305,10 +310,23 @@ def test_poor_samples_are_told_of(here: Path) -> None:
     assert any("gives the wanted label to only" in warning for warning in warnings)
 
 
-def test_a_val_without_labels_is_refused(here: Path) -> None:
-    np.savez("val.npz", images=np.zeros((4, 8, 8), np.uint8))
-    refused(run(*MODEL, *INPUT, *SHORT, "--val", "val.npz"), 1, "labels")
-    assert [path.name for path in here.iterdir()] == ["val.npz"]
+def test_a_val_without_labels_measures_agreement(converted: Path, here: Path) -> None:
+    with np.load(DIGITS / "test.npz") as archive:
+        np.savez("val.npz", images=archive["images"])
+    flags = ["--generator", converted / "generator.pt", "--val", "val.npz", "-o", "out"]
+    result = run(*MODEL, *INPUT, *SHORT, *flags)
+    assert result.exit_code == 0, result.output
+    found, labelled = (
+        json.loads((folder / "report.json").read_text()) for folder in (here / "out", converted)
+    )
+    accuracy = found["accuracy"]
+    assert [accuracy[name] for name in ("fp32_top1", "int8_top1", "metric", "fp32", "int8")] == [None] * 5
+    for name in ("images", "agreement", "standard_error", "measure"):
+        assert accuracy[name] == labelled["accuracy"][name]
+    assert "baseline" not in {stage["name"] for stage in found["stages"]}
+    assert f"same class as FP32: {accuracy['agreement']:.2f} % on 500 images of --val" in result.output
+    assert "predicted on real data" in result.output
+    assert "--val DIR  (accuracy on labelled images)" in result.output
 
 
 def test_an_unreadable_image_is_named_before_any_training(here: Path) -> None:

@@ -192,15 +192,22 @@ def test_what_is_no_float_classifier_of_images_is_refused(tmp_path: Path) -> Non
     two = onnx.load(path)
     two.graph.input.append(helper.make_tensor_value_info("size", TensorProto.INT64, [2]))
     refused(two, path, r"one image input, got 2 \(pixels, size\)")
-    outputs = onnx.ModelProto.FromString(model.SerializeToString())
-    outputs.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 8]))
-    refused(outputs, path, r"one output, the logits, got 2 \(scores, flat\)")
     flat = onnx.ModelProto.FromString(model.SerializeToString())
     flat.graph.input[0].type.tensor_type.elem_type = TensorProto.UINT8
     refused(flat, path, r"float input of batch x channels x height x width, got pixels: uint8 Nx3x8x8")
     quantized = onnx.ModelProto.FromString(model.SerializeToString())
     quantized.graph.node.append(helper.make_node("QuantizeLinear", ["scores", "w2"], ["q"]))
     refused(quantized, path, "already quantized .*zscgan-build")
+
+
+def test_several_outputs_keep_their_names_and_order(tmp_path: Path) -> None:
+    path = classifier(tmp_path / "mine.onnx")
+    model = onnx.load(path)
+    model.graph.output.append(helper.make_tensor_value_info("flat", TensorProto.FLOAT, ["N", 8]))
+    onnx.save(model, path)
+    teacher = load_model(ModelOptions(str(path), mean=(0.0,), std=(1.0,)))
+    shapes = {name: tuple(output.shape) for name, output in teacher.probe.items()}
+    assert list(shapes.items()) == [("scores", (PROBES, 5)), ("flat", (PROBES, 8))]
 
 
 def test_an_operator_without_a_twin_is_named(tmp_path: Path) -> None:

@@ -214,27 +214,49 @@ class Several(nn.Module):
             return torch.nn.functional.dropout(x.mean((2, 3)), 0.5, training=True) + torch.rand_like(
                 x[:, :, 0, 0]
             )
-        return {"pair": (x.mean((2, 3)), x), "map": x, "two": x.mean((2, 3)) if y is None else y}[self.how]
+        return {
+            "pair": (x.mean((2, 3)), x),
+            "map": x,
+            "mean": x.mean(0),
+            "two": x.mean((2, 3)) if y is None else y,
+        }[self.how]
 
 
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        (
-            "pair",
-            "one tensor of logits, got a tuple; wrap it in a module whose forward returns the logits alone",
-        ),
-        ("map", r"logits of shape 2x\(classes\) for 2 images, got 2x4x6x6; wrap it"),
+        ("mean", r"outputs of shape 2x... for 2 images, got output of 4x6x6; wrap it in a module"),
         ("noise", "answers differently to the same input"),
         ("two", "one input tensor, got 2 inputs"),
     ],
 )
-def test_what_is_no_classifier_is_refused(how: str, message: str, tmp_path: Path) -> None:
+def test_what_cannot_be_converted_is_refused(how: str, message: str, tmp_path: Path) -> None:
     x = torch.randn(2, 3, 8, 8)
     inputs = (x, x) if how == "two" else (x,)
     torch.export.save(torch.export.export(Several(how).eval(), inputs), tmp_path / "net.pt2")
     with pytest.raises(LoadError, match=message):
         load(tmp_path / "net.pt2")
+
+
+@pytest.mark.parametrize("script", [False, True])
+@pytest.mark.parametrize(
+    ("how", "shapes"), [("pair", {"output_0": (4,), "output_1": (4, 6, 6)}), ("map", {"output": (4, 6, 6)})]
+)
+def test_several_outputs_and_maps_are_taken(
+    how: str, shapes: dict[str, tuple[int, ...]], script: bool, tmp_path: Path
+) -> None:
+    network, x, path = Several(how).eval(), torch.randn(2, 3, 8, 8), tmp_path / "net.pt2"
+    if script:
+        torch.jit.trace(network, x).save(path)
+    else:
+        torch.export.save(torch.export.export(network, (x,)), path)
+    teacher = load(path, input_shape=(3, 8, 8))
+    assert {name: tuple(output.shape[1:]) for name, output in teacher.probe.items()} == shapes
+    with torch.no_grad():
+        expected, found = network(x), teacher.module(x)
+    pairs = zip(expected, found, strict=True) if how == "pair" else [(expected, found)]
+    for one, other in pairs:
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
 
 
 def replaced(path: Path, name: str, change) -> Path:

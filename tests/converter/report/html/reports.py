@@ -78,13 +78,17 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             "int8_convolutions": layers - 1,
         },
         engine=plan_layers(),
-        agreement={"synthetic_top1": 97.46, "samples": 512},
+        agreement={"synthetic_top1": 97.46, "samples": 512, "percent": 97.46, "standard_error": 0.7},
         accuracy={
             "images": 5000,
             "fp32_top1": 69.76,
             "fp32_by": "ONNX Runtime on the CPU",
             "int8_top1": 69.52,
             "agreement": 96.14,
+            "standard_error": 0.27,
+            "metric": "top-1",
+            "fp32": 69.76,
+            "int8": 69.52,
         },
         qat={
             "backend": "modelopt",

@@ -192,7 +192,9 @@ def leaves(value: Any) -> Iterator[float]:
 def derived(report: Report) -> Iterator[float]:
     """What the page works out: a difference, ratios to FP32, sizes in MB and kB."""
     assert report.accuracy is not None
-    yield report.accuracy.int8_top1 - report.accuracy.fp32_top1
+    assert report.accuracy.fp32 is not None
+    assert report.accuracy.int8 is not None
+    yield report.accuracy.int8 - report.accuracy.fp32
     for start in (0, 3):
         group = [entry.images_per_s for entry in report.throughput[start : start + 3]]
         yield from (speed / group[0] for speed in group)
