@@ -22,6 +22,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
+from converter.trust.predictions import chosen_classes
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from onnx import helper
@@ -37,7 +38,6 @@ from calibrators.options import Algorithm
 from converter.graph.capture import FoldedGraph, graph_from_model, graph_from_onnx
 from converter.load.onnx_file import source_from_model
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.trust.predictions import chosen_classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
 SOURCES = ("images", "procedural", "uniform", "gaussian")

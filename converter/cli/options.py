@@ -35,13 +35,8 @@ sample_options = cloup.option_group(
     "Samples",
     cloup.option("--samples", "sample_source", type=click.Choice(SAMPLES), default=ConvertOptions.sample_source,
                  show_default=True, help="What to calibrate with: samples of a generator that is trained on the "
-<<<<<<< HEAD
                  "network's batch norms, or procedural images, which need no training; auto takes these where there "
                  "is no batch norm."),
-=======
-                 "network's batch norms, or procedural images, which need nothing; auto takes these where there is no "
-                 "batch norm."),
->>>>>>> w-coretests
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
                  help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",

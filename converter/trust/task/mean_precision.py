@@ -30,15 +30,9 @@ def mean_average_precision(
         raise ConversionError(
             "mAP requires at least one true box, and none of the images has any: check the truths"
         )
-<<<<<<< HEAD
     true = [_entry(image, box, int(box[4])) for image, boxes in enumerate(truths) for box in boxes]
     said = [
         {**_entry(image, box, int(box[5])), "score": float(box[4])}
-=======
-    true = [_entry(image, box, float(box[4])) for image, boxes in enumerate(truths) for box in boxes]
-    said = [
-        {**_entry(image, box, float(box[5])), "score": float(box[4])}
->>>>>>> w-coretests
         for image, boxes in enumerate(answers)
         for box in boxes
     ]
