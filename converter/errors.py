@@ -1,7 +1,7 @@
 """Errors that a user of ``converter`` can mend.
 
 ConversionError             exit code 1
-├── LoadError               MODEL can't be read as a classifier
+├── LoadError               MODEL can't be read as a network of one image input
 │   └── ArchitectureError   the weights and the architecture don't fit, or none was found
 ├── CaptureError            torch.export or the ONNX exporter refused the network
 │   └── UnsupportedOperatorError   the ONNX graph has operators that a twin doesn't
@@ -17,7 +17,7 @@ class ConversionError(Exception):
 
 
 class LoadError(ConversionError):
-    """MODEL can't be read as a classifier."""
+    """MODEL can't be read as a network of one image input."""
 
 
 class ArchitectureError(LoadError):

@@ -50,11 +50,11 @@ class ConvertOptions:
     then refused.
     ``qat`` fine-tunes the network with fake quantizers before it is exported.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
-    the GPU's memory. ``max_drop`` is the largest loss of top-1, in percent points, that counts as passed, on
-    ``images.val`` where there are some, else predicted; layers are kept out of INT8 for it. ``html`` also writes the
-    report as a page. ``task`` says what the outputs mean, ``decode`` names a callable that finds a detector's boxes in
-    them; ``sample_source`` names where samples come from: auto is a generator where there are batch norms, else
-    procedural images.
+    the GPU's memory. ``max_drop`` is the largest loss of accuracy, in percent points, that counts as passed, on
+    the labels of ``images.val`` where there are some, else estimated; layers are kept out of INT8 for it. ``html``
+    also writes the report as a page. ``task`` says what the outputs mean, ``decode`` names a callable that finds a
+    detector's boxes in them; ``sample_source`` names where samples come from: auto is a generator where there are batch
+    norms, else procedural images.
     """
 
     model: ModelOptions

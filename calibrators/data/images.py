@@ -211,7 +211,7 @@ def images_from_path(
         raise DataError(f"{path} holds no images; {_LAYOUT}")
     if labels is None and require_labels:
         raise DataError(f"{path} has no labels, and accuracy can't be measured without; {_LAYOUT} and labels")
-    if require_labels and folders and classes is not None and folders != classes:
+    if folders and classes is not None and folders != classes:
         raise DataError(
             f"{path} has {folders} class folders, the network has {classes} classes; expected one for "
             "each (their sorted names are the class indices), or name classes in a labels.csv (file,label)"

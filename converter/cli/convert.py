@@ -45,6 +45,7 @@ Examples:
   zscgan-convert resnet18.pth --int8
   zscgan-convert resnet18.pth --int8 --val imagenet/val --resize 256 --crop 224
   zscgan-convert resnet18.pth --int8 --max-drop 0.5
+  zscgan-convert yolov8n.onnx --int8 --preset unit --resize 640x640 --val images/
   zscgan-convert mine.pth --int8 --arch mine.py:build --input-shape 3x64x64 --preset unit
 
 \b
@@ -88,11 +89,12 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 def command(
     context: click.Context, /, model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any
 ) -> None:
-    """Turn the PyTorch classifier MODEL into an INT8 engine without any data.
+    """Turn the vision network MODEL, of PyTorch or ONNX, into an INT8 engine without any data.
 
     MODEL is a state_dict (.pth, .pt, .safetensors), an ONNX file, a TorchScript archive, an exported program (.pt2) or
-    the name of a torchvision classifier. The output folder gets FP32 and INT8 ONNX, the ranges, the generator and a
-    picture of its samples, the engine, report.json and the same as a page, report.html.
+    the name of a torchvision classifier. It takes one image input and may be a classifier, a detector, a segmenter, an
+    embedding or any other network. The output folder gets FP32 and INT8 ONNX, the ranges, the generator and a picture
+    of its samples, the engine, report.json and the same as a page, report.html.
     """
     if not int8:
         raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")

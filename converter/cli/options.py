@@ -94,13 +94,14 @@ engine_options = cloup.option_group(
 image_options = cloup.option_group(
     "Accuracy and real images",
     cloup.option("--val", type=FilePath, metavar="DIR|FILE.npz",
-                 help="Measure accuracy: class folders, a folder with labels.csv, or an .npz."),
+                 help="Compare FP32 and INT8 on these images, and measure their accuracy where there are labels: class "
+                 "folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
     cloup.option("--resize", type=ResizeType(), help="Resize images to this shorter side, or stretch them to this "
                  "height and width, for example 240x320."),
     cloup.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
     cloup.option("--max-drop", type=float, metavar="PERCENT",
-                 help="Keep the fewest layers out of INT8 for which no more top-1 is lost, as measured on --val or "
-                 "else predicted; exit with 3 where that can't be had."),
+                 help="Keep the fewest layers out of INT8 for which no more percent points of accuracy are lost, as "
+                 "measured on labels of --val or else estimated; exit with 3 where none do."),
 )  # fmt: skip
 
 precision_options = cloup.option_group(

@@ -1,4 +1,4 @@
-"""ONNX models that no classifier can be made of, told by their nodes."""
+"""ONNX models that can't be converted, told by their nodes."""
 
 from collections.abc import Iterator
 from pathlib import Path

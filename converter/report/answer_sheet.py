@@ -63,12 +63,7 @@ def colour_of(label: int) -> Colour:
 
 def _found(task: Task, answer: Any) -> int:
     """How many boxes, or classes of pixels but the first, which usually is the background."""
-    return len(_strong(task, answer)) if isinstance(task, FoundBoxes) else len(np.setdiff1d(answer, [0]))
-
-
-def _strong(task: FoundBoxes, boxes: Float[np.ndarray, "_ 6"]) -> Float[np.ndarray, "_ 6"]:
-    """Those that FP32 and INT8 have to agree on."""
-    return boxes[boxes[:, 4] >= task.threshold]
+    return len(task.counting(answer)) if isinstance(task, FoundBoxes) else len(np.setdiff1d(answer, [0]))
 
 
 def _in_words(task: Task, answer: Any) -> str:
@@ -90,7 +85,7 @@ def _drawn(
     how = Image.Resampling.NEAREST if scale > 1 else Image.Resampling.LANCZOS
     tile = picture.resize((width, height), how)
     if isinstance(task, FoundBoxes):
-        for box in _strong(task, answer)[::-1]:  # the strongest lies on top
+        for box in task.counting(answer)[::-1]:  # the strongest lies on top
             _draw_box(tile, box, scale)
         return tile
     return _blended(tile, answer)

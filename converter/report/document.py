@@ -135,7 +135,7 @@ class OutputAgreement:
 class AgreementSection:
     """How often INT8 says what FP32 says to fresh samples: ``percent`` of ``measure``.
 
-    ``synthetic_top1`` is that of a classifier.
+    ``percent`` is None where FP32 finds nothing in any of them. ``synthetic_top1`` is that of a classifier.
     """
 
     synthetic_top1: float | None
@@ -150,14 +150,15 @@ class AgreementSection:
 class AccuracySection:
     """INT8 and FP32 on ``--val``: how often they agree, and where there are labels, the ``metric`` of both.
 
-    ``fp32_top1`` and ``int8_top1`` are those of a classifier.
+    ``agreement`` is None where FP32 finds nothing on any image. ``fp32_top1`` and ``int8_top1`` are those of a
+    classifier.
     """
 
     images: int
     fp32_top1: float | None
     fp32_by: str
     int8_top1: float | None
-    agreement: float
+    agreement: float | None
     measure: str = "same class"
     standard_error: float | None = None
     metric: str | None = None

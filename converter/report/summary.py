@@ -7,6 +7,14 @@ from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
 
 PROCEDURAL = "calibrated on procedural images"
+REAL_IMAGES = "agreement on real images, which need no labels"
+VAL = {
+    "classes": "accuracy on labelled images",
+    "labels": "accuracy on labelled images",
+    "boxes": f"{REAL_IMAGES}; mAP where COCO's boxes are beside them",
+    "mask": f"{REAL_IMAGES}; mIoU where masks are beside them",
+}
+"""Task -> what ``--val`` would tell."""
 
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
@@ -23,7 +31,10 @@ def metric_of(report: Report) -> str:
     """What a loss is of."""
     if report.accuracy is not None and report.accuracy.metric is not None:
         return report.accuracy.metric
-    return "top-1" if report.prediction is not None or report.agreement is None else report.agreement.measure
+    if report.model.task == "classes":
+        return "top-1"
+    found = report.agreement or report.accuracy
+    return f"agreement with FP32{f' ({found.measure})' if found else ''}"
 
 
 def loss(report: Report) -> tuple[float | None, str]:
@@ -46,13 +57,15 @@ def summary(report: Report, missed: str) -> str:
     lines = ["", *qat_lines(report)]
     if in_float := report.quantization.float_macs_percent:
         lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
-    if report.synthesis is not None and report.synthesis.source == "procedural":
-        lines.append(PROCEDURAL + ("" if report.model.bn_layers else ": the network has no batch norm"))
+    if report.calibration.source == "procedural":
+        lines.append(PROCEDURAL + why_procedural(report))
     if report.accuracy is not None:
         lines.append(accuracy_line(report.accuracy))
     if report.agreement is not None:
         found = report.agreement
-        lines.append(f"{agreement_in(found.measure)}: {found.percent:.2f} % on {found.samples} fresh samples")
+        lines.append(
+            f"{agreement_in(found.measure)}: {share(found.percent)} on {found.samples} fresh samples"
+        )
     if report.prediction is not None and (report.accuracy is None or report.accuracy.fp32 is None):
         p = report.prediction
         lines.append(
@@ -66,6 +79,18 @@ def summary(report: Report, missed: str) -> str:
     return "\n".join(lines)
 
 
+def why_procedural(report: Report) -> str:
+    """Why no generator was trained; empty where a cache doesn't tell."""
+    if report.options.get("sample_source") == "procedural":
+        return ", as --samples asks for"
+    return "" if report.model.bn_layers else ": the network has no batch norm"
+
+
+def share(agreement: float | None) -> str:
+    """An agreement; FP32 found nothing to agree on where it is None."""
+    return "not measured, as FP32 finds nothing" if agreement is None else f"{agreement:.2f} %"
+
+
 def agreement_in(measure: str) -> str:
     """What a percentage of agreement is of."""
     return f"{measure} as FP32" if measure.startswith("same ") else f"agreement with FP32 ({measure})"
@@ -73,7 +98,7 @@ def agreement_in(measure: str) -> str:
 
 def accuracy_line(a: AccuracySection) -> str:
     """What ``--val`` says."""
-    agreement = f"{agreement_in(a.measure)}: {a.agreement:.2f} %"
+    agreement = f"{agreement_in(a.measure)}: {share(a.agreement)}"
     if a.fp32 is None or a.int8 is None:
         return f"{agreement} on {a.images} images of --val"
     return (
@@ -108,7 +133,7 @@ def next_command(report: Report) -> str:
     paths = report.artifacts
     if report.accuracy is None or (report.accuracy.metric is None and report.model.task == "classes"):
         reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
-        return f"{report.command}{reuse} --val DIR  (accuracy on labelled images)"
+        return f"{report.command}{reuse} --val DIR  ({VAL.get(report.model.task, REAL_IMAGES)})"
     if TENSORRT_ENGINE in paths:
         return f"zscgan-bench {shlex.quote(paths[TENSORRT_ENGINE])} --batch 1,8,32"
     files = shlex.join(paths[name] for name in (FP32_ONNX, CPU_ENGINE))

@@ -23,15 +23,17 @@ def fp32_baseline(job: Job) -> Answers | None:
             baseline = answers(network, task, job.val, truths, advance)
         count, by = job.val.num_samples, fp32_by(job.device)
         stage.detail = f"FP32 {task.metric} {baseline.accuracy:.2f} % on {count} images, by {by}"
-    chance = 100.0 / task.classes if task.name == "classes" else 0.0
+    chance, guessed = (
+        (100.0 / task.classes, ", hardly more than chance") if task.name == "classes" else (0.0, "")
+    )
     if baseline.accuracy < chance + (100.0 - chance) / 10:
         job.console.warn(
             WarningMessage(
                 "fp32-near-chance",
-                f"the FP32 network's {task.metric} on --val is only {baseline.accuracy:.1f} %, hardly more than chance"
-                "; check --mean, --std, --resize, --crop and the order of the labels",
+                f"the FP32 network's {task.metric} on --val is only {baseline.accuracy:.1f} %{guessed}; check --mean, "
+                "--std, --resize, --crop and the order of the classes",
                 "No accuracy on this page means anything until that is fixed: the images are not prepared as in "
-                "training, or the labels are in another order.",
+                "training, or the classes are in another order.",
             )
         )
     return baseline

@@ -46,7 +46,7 @@ def require_means(job: Job) -> None:
     if job.cached is not None and options.generator is None:
         raise OptionsError(
             f"--max-drop takes inputs to measure the loss on, but the ranges come from {options.calibration_cache} and "
-            "there are no samples; add --generator FILE of an earlier run, or labelled images with --val"
+            "there are no samples; add --generator FILE of an earlier run, or images with --val"
         )
 
 

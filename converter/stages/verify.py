@@ -9,6 +9,7 @@ from calibrators.data.batches import Batches, first_inputs
 from converter.job import Job, SampleUse
 from converter.report.answer_sheet import is_drawable, save_answers, worth_showing
 from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
+from converter.report.summary import share
 from converter.samples import SampleSource
 from converter.stages.build import Deployed
 from converter.stages.judged import Judged, judged_networks
@@ -16,6 +17,7 @@ from converter.stages.sensitivity import finite
 from converter.trust.answers import Answers, Compared, answers, array_of, compare
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
+from converter.trust.task.boxes import FoundBoxes
 from converter.workspace import ANSWERS
 from zscgan_common.warning_message import WarningMessage
 
@@ -39,8 +41,8 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
             WarningMessage(
                 "nothing-measured",
                 "neither samples nor --val: how often INT8 agrees with FP32 was not measured",
-                "Nothing is known of this conversion's accuracy. Convert again with --val and labelled images before "
-                "you use it.",
+                "Nothing is known of this conversion's accuracy. Convert again with --val and real images before you "
+                "use it" + ("; labelled ones measure the accuracy." if job.task.metric else "."),
             )
         )
         return Verified()
@@ -51,6 +53,7 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
             agreement, prediction = on_samples(job, judged, samples)
         if job.val is not None:
             accuracy = on_images(job, judged, baseline)
+        warn_of_nothing(job, agreement, accuracy, labelled=baseline is not None)
         draw_answers(job, judged, samples)
         found = Verified(agreement, prediction, accuracy)
         stage.detail = ", ".join(in_words(found))
@@ -72,8 +75,8 @@ def agreement_section(job: Job, found: Compared) -> AgreementSection:
         synthetic_top1=agreement.percent if job.task.name == "classes" else None,
         samples=len(agreement.of),
         measure=job.task.measure,
-        percent=agreement.percent,
-        standard_error=agreement.standard_error,
+        percent=None if found.nothing_found else agreement.percent,
+        standard_error=None if found.nothing_found else agreement.standard_error,
         outputs=[OutputAgreement(name, finite(sqnr[name]), cosine[name]) for name in sqnr],
     )
 
@@ -86,11 +89,12 @@ def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySec
     with job.console.progress("verify", job.val.num_samples) as advance:
         if baseline is None:
             found = compare(judged.fp32, judged.int8, judged.task, judged.names, job.val, advance)
-            agreement = found.agreement
+            agreement, nothing = found.agreement, found.nothing_found
         else:
             quantized = answers(judged.int8, judged.task, job.val, baseline.truths, advance)
             quantized = replace(quantized, task=task)
-            agreement, metric = baseline.agreement(quantized), task.metric
+            agreement, nothing = baseline.agreement(quantized), baseline.nothing_found
+            metric = task.metric
             before, after = baseline.accuracy, quantized.accuracy
     top1 = metric == "top-1"
     return AccuracySection(
@@ -98,13 +102,43 @@ def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySec
         fp32_top1=before if top1 else None,
         fp32_by=fp32_by(job.device),
         int8_top1=after if top1 else None,
-        agreement=agreement.percent,
+        agreement=None if nothing else agreement.percent,
         measure=task.measure,
-        standard_error=agreement.standard_error,
+        standard_error=None if nothing else agreement.standard_error,
         metric=metric,
         fp32=before,
         int8=after,
     )
+
+
+def warn_of_nothing(
+    job: Job, agreement: AgreementSection | None, accuracy: AccuracySection | None, *, labelled: bool
+) -> None:
+    """Say where FP32 finds no box that counts, so that the same of INT8 is no agreement."""
+    if not isinstance(job.task, FoundBoxes):
+        return
+    judged = (job.options.max_drop is not None and not labelled) or job.options.qat is not None
+    seen = []
+    if agreement is not None and agreement.percent is None:
+        advice = "Give some real images with such objects in them as --val; they need no labels."
+        if judged:
+            advice += " What --max-drop or --qat judged by agreement on such samples says nothing either."
+        seen.append((f"{agreement.samples} fresh samples", advice))
+    if accuracy is not None and accuracy.agreement is None:
+        advice = (
+            "Check --resize, --crop, --mean and --std: images that are not prepared as in training hide what is on "
+            "them. Else give images that show what the network finds."
+        )
+        seen.append((f"{accuracy.images} images of --val", advice))
+    for inputs, advice in seen:
+        job.console.warn(
+            WarningMessage(
+                "nothing-found",
+                f"FP32 finds no box with a score of {job.task.threshold:g} or more in any of {inputs}, so that INT8 "
+                "agrees with it there would mean nothing and is not reported",
+                advice,
+            )
+        )
 
 
 def draw_answers(job: Job, judged: Judged, samples: SampleSource | None) -> None:
@@ -116,7 +150,9 @@ def draw_answers(job: Job, judged: Judged, samples: SampleSource | None) -> None
     if inputs is None or not is_drawable(task):
         return
     seen = first_inputs(inputs, LOOKED_AT).cpu()
-    before = [answer for part in seen.split(job.batch) for answer in task.answers(judged.fp32(array_of(part)))]
+    before = [
+        answer for part in seen.split(job.batch) for answer in task.answers(judged.fp32(array_of(part)))
+    ]
     chosen = worth_showing(task, before)
     shown = seen[torch.tensor(chosen)]
     after = task.answers(judged.int8(array_of(shown)))
@@ -129,9 +165,9 @@ def in_words(found: Verified) -> list[str]:
     words = []
     if found.agreement is not None:
         agreement = found.agreement
-        words.append(f"{agreement.measure}: {agreement.percent:.2f} % on {agreement.samples} fresh samples")
+        words.append(f"{agreement.measure}: {share(agreement.percent)} on {agreement.samples} fresh samples")
     if found.prediction is not None:
         words.append(str(found.prediction))
     if found.accuracy is not None:
-        words.append(f"{found.accuracy.agreement:.2f} % on {found.accuracy.images} images of --val")
+        words.append(f"{share(found.accuracy.agreement)} on {found.accuracy.images} images of --val")
     return words

@@ -17,6 +17,7 @@ from converter.trust.task.base import (
     Task,
     agreement_of,
 )
+from converter.trust.task.boxes import FoundBoxes
 from engines.base import Engine
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
@@ -34,6 +35,11 @@ class Answers:
         """The task's metric in percent."""
         return self.task.accuracy(self.items, self.truths)
 
+    @property
+    def nothing_found(self) -> bool:
+        """Whether there is nothing in any input that another network could agree on."""
+        return not any(finds_something(self.task, answer) for answer in self.items)
+
     def agreement(self, other: "Answers") -> Agreement:
         """How often both say the same."""
         return agreement_of(self.task, self.items, other.items)
@@ -41,10 +47,19 @@ class Answers:
 
 @dataclass(frozen=True)
 class Compared:
-    """FP32 and INT8 side by side: their answers' agreement, and the error of each output."""
+    """FP32 and INT8 side by side: their answers' agreement, and the error of each output.
+
+    ``nothing_found``: FP32 found nothing in any input that INT8 could agree on.
+    """
 
     agreement: Agreement
     errors: OutputErrors
+    nothing_found: bool
+
+
+def finds_something(task: Task, answer: Answer) -> bool:
+    """Whether there is anything in ``answer`` to agree on; a detector may find no box."""
+    return not isinstance(task, FoundBoxes) or len(task.counting(answer)) > 0
 
 
 def answers(
@@ -74,16 +89,18 @@ def compare(
 
     No more than a batch of outputs is kept.
     """
-    errors, both, of = OutputErrors(names), list[float](), list[float]()
+    errors, both, of, something = OutputErrors(names), list[float](), list[float](), False
     for x, _ in batches:
         inputs = array_of(x)
         before, after = fp32(inputs), int8(inputs)
-        found = agreement_of(task, task.answers(before), task.answers(after))
+        ours = task.answers(before)
+        found = agreement_of(task, ours, task.answers(after))
+        something = something or any(finds_something(task, answer) for answer in ours)
         both += found.both.tolist()
         of += found.of.tolist()
         errors.add(before, after)
         on_batch(len(of))
-    return Compared(Agreement(np.array(both), np.array(of)), errors)
+    return Compared(Agreement(np.array(both), np.array(of)), errors, not something)
 
 
 def array_of(x: Any) -> NDArray[np.float32]:

@@ -117,7 +117,8 @@ def accuracy(report: Report) -> str:
 
 def agreement(measure: str, value: float | None) -> str:
     """How much INT8 says of what FP32 says."""
-    return f"its agreement with FP32 ({measure}) is {percent(value)}"
+    found = "was not measured, as FP32 finds nothing" if value is None else f"is {percent(value)}"
+    return f"its agreement with FP32 ({measure}) {found}"
 
 
 def measure(report: Report) -> str:

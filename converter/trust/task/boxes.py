@@ -41,11 +41,15 @@ class FoundBoxes:
     def decision_logits(self, outputs: Outputs) -> None:  # noqa: ARG002
         return None
 
+    def counting(self, boxes: Float[np.ndarray, "_ 6"]) -> Float[np.ndarray, "counting 6"]:
+        """Those that FP32 and INT8 have to agree on."""
+        return boxes[boxes[:, 4] >= self.threshold]
+
     def agreement(
         self, fp32: Float[np.ndarray, "_ 6"], int8: Float[np.ndarray, "_ 6"]
     ) -> tuple[float, float]:
         """Boxes of either that the other finds as well, and all boxes of both."""
-        a, b = (boxes[boxes[:, 4] >= self.threshold] for boxes in (fp32, int8))
+        a, b = map(self.counting, (fp32, int8))
         return 2.0 * matches(a, b), float(len(a) + len(b))
 
 

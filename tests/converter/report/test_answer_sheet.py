@@ -22,6 +22,7 @@ from converter.report.answer_sheet import (
     worth_showing,
 )
 from converter.stages import verify
+from converter.stages.judged import Judged
 from converter.stages.verify import draw_answers
 from converter.trust.task.base import Outputs
 from converter.trust.task.box_decoder import DecodedBoxes
@@ -164,9 +165,10 @@ def test_images_are_chosen_by_fp32_and_int8_runs_on_those_alone(
         teacher = replace(job_of().teacher, spec=SPEC)
         val = images_from_path(tmp_path / "val.npz", SPEC, batch_size=8)
         job = job_of(task=Mask(2), teacher=teacher, workspace=workspace, val=val)
-        draw_answers(job, fp32, int8, None)
-        draw_answers(replace(job, val=None), fp32, int8, None)
-        draw_answers(replace(job, task=Classes(2)), fp32, int8, None)
+        judged = Judged(fp32, int8, job.task, ("masks",))
+        draw_answers(job, judged, None)
+        draw_answers(replace(job, val=None), judged, None)
+        draw_answers(job, replace(judged, task=Classes(2)), None)
     assert (fp32.batches, int8.batches) == ([4] * 8, [6])
     ((inputs, _, _, before, after, _),) = saved
     expected = torch.from_numpy(pixels[[3, 9, 12, 13, 20, 31]]).permute(0, 3, 1, 2) / 255

@@ -90,6 +90,27 @@ def test_a_detector_is_converted_and_compared_on_images_without_labels(here: Pat
     assert report["sensitivity"]["kl"] > 0
     assert f"same boxes (IoU 0.5) as FP32: {accuracy['agreement']:.2f} % on 12 images of --val" in said
     assert "gives the wanted label" not in said
+    assert "nothing-found" not in [warning["code"] for warning in report["warning_details"]]
+
+
+def test_where_a_detector_finds_nothing_no_agreement_is_claimed(here: Path) -> None:
+    flags = ["--val", str(pictures(here / "val")), "--samples", "procedural", "--max-drop", "50"]
+    report, said = convert(task_networks.BlindDetector, *flags)
+    assert report["model"]["task"] == "boxes"
+    agreement, accuracy = report["agreement"], report["accuracy"]
+    assert (agreement["percent"], agreement["standard_error"]) == (None, None)
+    assert (accuracy["agreement"], accuracy["standard_error"]) == (None, None)
+    assert_outputs(agreement, ["output_0", "output_1"])
+    fresh, images = (w for w in report["warning_details"] if w["code"] == "nothing-found")
+    assert fresh["text"].startswith(
+        "FP32 finds no box with a score of 0.25 or more in any of 32 fresh samples"
+    )
+    assert "--val" in fresh["advice"]
+    assert "--max-drop" in fresh["advice"]
+    assert "in any of 12 images of --val" in images["text"]
+    assert "--resize" in images["advice"]
+    for inputs in ("32 fresh samples", "12 images of --val"):
+        assert f"same boxes (IoU 0.5) as FP32: not measured, as FP32 finds nothing on {inputs}" in said
 
 
 def boxes_of_fp32(folder: Path) -> None:
@@ -167,6 +188,7 @@ def test_masks_measure_the_loss(here: Path) -> None:
     assert 0 < accuracy["fp32"] < 30
     assert 0 < accuracy["int8"] < 30
     assert "the FP32 network's mIoU on --val is only" in said
+    assert "chance" not in said
 
 
 def test_a_network_without_batch_norm_takes_procedural_images(here: Path) -> None:

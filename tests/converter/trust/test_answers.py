@@ -1,5 +1,8 @@
 """What two networks say to the same inputs, counted by hand."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -8,6 +11,7 @@ from numpy.typing import NDArray
 from calibrators.data.batches import TensorBatches
 from converter.trust.answers import answers, compare, in_parts
 from converter.trust.task.base import Outputs
+from converter.trust.task.box_decoder import DecodedBoxes
 from converter.trust.task.classes import Classes
 
 TASK = Classes(3)
@@ -77,3 +81,25 @@ def test_a_network_with_bounded_batches_gets_parts_that_fit() -> None:
     assert flat[:, 0].tolist() == list(range(9))
     np.testing.assert_array_equal(negative, -x)
     assert sizes == [4, 4, 2]
+
+
+@pytest.mark.parametrize(("score", "nothing"), [(0.2, True), (0.25, False)])
+def test_a_detector_that_finds_no_box_that_counts_has_nothing_to_agree_on(
+    score: float, nothing: bool
+) -> None:
+    def found(outputs: Mapping[str, NDArray[Any]]) -> Any:
+        box = ([[0, 0, 4, 4]], [score], [0])
+        return [box if value == 2 else ([], [], []) for value in outputs["x"]]
+
+    task = DecodedBoxes(found, "net.py:found", ("x",))
+
+    def network(x: NDArray[np.float32]) -> Outputs:
+        return (x.reshape(-1),)
+
+    assert compare(network, network, task, ("x",), batches()).nothing_found is nothing
+    assert answers(network, task, batches(), []).nothing_found is nothing
+
+
+def test_a_class_is_always_something_to_agree_on() -> None:
+    assert not compare(one_hot, one_hot, TASK, ("logits", "map"), batches()).nothing_found
+    assert not answers(one_hot, TASK, batches(), []).nothing_found

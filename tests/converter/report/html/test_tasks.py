@@ -99,6 +99,29 @@ def test_images_without_labels_leave_the_accuracy_open() -> None:
     assert f"its agreement with FP32 ({BOXES}) is 63.16\xa0% on 20 images without labels;" in headline(seen)
 
 
+def test_an_agreement_of_nothing_is_not_measured() -> None:
+    report = replace(detector(), agreement=AgreementSection(None, 512, BOXES))
+    assert f"Agreement with FP32 ({BOXES}) on 512 fresh samples not measured" in words(report)
+    said = f"its agreement with FP32 ({BOXES}) was not measured, as FP32 finds nothing on 512 samples"
+    assert said in headline(report)
+    report = replace(report, accuracy=AccuracySection(20, None, "", None, None, BOXES))
+    assert f"Agreement with FP32 ({BOXES}) on 20 images not measured" in words(report)
+
+
+@pytest.mark.parametrize(
+    ("batch_norms", "asked", "why"),
+    [
+        (0, "auto", ", as the network has no batch norm on which a generator could be trained."),
+        (20, "procedural", ", as --samples asks for."),
+    ],
+)
+def test_why_images_are_procedural_is_said(batch_norms: int, asked: str, why: str) -> None:
+    report = detector()
+    model = replace(report.model, bn_layers=batch_norms)
+    report = replace(report, model=model, options={**report.options, "sample_source": asked})
+    assert f"in the colours of the input{why}" in words(report)
+
+
 @pytest.mark.parametrize("source", ["images", "procedural", "zscgan"])
 def test_what_calibrated_is_named(source: str) -> None:
     report = detector()
