@@ -22,7 +22,6 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from converter.trust.predictions import chosen_classes
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from onnx import helper
@@ -173,15 +172,17 @@ def samples_of(source: str, subject: Subject, seed: int) -> Batches:
 
 
 def said(subject: Subject, plan: QuantizationPlan, amax: dict[str, float]) -> NDArray[np.float32]:
-    """The outputs of a quantization, in ONNX Runtime, for the images that measure."""
+    """All outputs of a quantization, in ONNX Runtime, for the images that measure, a row an image."""
     with run_trial(subject.graph, plan, amax) as network:
-        return np.concatenate([network(np.ascontiguousarray(x.numpy())) for x, _ in subject.others])
+        said = [network(np.ascontiguousarray(x.numpy())) for x, _ in subject.others]
+    rows = [[values.reshape(len(values), -1) for values in outputs] for outputs in said]
+    return np.concatenate([np.concatenate(parts, axis=1) for parts in rows])
 
 
 def agreement(subject: Subject, ours: NDArray[np.float32], fp32: NDArray[np.float32]) -> float:
     """Percent of the images of the same class, or the mean cosine of the outputs."""
     if subject.classifies:
-        return 100 * float(np.mean(chosen_classes(ours) == chosen_classes(fp32)))
+        return 100 * float(np.mean(ours.argmax(axis=1) == fp32.argmax(axis=1)))
     norms = np.linalg.norm(ours, axis=1) * np.linalg.norm(fp32, axis=1)
     return float(np.mean((ours * fp32).sum(axis=1) / norms))
 

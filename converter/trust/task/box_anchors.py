@@ -47,9 +47,8 @@ class Anchors:
     def heads(self) -> Heads:
         """The choice of the class, whether there is anything, and where it is, where something is."""
         scores = self.scores().detach().sigmoid().amax(dim=1)
-        scores = torch.where(
-            scores >= FAINT, scores, 0.0
-        )  # thousands of anchors of nothing would outweigh the boxes
+        # Thousands of anchors of nothing would outweigh the boxes.
+        scores = torch.where(scores >= FAINT, scores, 0.0)
         present = None if self.objectness is None else self.objectness.detach().sigmoid().squeeze(1)
         heads = [Head("categorical" if self.choice else "binary", self.logits, present, soft=False)]
         if self.objectness is not None:
