@@ -29,6 +29,7 @@ from converter.report.document import SCHEMA, Report
 from converter.stages import calibration
 from converter.stages.synthesis import GOOD_LABELS, POOR_STATISTICS
 from converter.trust.prediction import inputs_for
+from converter.trust.task.boxes import MATCH_IOU, NMS_IOU, Boxes
 from engines.cli.bench import bench
 from engines.cli.build import build
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
@@ -200,6 +201,11 @@ def test_flags_exist(page: Path) -> None:
         ("report.md", f"Above {POOR_STATISTICS:g} there is a warning"),
         ("report.md", f"under {GOOD_LABELS:g} there is a warning"),
         ("report.md", f"version of this format: {SCHEMA}"),
+        (
+            "tasks.md",
+            f"with a score of {Boxes.threshold:g} or more, after non-maximum suppression at an IoU of {NMS_IOU}",
+        ),
+        ("tasks.md", f"with an IoU of {MATCH_IOU} or more"),
         ("tensorrt-script.md", f"TRT-{header_version(ASSUMED)}-{ENTROPY_CALIBRATOR}"),
     ],
 )
@@ -357,6 +363,25 @@ def templates() -> tuple[str, ...]:
 MESSAGES = re.findall(
     r"^### `(.+)`$", (DOCS / "troubleshooting.md").read_text(encoding="utf-8"), re.MULTILINE
 )
+
+
+@cache
+def warnings() -> dict[str, str | None]:
+    """Code of each warning -> its text; None where that is made elsewhere."""
+    files = (path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+    nodes = (node for file in files for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))))
+    made = (n for n in nodes if isinstance(n, ast.Call) and getattr(n.func, "id", "") == "WarningMessage")
+    return {str(ast.literal_eval(call.args[0])): template(call.args[1]) for call in made}
+
+
+def test_the_codes_of_warnings_are_listed() -> None:
+    codes = re.findall(r"^- `([\w-]+)`: ", (DOCS / "report.md").read_text("utf-8"), re.MULTILINE)
+    assert codes == sorted(warnings())
+
+
+@pytest.mark.parametrize("code", [code for code, text in warnings().items() if text is not None])
+def test_each_warning_has_a_place_in_troubleshooting(code: str) -> None:
+    assert any(message in str(warnings()[code]) for message in MESSAGES)
 
 
 @pytest.mark.parametrize("message", MESSAGES)
