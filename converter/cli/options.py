@@ -93,7 +93,7 @@ engine_options = cloup.option_group(
 
 image_options = cloup.option_group(
     "Accuracy and real images",
-    cloup.option("--val", type=FilePath, metavar="DIR|FILE.npz",
+    cloup.option("--val", type=FilePath, metavar="DIR|FILE",
                  help="Compare FP32 and INT8 on these images, and measure their accuracy where there are labels: class "
                  "folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
     cloup.option("--resize", type=ResizeType(), help="Resize images to this shorter side, or stretch them to this "
