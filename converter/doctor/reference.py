@@ -16,7 +16,8 @@ from converter.graph.outputs import tensors_of
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.trust.answers import in_parts, network_of
-from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference, difference, literal_outputs
+from converter.trust.limits import FP32_LIMITS, QDQ_LIMITS, Difference
+from converter.trust.parity import difference, literal_outputs
 from converter.trust.task.base import Outputs
 from converter.trust.task.classes import Classes
 from engines.base import Engine

@@ -15,7 +15,7 @@ from converter.doctor.diagnosis import Checkup
 from converter.doctor.isolated_call import ChildError, call_in_child
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
-from converter.trust.parity import FP32_LIMITS, QDQ_LIMITS, Difference
+from converter.trust.limits import FP32_LIMITS, QDQ_LIMITS, Difference
 from converter.workspace import ENGINE_FILES, INT8_ONNX
 from engines.base import Engine
 from engines.options import COMPUTE_CAPABILITIES, BuildOptions

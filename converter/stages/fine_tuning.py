@@ -24,7 +24,8 @@ from converter.quantize.qdq import qdq_from_onnx
 from converter.report.document import BeforeAndAfter, ParitySection, QATSection, TuningStep
 from converter.samples import SampleSource
 from converter.signals import InterruptAfterStep
-from converter.trust.parity import QDQ_LIMITS, difference, largest_difference, literal_outputs
+from converter.trust.limits import QDQ_LIMITS
+from converter.trust.parity import difference, largest_difference, literal_outputs
 from converter.trust.task.base import Task
 from zscgan_common.warning_message import WarningMessage
 

@@ -19,7 +19,7 @@ from engines.image_input import IMAGE_INPUT, image_shape
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
 from engines.onnxruntime.lowering import lower_qdq
-from zscgan_common.text import first_line
+from zscgan_common.text import first_line, shortened
 
 # What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
 _REFUSALS = (
@@ -155,7 +155,7 @@ def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, 
     inputs = session.get_inputs()
     shape = image_shape([value.shape for value in inputs])
     if shape is None or inputs[0].type != "tensor(float)":
-        given = ", ".join(f"{value.name} {value.type} {value.shape}" for value in inputs) or "no input"
+        given = shortened(", ".join(f"{v.name} {v.type} {v.shape}" for v in inputs)) or "no input"
         raise BuildError(f"expected {IMAGE_INPUT}, of float32, but {path} has {given}")
     batch = inputs[0].shape[0]
     return shape, batch if isinstance(batch, int) else None
@@ -167,7 +167,7 @@ def _output_names(session: ort.InferenceSession, path: Path) -> tuple[str, ...]:
         value for value in outputs if value.type == "tensor(string)" or not value.type.startswith("tensor(")
     ]
     if not outputs or others:
-        given = ", ".join(f"{value.name} {value.type}" for value in others) or "none"
+        given = shortened(", ".join(f"{value.name} {value.type}" for value in others)) or "none"
         raise BuildError(
             f"expected outputs that are tensors of numbers, at least one, but {path} has {given}"
         )

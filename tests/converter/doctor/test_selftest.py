@@ -34,7 +34,8 @@ from converter.doctor.selftest import (
 )
 from converter.errors import LoadError
 from converter.load.options import ModelOptions
-from converter.trust.parity import QDQ_LIMITS, Difference, Limits, difference
+from converter.trust.limits import QDQ_LIMITS, Difference, Limits
+from converter.trust.parity import difference
 from converter.trust.task.classes import Classes
 from engines.errors import EngineError
 from engines.onnxruntime import engine as onnxruntime

@@ -46,6 +46,8 @@ def test_random_torchscript(tmp_path: Path) -> None:
 def test_the_same_answers_pass() -> None:
     dropout = nn.Sequential(nn.Flatten(), nn.Dropout(), nn.Linear(48, 5))
     refuse_random(dropout.eval(), (3, 4, 4))
-    refuse_random(lambda x: (x, torch.rand(2)), (3, 4, 4))
+    refuse_random(lambda x: (x, "a word"), (3, 4, 4))
+    with pytest.raises(LoadError, match="answers differently"):
+        refuse_random(lambda x: (x, torch.rand(2)), (3, 4, 4))
     with pytest.raises(LoadError, match="answers differently"):
         refuse_random(dropout.train(), (3, 4, 4))

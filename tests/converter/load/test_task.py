@@ -8,7 +8,7 @@ import torch
 from onnx import parser
 from torch import Tensor, nn
 
-from converter.errors import DecodeError, LoadError, OptionsError
+from converter.errors import DecodeError, OptionsError
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.load.task import end_of_module, ends_of, ends_of_onnx, task_of
@@ -205,7 +205,7 @@ def test_decode_and_another_task_exclude_each_other() -> None:
         ConvertOptions(ModelOptions("net.pth"), task="mask", decode="a.py:b")
 
 
-def test_choices_alone_are_not_enough(tmp_path: Path) -> None:
+def test_a_choice_is_looked_through(tmp_path: Path) -> None:
     (tmp_path / "choice.py").write_text(
         "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
         "        self.fc = torch.nn.Linear(3, 4)\n"
@@ -216,7 +216,5 @@ def test_choices_alone_are_not_enough(tmp_path: Path) -> None:
     given = ModelOptions(
         str(tmp_path / "net.pth"), arch=f"{tmp_path / 'choice.py'}:Net", input_shape=(3, 8, 8), preset="unit"
     )
-    with pytest.raises(
-        LoadError, match=r"an output of floating point numbers, .* give MODEL without what chooses"
-    ):
-        task_of(load_model(given), "auto", None)
+    task, _ = task_of(load_model(given), "auto", None)
+    assert (task.name, task.classes) == ("classes", 4)

@@ -176,7 +176,7 @@ def test_boxes_count_where_something_is_found() -> None:
         moved = outputs[0].clone()
         moved[0, row, 0] += 4.0
         nats.append(float(divergence(task.heads(outputs), task.heads((moved,)))))
-    assert nats[0] > 100 * nats[1] > 0
+    assert nats[0] > 100 * nats[1] >= 0
 
 
 @pytest.mark.parametrize("name", DETECTORS)
