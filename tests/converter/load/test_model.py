@@ -340,7 +340,7 @@ def test_batch_norm_is_enough(network: Tiny, code: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "outputs"),
-    [("Pair", {"output_0": (4, 5), "output_1": (4, 5)}), ("Map", {"output": (4, 5, 1)})],
+    [("Pair", {"output_0": (4, 5), "output_1": (4, 3, 8, 8)}), ("Map", {"output": (4, 5, 1)})],
 )
 def test_outputs_of_any_form(
     name: str, outputs: dict[str, tuple[int, ...]], network: Tiny, code: Path
