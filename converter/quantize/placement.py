@@ -8,20 +8,21 @@
 2. Average pools (also ReduceMean over space): the input, where an integer layer reads the result. Elsewhere
    the pool would only gain a conversion. Where the input also has float readers (the Mul beside the pool of a
    squeeze-and-excitation block) the pool stays float: a large tensor would be written in both precisions.
-3. Residual Add: the branch that is not the convolution which TensorRT fuses the Add into. That is the one
-   whose output, or whose Relu's, the Add alone reads; of two such, the one on the longer path. Behind another
-   activation (SiLU, as Sigmoid and Mul) nothing fuses: the Add runs on integers by itself, and both branches are
-   quantized, if the convolutions before them are or another integer layer reads them. Elsewhere no branch is.
+3. Residual Add: the branch that is not the one which TensorRT fuses the Add into. That is a convolution's output, or
+   the activation of that (Relu, SiLU as Sigmoid and Mul), which the Add alone reads; of two such, the one on the
+   longer path. Without one, both branches where integer layers read both anyway, else none.
 4. MaxPool commutes with rounding: where all that reads its output takes it quantized, its input is quantized
    too, with one range for both, and it runs on integers. It joins a quantizer that its input already has. So does
    Resize: to the nearest pixel it picks values as a pool does; a linear one averages them, so both sides have the
    range of the input. A cubic one leaves that range and stays float.
 5. Concat likewise, each input with the range of the output, also for other integer layers that read this input:
-   with two scales for one tensor, what makes it would write floats. One that goes into two such Concats has two.
+   with two scales for one tensor, what makes it writes it twice or as floats. One that goes into two such Concats has
+   two.
 
-Sources: TensorRT's developer guide on explicit quantization; for Resize, the Add behind SiLU and the scale of a
-Concat also ModelOpt 0.47 (``filter_quantizable_kgen_heads``, ``get_concat_eliminated_tensors``) and NVIDIA's QAT of
-YOLOv7 (yolo_deepstream, ``Guidance_of_QAT_performance_optimization.md``).
+Sources: TensorRT's developer guide on explicit quantization; for Resize, the Add behind an activation and the scale
+of a Concat also ModelOpt 0.47 (``partitioning.py``, ``get_concat_eliminated_tensors``) and NVIDIA's QAT of YOLOv7
+(yolo_deepstream, ``Guidance_of_QAT_performance_optimization.md``). ModelOpt also quantizes the branch behind a SiLU;
+TensorRT for RTX 1.7 computes that in the kernel of the Add, where a pair would only round.
 
 Shuffles, splits and reshapes move data without changing it; quantizers stay next to the layers that need
 them, and TensorRT moves them over such operators itself.
@@ -268,37 +269,17 @@ def _plan_add(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
     first, second = node.input
     if first == second or graph.shapes[first] != graph.shapes[second]:
         return
-    fusible = [name for name in node.input if _fuses_into_convolution(graph, name)]
-    if fusible:
-        main = max(fusible, key=lambda name: (graph.depths[name], graph.order[name]))
-        if _convolution_of(graph, main) not in graph.excluded:
-            identity = second if main == first else first
-            draft.add(identity, node, identity)
+    fusible = [name for name in node.input if graph.is_read_once(name) and _convolution_of(graph, name)]
+    if not fusible:
+        if all(draft.range_of(name) is not None for name in node.input):
+            for name in node.input:
+                draft.add(name, node, name)
         return
-    activated = [name for name in node.input if _is_activated_integer(graph, draft, name)]
-    if activated and all(name in activated or draft.range_of(name) is not None for name in node.input):
-        for name in node.input:
-            draft.add(name, node, name)
-
-
-def _fuses_into_convolution(graph: _Graph, name: str) -> bool:
-    """Whether ``name`` is a convolution's output, or its Relu's, that has no other reader than the Add."""
-    node = graph.producers.get(name)
-    if node is None or not graph.is_read_once(name):
-        return False
-    return node.op_type == "Conv" or (
-        node.op_type == "Relu"
-        and _convolution_of(graph, name) == node.input[0]
-        and graph.is_read_once(node.input[0])
-    )
-
-
-def _is_activated_integer(graph: _Graph, draft: _Draft, name: str) -> bool:
-    """Whether ``name`` is the activation of a quantized convolution, with no reader that wants floats."""
-    layer = _convolution_of(graph, name)
-    if layer is None or layer == name or not (graph.is_read_once(name) or draft.range_of(name)):
-        return False
-    return draft.is_quantized(graph.producers[layer].input[0], graph.producers[layer])
+    main = max(fusible, key=lambda name: (graph.depths[name], graph.order[name]))
+    if _convolution_of(graph, main) in graph.excluded:
+        return
+    identity = second if main == first else first
+    draft.add(identity, node, identity)
 
 
 def _convolution_of(graph: _Graph, name: str, steps: int = 6) -> str | None:
