@@ -18,7 +18,7 @@ import onnx
 
 Shapes = Mapping[str, Sequence[int | str]]
 
-_MIN_SIZE, _MAX_TOKENS = 16, 512
+MIN_SIZE, _MAX_TOKENS = 16, 512
 _BETWEEN = ("Add", "Cast", "Div", "Flatten", "Mul", "Reshape", "Transpose")
 
 
@@ -46,7 +46,7 @@ def _is_small(node: onnx.NodeProto, shapes: Shapes) -> bool:
     result, right = shapes.get(node.output[0], ()), shapes.get(node.input[1], ())
     if min(len(result), len(right)) < 2 or 1 in result[-2:]:
         return True
-    return not (_exceeds(result[-1], _MIN_SIZE - 1) and _exceeds(right[-2], _MIN_SIZE - 1))
+    return not (_exceeds(result[-1], MIN_SIZE - 1) and _exceeds(right[-2], MIN_SIZE - 1))
 
 
 def _exceeds(size: int | str, limit: int) -> bool:

@@ -2,8 +2,8 @@
 
 A group is one layer with weights or one product of two activations, and with it every quantizer that
 ``quantize.placement`` would not place if that layer were float: its own inputs, the identity of the residual Add that
-fuses into it, the max pool or Concat that ran on integers for its sake. No group leaves a fusion half quantized, as the
-plan without it is made by the rules.
+fuses into it, the max pool, Resize or Concat that ran on integers for its sake. No group leaves a fusion half
+quantized, as the plan without it is made by the rules.
 
 A depthwise convolution has one multiply-add for each value that it reads and each position of its kernel, so it
 waits for memory: alone in float it would read and write tensors two or four times as large and have them converted
@@ -19,14 +19,8 @@ import onnx
 from onnx import helper
 
 from converter.graph.layer_sizes import Layer, layers_from_onnx
-from converter.quantize.placement import LAYERS, QuantizationPlan, place_quantizers
+from converter.quantize.placement import ACTIVATIONS, LAYERS, QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, parts_of
-
-_BETWEEN = frozenset({
-    "Add", "Clip", "Div", "Elu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mul", "PRelu",
-    "Relu", "Sigmoid", "Softplus", "Tanh",
-})  # fmt: skip
-"""Operators that may stand between a depthwise convolution and its reader: activations and what they consist of."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +81,7 @@ def _only_layer_behind(model: onnx.ModelProto, name: str, quantized: Collection[
             seen.add(node.output[0])
             if node.output[0] in quantized:
                 found.add(node.output[0])
-            elif node.op_type in _BETWEEN:
+            elif node.op_type in ACTIVATIONS:
                 waiting.append(node.output[0])
             else:
                 return None

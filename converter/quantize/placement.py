@@ -3,16 +3,26 @@
 1. Conv, ConvTranspose, Gemm and MatMul with constant weights: activation per tensor, weight per output
    channel. Not the bias, not the output, nothing between a convolution and what fuses into it. MatMul of two
    activations, as in attention: both of them per tensor, but for those of ``quantize.attention``. Softmax, layer
-   norms and GELU stay in float.
+   norms and GELU stay in float, and so does a layer of fewer than 16 outputs that reads a Softmax: the mean over the
+   bins of a detector's boxes (DFL) gains nothing from INT8, and a step of a probability moves the box by pixels.
 2. Average pools (also ReduceMean over space): the input, where an integer layer reads the result. Elsewhere
    the pool would only gain a conversion. Where the input also has float readers (the Mul beside the pool of a
    squeeze-and-excitation block) the pool stays float: a large tensor would be written in both precisions.
-3. Residual Add: the branch that is not the convolution which TensorRT fuses the Add into. That is the one
-   whose output the Add alone reads; of two such, the one on the longer path. Without one, no branch.
+3. Residual Add: the branch that is not the one which TensorRT fuses the Add into. That is a convolution's output, or
+   the activation of that (Relu, SiLU as Sigmoid and Mul), which the Add alone reads; of two such, the one on the
+   longer path. Without one, both branches where integer layers read both anyway, else none.
 4. MaxPool commutes with rounding: where all that reads its output takes it quantized, its input is quantized
-   too, with one range for both, and it runs on integers. It joins a quantizer that its input already has.
-5. Concat likewise, each input with the range of the output. An input that an integer layer also reads by
-   itself has two quantizers: its own range is not widened to that of its neighbours.
+   too, with one range for both, and it runs on integers. It joins a quantizer that its input already has. So does
+   Resize: to the nearest pixel it picks values as a pool does; a linear one averages them, so both sides have the
+   range of the input. A cubic one leaves that range and stays float.
+5. Concat likewise, each input with the range of the output, also for other integer layers that read this input:
+   with two scales for one tensor, what makes it writes it twice or as floats. One that goes into two such Concats has
+   two.
+
+Sources: TensorRT's developer guide on explicit quantization; for Resize, the Add behind an activation and the scale
+of a Concat also ModelOpt 0.47 (``partitioning.py``, ``get_concat_eliminated_tensors``) and NVIDIA's QAT of YOLOv7
+(yolo_deepstream, ``Guidance_of_QAT_performance_optimization.md``). ModelOpt also quantizes the branch behind a SiLU;
+TensorRT for RTX 1.7 computes that in the kernel of the Add, where a pair would only round.
 
 Shuffles, splits and reshapes move data without changing it; quantizers stay next to the layers that need
 them, and TensorRT moves them over such operators itself.
@@ -28,9 +38,15 @@ from dataclasses import dataclass, field
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from converter.quantize.attention import products_in_float
+from converter.quantize.attention import MIN_SIZE, products_in_float
+from engines.onnx_passes.graph import resize_mode
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+ACTIVATIONS = frozenset({
+    "Add", "Clip", "Div", "Elu", "HardSigmoid", "HardSwish", "Identity", "LeakyRelu", "Max", "Min", "Mul", "PRelu",
+    "Relu", "Sigmoid", "Softplus", "Tanh",
+})  # fmt: skip
+"""Operators that are activations of a convolution, or what these consist of."""
 _DATA_MOVEMENT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
@@ -83,8 +99,8 @@ def place_quantizers(model: onnx.ModelProto, excluded: Collection[str] = ()) -> 
         for node in graph.nodes:
             rule(graph, draft, node)
     for node in reversed(graph.nodes):
-        if node.op_type == "MaxPool":
-            _plan_max_pool(graph, draft, node)
+        if node.op_type == "MaxPool" or resize_mode(node):
+            _plan_pool(graph, draft, node)
         elif node.op_type == "Concat":
             _plan_concat(graph, draft, node)
     return QuantizationPlan(tuple(draft.quantizers(graph)), tuple(weights))
@@ -171,6 +187,8 @@ def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[Weig
     if node.output[0] not in graph.shapes or node.input[0] not in graph.shapes:
         return []
     weight = _weight_quantizer(graph, node)
+    if weight is not None and _is_mean_over_bins(graph, node, weight):
+        return []
     if weight is not None:
         draft.add(node.input[0], node, node.input[0])
         return [weight]
@@ -178,6 +196,15 @@ def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[Weig
         for name in node.input:
             draft.add(name, node, name)
     return []
+
+
+def _is_mean_over_bins(graph: _Graph, node: onnx.NodeProto, weight: WeightQuantizer) -> bool:
+    """Whether ``node`` has few outputs and reads a Softmax, past operators that move data."""
+    source = graph.producers.get(node.input[0])
+    while source is not None and source.op_type in _DATA_MOVEMENT:
+        source = graph.producers.get(source.input[0])
+    outputs = graph.initializers[weight.tensor].dims[weight.axis]
+    return source is not None and source.op_type == "Softmax" and outputs < MIN_SIZE
 
 
 def _is_integer_product(graph: _Graph, node: onnx.NodeProto) -> bool:
@@ -242,30 +269,44 @@ def _plan_add(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
     first, second = node.input
     if first == second or graph.shapes[first] != graph.shapes[second]:
         return
-    fusible = [
-        name
-        for name in node.input
-        if name in graph.producers and graph.producers[name].op_type == "Conv" and graph.is_read_once(name)
-    ]
+    fusible = [name for name in node.input if graph.is_read_once(name) and _convolution_of(graph, name)]
     if not fusible:
+        if all(draft.range_of(name) is not None for name in node.input):
+            for name in node.input:
+                draft.add(name, node, name)
         return
     main = max(fusible, key=lambda name: (graph.depths[name], graph.order[name]))
-    if main in graph.excluded:
+    if _convolution_of(graph, main) in graph.excluded:
         return
     identity = second if main == first else first
     draft.add(identity, node, identity)
 
 
-def _plan_max_pool(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
-    """Rule 4."""
+def _convolution_of(graph: _Graph, name: str, steps: int = 6) -> str | None:
+    """The output of the one convolution of which ``name`` is the activation, or that it is itself."""
+    node = graph.producers.get(name)
+    if node is None or node.op_type == "Conv":
+        return name if node is not None else None
+    if node.op_type not in ACTIVATIONS or steps == 0:
+        return None
+    data = [each for each in node.input if each and each not in graph.initializers]
+    found = {_convolution_of(graph, each, steps - 1) for each in data}
+    return found.pop() if len(found) == 1 else None
+
+
+def _plan_pool(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
+    """Rule 4, for a MaxPool or a Resize."""
     tensor, result = node.input[0], node.output[0]
-    wanted = draft.range_of(result)
+    wanted, averages = draft.range_of(result), resize_mode(node) == "linear"
     if wanted is None or tensor not in graph.shapes or not _feeds_integers(graph, draft, result):
         return
-    present = draft.range_of(tensor)
-    if present is not None and wanted == result:
+    if averages and tensor not in graph.producers:
+        return  # the network's input, which would be rounded before it is first read
+    # What is averaged is larger than the averages: their range would clip it.
+    present = draft.range_of(tensor) or (tensor if averages else wanted)
+    if wanted == result != present:
         draft.replace_range(result, present)
-    draft.add(tensor, node, present or wanted)
+    draft.add(tensor, node, present)
 
 
 def _plan_concat(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
@@ -276,4 +317,5 @@ def _plan_concat(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> None:
     if not _feeds_integers(graph, draft, node.output[0]):
         return
     for name in dict.fromkeys(node.input):
+        draft.replace_range(name, wanted)
         draft.add(name, node, wanted)

@@ -1,7 +1,7 @@
 """A small mutable view of an ONNX graph, for passes that rewrite it."""
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -124,6 +124,18 @@ def _static_shape(value: onnx.ValueInfoProto) -> tuple[int | None, ...] | None:
 def attributes(node: NodeProto) -> dict[str, Any]:
     """The node's attributes as Python values."""
     return {item.name: helper.get_attribute_value(item) for item in node.attribute}
+
+
+def resize_mode(node: NodeProto) -> Literal["nearest", "linear"] | None:
+    """How a ``Resize`` makes its values, where these stay within those of its input; None for all else.
+
+    ``nearest`` picks values, ``linear`` averages them. Cubic weights may be negative, and a crop is filled.
+    """
+    given = attributes(node)
+    if node.op_type != "Resize" or given.get("coordinate_transformation_mode") == b"tf_crop_and_resize":
+        return None
+    modes: dict[bytes, Literal["nearest", "linear"]] = {b"nearest": "nearest", b"linear": "linear"}
+    return modes.get(given.get("mode", b"nearest"))
 
 
 def is_scale(value: Array) -> bool:

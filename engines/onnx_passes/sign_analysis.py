@@ -3,7 +3,7 @@
 import numpy as np
 from onnx import NodeProto
 
-from engines.onnx_passes.graph import OnnxGraph, attributes
+from engines.onnx_passes.graph import OnnxGraph, attributes, resize_mode
 
 # The result is never negative, whatever comes in.
 _ALWAYS = frozenset(
@@ -45,7 +45,7 @@ def _is_nonnegative(node: NodeProto, graph: OnnxGraph, known: set[str]) -> bool:
         constant = attributes(node).get("mode", b"constant") == b"constant"
         filled = len(node.input) > 2 and node.input[2] and constant
         return node.input[0] in known and (not filled or node.input[2] in known)
-    if kind in _KEEPS_FIRST:
+    if kind in _KEEPS_FIRST or resize_mode(node) is not None:
         return node.input[0] in known
     return kind in _KEEPS_ALL and all(name in known for name in node.input)
 

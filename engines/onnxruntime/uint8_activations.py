@@ -1,8 +1,8 @@
 """Replaces int8 quantizers by uint8 codes, as early in the graph as that is exact.
 
 Rounding is monotone, so ``Q(clip(x, a, b)) = clip(Q(x), Q(a), Q(b))`` and ``Q(max(x, y)) = max(Q(x), Q(y))``
-hold bit by bit: a quantizer may move up through ReLU, Clip, MaxPool, Concat and reshapes, which then work on
-codes. There it meets the convolution and becomes part of it.
+hold bit by bit: a quantizer may move up through ReLU, Clip, MaxPool, Concat, reshapes and a Resize to nearest
+pixels, which then work on codes. There it meets the convolution and becomes part of it.
 """
 
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from onnx import NodeProto
 
-from engines.onnx_passes.graph import OnnxGraph, attributes, is_scale
+from engines.onnx_passes.graph import OnnxGraph, attributes, is_scale, resize_mode
 from engines.onnx_passes.sign_analysis import clip_bounds, nonnegative_tensors
 
 # They only move or pick values, so they take codes as well as they take floats.
@@ -95,7 +95,7 @@ class _Pusher:
             return self._pushed(node.input[0], scale, zero_point).clipped(low, high)
         if node.op_type == "DequantizeLinear" and self._same_grid(node, scale, zero_point):
             return _Codes(node.input[0])
-        if node.op_type in _MOVES and self._only_quantized(node):
+        if _moves(node) and self._only_quantized(node):
             return self._moved(node, scale, zero_point)
         return None
 
@@ -138,11 +138,16 @@ class _Pusher:
                 and all(
                     _is_symmetric_int8(self._graph, reader)
                     if reader.op_type == "QuantizeLinear"
-                    else reader.op_type in _MOVES | {"Relu", "Clip"} and self._only_quantized(reader)
+                    else (_moves(reader) or reader.op_type in {"Relu", "Clip"})
+                    and self._only_quantized(reader)
                     for reader in self.consumers[name]
                 )
             )
         return self._quantized[name]
+
+
+def _moves(node: NodeProto) -> bool:
+    return node.op_type in _MOVES or resize_mode(node) == "nearest"
 
 
 def is_uint8(graph: OnnxGraph, node: NodeProto) -> bool:

@@ -49,12 +49,12 @@ EXPECTED: list[tuple[type[nn.Module], list[str]]] = [
         [
             "input -> conv2d",
             "relu -> conv2d_1 conv2d_2 max_pool2d",  # the pool joins the convolutions' pair
-            "relu_1 -> conv2d_4",  # its own range for its own convolution
-            "relu_1 -> cat [cat]",
+            "relu_1 -> cat conv2d_4 [cat]",  # its convolution takes the scale of the Concat
             "relu_2 -> cat [cat]",
             "max_pool2d -> cat [cat]",
             "cat -> conv2d_3",
-            "add_60 -> mean",  # of an Add behind two ReLUs no branch is quantized
+            "relu_4 -> add_60",  # conv2d_3 and its ReLU are on the longer path
+            "add_60 -> mean",
             "mean -> logits",
         ],
     ),
@@ -130,7 +130,7 @@ def test_weights_of_small_networks(network: type[nn.Module], expected: list[str]
 
 def test_observed_names_each_range_once() -> None:
     plan = place_quantizers(graph_of(networks.Branches).onnx)
-    assert plan.observed == ("input", "relu", "relu_1", "cat", "add_60", "mean")
+    assert plan.observed == ("input", "relu", "cat", "relu_4", "add_60", "mean")
 
 
 def test_gemm_and_matmul_axes_follow_the_output() -> None:
@@ -161,7 +161,8 @@ def test_undeclared_values_are_left_out() -> None:
     assert place_quantizers(model) == QuantizationPlan((), ())
 
 
-CONVOLUTION = "<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}>"
+CONVOLUTION = """<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}, float[4] twice = {1, 1, 2, 2},
+    float[1, 2, 1, 1] bins = {0,1}, int64[4] grouped = {0, 2, 1, -1}>"""
 
 
 def convolutional(body: str, outputs: str = "float[n, 2, h, v] y") -> list[str]:
@@ -185,8 +186,9 @@ def convolutional(body: str, outputs: str = "float[n, 2, h, v] y") -> list[str]:
         ),
         # The convolution's output is read elsewhere too: nothing fuses.
         ("a = Conv(x, w) r = Relu(a) b = Add(a, x) y = Mul(b, r)", ["x -> a"]),
-        # Behind an activation nothing fuses either.
-        ("a = Conv(x, w) r = Relu(a) y = Add(r, x)", ["x -> a"]),
+        # Past a ReLU it fuses, unless that is read elsewhere too.
+        ("a = Conv(x, w) r = Relu(a) y = Add(r, x)", ["x -> a y"]),
+        ("a = Conv(x, w) r = Relu(a) b = Add(r, x) y = Mul(b, r)", ["x -> a"]),
         # A broadcast operand is no residual branch.
         ("a = Conv(x, w) m = ReduceMean(x, space) y = Add(a, m)", ["x -> a"]),
         ("a = Conv(x, w) y = Add(a, a)", ["x -> a"]),
@@ -252,11 +254,11 @@ def test_average_pools(body: str, expected: list[str]) -> None:
             "a = Relu(x) b = Concat <axis=2> (a, x) c = Concat <axis=2> (b, a) y = Conv(c, w)",
             ["x -> b [c]", "a -> b c [c]", "b -> c [c]", "c -> y"],
         ),
-        # Nested, and the inner one has a convolution: its own range goes in.
+        # Nested, and the inner one has a convolution, which takes the outer range too.
         (
             "a = Relu(x) b = Concat <axis=2> (a, x) d = Conv(b, w) c = Concat <axis=2> (b, a) e = Conv(c, w)"
             "y = Concat <axis=2> (d, e)",
-            ["x -> b [b]", "a -> b [b]", "a -> c [c]", "b -> d", "b -> c [c]", "c -> e"],
+            ["x -> b [c]", "a -> b c [c]", "b -> d c [c]", "c -> e"],
         ),
         # A max pool in between carries the range on.
         (
@@ -278,3 +280,129 @@ def test_average_pools(body: str, expected: list[str]) -> None:
 )
 def test_concats(body: str, expected: list[str]) -> None:
     assert convolutional(body) == expected
+
+
+def silu(name: str, tensor: str) -> str:
+    """SiLU of a convolution of ``tensor``, as exporters write it."""
+    return f"{name}_c = Conv({tensor}, w) {name}_s = Sigmoid({name}_c) {name} = Mul({name}_c, {name}_s) "
+
+
+UP = """Resize <mode="nearest", coordinate_transformation_mode="asymmetric", nearest_mode="floor"> ({}, , twice)"""
+LINEAR = """Resize <mode="linear"> ({}, , twice)"""
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        # No pair stands between the convolution, its Sigmoid and their Mul.
+        (silu("a", "x") + "y = Conv(a, w)", ["x -> a_c", "a -> y"]),
+        # The bottleneck of YOLO: the Add fuses into the last SiLU, and its other branch is integer.
+        (
+            silu("a", "x") + silu("b", "a") + silu("d", "b") + "s = Add(a, d) y = Conv(s, w)",
+            ["x -> a_c", "a -> b_c s", "b -> d_c", "s -> y"],
+        ),
+        # LeakyRelu alike, and an activation that is one node.
+        ("a = Conv(x, w) l = LeakyRelu(a) s = Add(x, l) y = Conv(s, w)", ["x -> a s", "s -> y"]),
+        ("a = Conv(x, w) h = HardSwish(a) s = Add(h, x) y = Conv(s, w)", ["x -> a s", "s -> y"]),
+        # Both branches are read elsewhere, so that nothing fuses: by integer layers both, and one of them as float.
+        (
+            silu("a", "x") + silu("b", "a") + "s = Add(a, b) t = Conv(b, w) u = Conv(s, w) y = Mul(t, u)",
+            ["x -> a_c", "a -> b_c s", "b -> s t", "s -> u"],
+        ),
+        (silu("a", "x") + "s = Add(a, x) t = Conv(s, w) y = Mul(t, a)", ["x -> a_c", "s -> t"]),
+        # What is no activation of one convolution.
+        ("a = Conv(x, w) b = Conv(x, w) m = Mul(a, b) s = Add(x, m) y = Conv(s, w)", ["x -> a b", "s -> y"]),
+    ],
+)
+def test_silu(body: str, expected: list[str]) -> None:
+    """The identity comes from a pair (TensorRT's guide; NVIDIA/TensorRT #3542), and none cuts a fused kernel."""
+    assert convolutional(body) == expected
+
+
+def test_an_add_behind_silu_leaves_with_its_convolution() -> None:
+    text = silu("a", "x") + silu("b", "a") + "s = Add(a, b) y = Conv(s, w)"
+    model = parsed(f"(float[1, 2, 4, 4] x) => (float[n, 2, h, v] y) {CONVOLUTION} {{ {text} }}")
+    assert activations(place_quantizers(model, ["b_c"])) == ["x -> a_c", "s -> y"]
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        # To the nearest pixel: one scale on both sides, as with a pool.
+        (f"a = Relu(x) u = {UP.format('a')} y = Conv(u, w)", ["a -> u [u]", "u -> y"]),
+        # The neck: upsampled and lateral, a Concat with one scale for all.
+        (
+            f"a = Conv(x, w) p = MaxPool <kernel_shape=[2,2], strides=[2,2]> (a) b = Relu(p) u = {UP.format('b')}"
+            "c = Concat <axis=2> (u, a) y = Conv(c, w)",
+            ["x -> a", "a -> c [c]", "b -> u [c]", "u -> c [c]", "c -> y"],
+        ),
+        # Averages of neighbours have the range of these; theirs could be smaller.
+        (f"a = Relu(x) u = {LINEAR.format('a')} y = Conv(u, w)", ["a -> u", "u -> y [a]"]),
+        (
+            f"a = Relu(x) u = {LINEAR.format('a')} c = Concat <axis=2> (u, u) y = Conv(c, w)",
+            ["a -> u", "u -> c [c]", "c -> y"],
+        ),
+        # The top-down way of a pyramid: the Add fuses into the lateral convolution.
+        (
+            f"a = Conv(x, w) r = Relu(a) u = {UP.format('r')} l = Conv(u, w) s = Add(u, l) y = Conv(s, w)",
+            ["x -> a", "r -> u [u]", "u -> l s", "s -> y"],
+        ),
+        # Between floats, at the end and of the input itself: nothing.
+        (f"a = Conv(x, w) u = {UP.format('a')} y = Tanh(u)", ["x -> a"]),
+        (f"a = Conv(x, w) y = {LINEAR.format('a')}", ["x -> a"]),
+        (f"u = {LINEAR.format('x')} y = Conv(u, w)", ["u -> y"]),
+        # Cubic weights may be negative, so the result leaves the range of the input.
+        ("""a = Relu(x) u = Resize <mode="cubic"> (a, , twice) y = Conv(u, w)""", ["u -> y"]),
+    ],
+)
+def test_resizes(body: str, expected: list[str]) -> None:
+    """ModelOpt 0.47 quantizes the input of each Resize; in TensorRT a Resize is INT8 between DQ and Q."""
+    assert convolutional(body) == expected
+
+
+def test_the_neck_of_a_detector() -> None:
+    """One scale for what a Concat joins and for who else reads that, as the Guidance in yolo_deepstream asks for."""
+    pools = "".join(
+        f"{name} = MaxPool <kernel_shape=[3,3], pads=[1,1,1,1]> ({before}) "
+        for name, before in ("pa", "qp", "rq")
+    )
+    pyramid = silu("a", "x") + pools + "c = Concat <axis=2> (a, p, q, r) y = Conv(c, w)"
+    assert convolutional(pyramid) == [
+        "x -> a_c", "a -> p c [c]", "p -> q c [c]", "q -> r c [c]", "r -> c [c]", "c -> y",
+    ]  # fmt: skip
+    c2f = (
+        silu("a", "x")
+        + "f, g = Split <axis=2, num_outputs=2> (a) "
+        + silu("b", "g")
+        + silu("d", "b")
+        + "s = Add(g, d) c = Concat <axis=2> (f, g, s) y = Conv(c, w)"
+    )
+    assert convolutional(c2f) == [
+        "x -> a_c", "f -> c [c]", "g -> b_c s c [c]", "b -> d_c", "s -> c [c]", "c -> y",
+    ]  # fmt: skip
+
+
+def test_two_concats_of_one_tensor_have_a_range_each() -> None:
+    body = "a = Relu(x) b = Concat <axis=2> (a, x) d = Conv(b, w) c = Concat <axis=3> (a, x) e = Conv(c, w)"
+    outputs = "float[n, 2, h, v] d, float[n, 2, i, j] e"
+    assert convolutional(body, outputs) == [
+        "x -> b [b]", "x -> c [c]", "a -> b [b]", "a -> c [c]", "b -> d", "c -> e",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ("a = Conv(x, w) p = Softmax <axis=1> (a) y = Conv(p, bins)", ["x -> a"]),
+        (
+            "a = Conv(x, w) t = Transpose <perm=[0,2,1,3]> (a) p = Softmax <axis=2> (t)"
+            "r = Transpose <perm=[0,2,1,3]> (p) y = Conv(r, bins)",
+            ["x -> a"],
+        ),
+        # Something between them: no mean of the bins.
+        ("a = Conv(x, w) p = Softmax <axis=1> (a) q = Mul(p, x) y = Conv(q, bins)", ["x -> a", "q -> y"]),
+    ],
+)
+def test_the_mean_over_bins_stays_in_float(body: str, expected: list[str]) -> None:
+    """Ultralytics leaves DFL in float when it quantizes by ModelOpt (#26171); ModelOpt a product of one column."""
+    assert convolutional(body, "float[n, 1, h, v] y") == expected

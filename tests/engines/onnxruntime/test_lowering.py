@@ -98,6 +98,41 @@ def concat_mixed_signs(net: Net) -> str:
     return net.quantized(net.node("Relu", net.conv(x, 4)))
 
 
+def resized(net: Net, x: str, mode: str) -> str:
+    return net.node("Resize", x, "", net.constant(np.array([1, 1, 2, 2], np.float32)), mode=mode)
+
+
+def neck(net: Net) -> str:
+    """Upsampled to the nearest pixel between pairs of one scale, and joined with a lateral tensor of that scale."""
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    small = net.quantized(net.node("Relu", net.conv(x, 5, strides=[2, 2])))
+    parts = [net.quantized(resized(net, small, "nearest")), x]
+    return net.quantized(net.conv(net.quantized(net.node("Concat", *parts, axis=1)), 4))
+
+
+def upsampled(net: Net) -> str:
+    """Nearest without a pair of its own before it."""
+    x = net.node("Relu", net.conv(net.quantized("input"), 4))
+    return net.quantized(net.conv(net.quantized(resized(net, x, "nearest")), 4))
+
+
+def linear(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    return net.quantized(net.conv(net.quantized(resized(net, x, "linear")), 4))
+
+
+def cubic(net: Net) -> str:
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    return net.quantized(net.conv(net.quantized(resized(net, x, "cubic")), 4))
+
+
+def added_activations(net: Net) -> str:
+    """Both branches of an Add in pairs, and the sum too."""
+    x = net.quantized(net.node("Relu", net.conv(net.quantized("input"), 4)))
+    side = net.quantized(net.node("LeakyRelu", net.conv(x, 4), alpha=0.125))
+    return net.quantized(net.conv(net.quantized(net.node("Add", x, side)), 4))
+
+
 def depthwise(net: Net) -> str:
     x = net.quantized(net.clip(net.conv(net.quantized("input"), 8), 0, 6))
     x = net.quantized(net.clip(net.conv(x, 8, group=8), 0, 6))
@@ -213,6 +248,11 @@ NETWORKS: dict[Callable[[Net], str], tuple[int, int]] = {
     maxpool_between_pairs: (2, 2),
     concat: (3, 3),
     concat_mixed_signs: (3, 3),
+    neck: (3, 3),
+    upsampled: (2, 2),
+    linear: (2, 2),
+    cubic: (2, 2),
+    added_activations: (3, 3),
     depthwise: (3, 3),
     linear_bottleneck: (4, 4),
     grouped: (2, 2),
@@ -297,6 +337,17 @@ def test_convolutions_run_as_integers(network: Callable[[Net], str], tmp_path: P
     onnx.save(net.model(network(net)), tmp_path / "qdq.onnx")
     built = onnxruntime.build(tmp_path / "qdq.onnx", tmp_path / "engine.onnx")
     assert int8_kernels(built) == NETWORKS[network]
+
+
+@pytest.mark.parametrize("network", [neck, upsampled], ids=lambda network: network.__name__)
+def test_a_resize_to_nearest_pixels_works_on_codes(network: Callable[[Net], str]) -> None:
+    """Of pairs only that of the input and that of the end are left, so that nothing is converted in between."""
+    net = Net()
+    lowered = lower_qdq(net.model(network(net)))
+    resize = next(node for node in lowered.graph.node if node.op_type == "Resize")
+    makers = {name: node.op_type for node in lowered.graph.node for name in node.output}
+    assert makers[resize.input[0]] in {"QLinearConv", "Clip"}
+    assert (operators(lowered)["QuantizeLinear"], operators(lowered)["DequantizeLinear"]) == (1, 1)
 
 
 @pytest.mark.parametrize("signed", [False, True], ids=["0..127", "-128..127"])
