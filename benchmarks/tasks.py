@@ -37,7 +37,7 @@ from converter.job import Job, job_from_options
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import GeneratorSamples, ProceduralSamples
 from converter.stages.calibration import measure_ranges, with_exact_input
 from converter.stages.capture import graph_of
 from converter.stages.synthesis import generator_for
@@ -80,7 +80,7 @@ def given() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
     parser.add_argument("--judged", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sources", default="zscgan,both,procedural,images,noise")
+    parser.add_argument("--sources", default="zscgan,procedural,images,noise")
     parser.add_argument("--bgr", action="store_true")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -177,9 +177,7 @@ def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, B
     if source == "procedural":
         samples = ProceduralSamples(job.teacher.spec, job.device)
         return job.samples(samples), samples.batches(256, job.batch, seed + JUDGING)
-    made: SampleSource = GeneratorSamples(trained_for(job, seed))
-    if source == "both":
-        made = BothSamples(made, ProceduralSamples(job.teacher.spec, job.device))
+    made = GeneratorSamples(trained_for(job, seed))
     return job.samples(made), made.batches(256, job.batch, seed + JUDGING)
 
 

@@ -146,6 +146,8 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         weights = fingerprint(teacher.module.state_dict())
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
+        if task.classes == 1:
+            options = replace(options, synthesis=options.synthesis.without_labels())
         val, truths = val_images(task, teacher, options)
         if isinstance(task, Labels) and val is not None and val.labelled:
             task = replace(task, one_known=True)  # class folders name one of several

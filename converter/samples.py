@@ -1,9 +1,7 @@
 """Where inputs come from that nobody gave: a trained generator, or procedural images, which need no training."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import zip_longest
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -57,49 +55,6 @@ class GeneratorSamples:
         generator = self.trained.generator.eval()
         z, conditions = map(ranks.share, generator.draw(batch, seed, place))
         return generator(z, conditions), conditions[:, 1]
-
-
-@dataclass(frozen=True)
-class BothSamples:
-    """Samples of a trained generator and procedural images in turn."""
-
-    generated: GeneratorSamples
-    procedural: "ProceduralSamples"
-    name: Literal["zscgan"] = "zscgan"
-
-    @property
-    def key(self) -> str:
-        return f"{self.generated.key}, {self.procedural.key}"
-
-    def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        parts = (
-            source.batches(part, batch_size, seed)
-            for source, part in ((self.generated, count - count // 2), (self.procedural, count // 2))
-        )
-        return InTurn(tuple(parts), batch_size)
-
-    def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
-        source: SampleSource = self.procedural if place % 2 else self.generated
-        return source.drawn(batch, seed, place, ranks)
-
-
-@dataclass(frozen=True)
-class InTurn:
-    """The inputs of several batches, one of each in turn."""
-
-    parts: tuple[Batches, ...]
-    batch_size: int
-
-    @property
-    def num_samples(self) -> int:
-        return sum(part.num_samples for part in self.parts)
-
-    def __iter__(self) -> Iterator[Batch]:
-        for some in zip_longest(*self.parts):
-            found = [batch for batch in some if batch is not None]
-            device = found[0][0].device
-            x, y = (torch.cat([batch[k].to(device) for batch in found]) for k in (0, 1))
-            yield from zip(x.split(self.batch_size), y.split(self.batch_size), strict=True)
 
 
 @dataclass(frozen=True)

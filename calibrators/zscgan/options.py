@@ -21,10 +21,11 @@ class ZSCGANOptions:
     ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
     samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples
     of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
-    ``samples_per_class`` samples to be learned.
+    ``samples_per_class`` samples to be learned. Where there are none to learn, ``steps_without_labels`` suffice.
     """
 
     steps: int = 250
+    steps_without_labels: int = 100
     generators: int = 2
     batch: int = 0
     latent: int = 64
@@ -51,6 +52,10 @@ class ZSCGANOptions:
             )
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
+
+    def without_labels(self) -> "ZSCGANOptions":
+        """The options for a network whose samples have no labels."""
+        return replace(self, steps=min(self.steps, self.steps_without_labels))
 
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.

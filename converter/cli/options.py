@@ -37,8 +37,9 @@ sample_options = cloup.option_group(
                  show_default=True, help="What to calibrate with: samples of a generator that is trained on the "
                  "network's batch norms, or procedural images, which need no training; auto takes these where there "
                  "is no batch norm."),
-    cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
-                 help="Training steps of all generators, at most."),
+    cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps,
+                 show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_without_labels} where samples have no "
+                 "labels", help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
                  help="Samples a step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
