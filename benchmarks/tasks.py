@@ -77,6 +77,7 @@ def given() -> argparse.Namespace:
     parser.add_argument("--arch")
     parser.add_argument("--task", default="auto")
     parser.add_argument("--steps", type=int, default=ZSCGANOptions.steps)
+    parser.add_argument("--batch", type=int, default=ZSCGANOptions.batch)
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
     parser.add_argument("--judged", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
@@ -103,7 +104,9 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
             mean=numbers(args.mean),
             std=numbers(args.std),
         ),
-        synthesis=ZSCGANOptions(steps=args.steps, seed=seed),
+        synthesis=ZSCGANOptions(
+            steps=args.steps, steps_without_labels=args.steps, batch=args.batch, seed=seed
+        ),
         calibration=CalibrationOptions(samples=args.samples),
         engine="onnxruntime",
         task=args.task,
@@ -158,7 +161,8 @@ def noise(job: Job, count: int, seed: int) -> Batches:
 def trained_for(job: Job, seed: int) -> TrainedGenerator:
     """A generator; of several sources the same."""
     place = (
-        Path(tempfile.gettempdir()) / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{seed}.pt"
+        Path(tempfile.gettempdir())
+        / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.batch}-{seed}.pt"
     )
     if place.exists():
         return load_generator(place, fingerprint=job.fingerprint, spec=job.teacher.spec, device=job.device)
