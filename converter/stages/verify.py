@@ -116,7 +116,9 @@ def draw_answers(job: Job, judged: Judged, samples: SampleSource | None) -> None
     if inputs is None or not is_drawable(task):
         return
     seen = first_inputs(inputs, LOOKED_AT).cpu()
-    before = [answer for part in seen.split(job.batch) for answer in task.answers(judged.fp32(array_of(part)))]
+    before = [
+        answer for part in seen.split(job.batch) for answer in task.answers(judged.fp32(array_of(part)))
+    ]
     chosen = worth_showing(task, before)
     shown = seen[torch.tensor(chosen)]
     after = task.answers(judged.int8(array_of(shown)))

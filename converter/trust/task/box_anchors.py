@@ -47,7 +47,9 @@ class Anchors:
     def heads(self) -> Heads:
         """The choice of the class, whether there is anything, and where it is, where something is."""
         scores = self.scores().detach().sigmoid().amax(dim=1)
-        scores = torch.where(scores >= FAINT, scores, 0.0)  # thousands of anchors of nothing would outweigh the boxes
+        scores = torch.where(
+            scores >= FAINT, scores, 0.0
+        )  # thousands of anchors of nothing would outweigh the boxes
         present = None if self.objectness is None else self.objectness.detach().sigmoid().squeeze(1)
         heads = [Head("categorical" if self.choice else "binary", self.logits, present, soft=False)]
         if self.objectness is not None:
@@ -55,7 +57,9 @@ class Anchors:
         if self.labels is None:
             return (*heads, Head("value", self.regressions, scores, soft=False), *self.extras)
         # Boxes in the order of their scores: INT8 orders them otherwise, but their mean stays.
-        mean = (self.regressions * scores.unsqueeze(1)).sum(dim=2) / scores.sum(dim=1, keepdim=True).clamp_min(FAINT)
+        mean = (self.regressions * scores.unsqueeze(1)).sum(dim=2) / scores.sum(
+            dim=1, keepdim=True
+        ).clamp_min(FAINT)
         return (*heads, Head("value", mean, soft=False), *self.extras)
 
 

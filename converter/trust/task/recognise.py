@@ -24,9 +24,9 @@ _NO_ENDS: Mapping[str, str] = MappingProxyType({})
 
 _FEATURES = {
     "batchnormalization",
-    "batchnorm1d",
-    "batchnorm2d",
+    "batchnorm",
     "instancenormalization",
+    "instancenorm",
     "layernormalization",
     "layernorm",
     "lpnormalization",
@@ -45,12 +45,25 @@ _POOLED = {
     "adaptivemaxpool2d",
     "reducemean",
     "reducemax",
+    "mean",
+    "amax",
     "relu",
 }
 """Ends of features, but also of some classifiers without a last linear layer, as SqueezeNet is."""
 _UNBOUNDED = {
     *(_POOLED | _FEATURES),
-    *("gemm", "matmul", "linear", "add", "conv", "conv2d", "convtranspose", "convtranspose2d", "clip"),
+    *(
+        "gemm",
+        "matmul",
+        "linear",
+        "addmm",
+        "add",
+        "conv",
+        "conv2d",
+        "convtranspose",
+        "convtranspose2d",
+        "clip",
+    ),
 }
 """Ends whose values lie between 0 and 1 by chance alone."""
 _WIDTHS = 64
@@ -165,12 +178,12 @@ class _Probe:
         return self.boxes_from({output.name: output.values for output in self.outputs}, self.input_size)
 
     def covers(self, output: _Output) -> bool:
-        """Whether the output is a map of the input's proportions that is not too coarse to show objects."""
+        """Whether the output is a map of the input's proportions, not larger and not too coarse to show objects."""
         if output.map_shape is None:
             return False
         (height, width), (of, across) = output.map_shape[1:], self.input_size
-        fine = height * _STRIDE >= of and width * _STRIDE >= across
-        return fine and abs(height * across - width * of) <= max(of, across)
+        fits = height <= of <= height * _STRIDE and width <= across <= width * _STRIDE
+        return fits and abs(height * across - width * of) <= max(of, across)
 
 
 @dataclass(frozen=True)
@@ -194,7 +207,7 @@ def task_from_outputs(
     """The task that is ``asked`` for, or that the outputs show where it is "auto", and the line that says so.
 
     ``outputs`` are those of at least four different inputs of the height and width ``input_size``. ``ends`` has for
-    outputs the ONNX operator or the class of the module that computes them, behind which their shape or type alone
+    outputs the ONNX operator or the function of PyTorch that computes them, behind which their shape or type alone
     changes. ``class_names`` are known for classifiers; the values of the output ``chosen_from`` are those of classes.
     Raises OptionsError for a task that the outputs contradict,
     and LoadError for outputs that no task has.
