@@ -6,6 +6,7 @@ changes that. TorchScript runs no Python; its tensor operations do run.
 
 import difflib
 import hashlib
+import inspect
 import urllib.error
 import warnings
 from collections.abc import Mapping
@@ -374,6 +375,7 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
                 f"the network's first convolution takes {first.in_channels} channels, got an input of "
                 f"{shape}; type --input-shape {first.in_channels}x{spec.shape[1]}x{spec.shape[2]}"
             ) from error
+        _require_one_input(module, x, error)
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
     if source is not None:
@@ -390,3 +392,15 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
                 f"the network's {name} for images of random pixels are NaN or infinite; the checkpoint is damaged"
             )
     return outputs
+
+
+def _require_one_input(module: nn.Module, x: Tensor, error: Exception) -> None:
+    """Raise LoadError, of ``error``, where ``module`` can't be called with the images ``x`` alone."""
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(x)
+    except TypeError:
+        raise LoadError(
+            f"expected a network that takes one batch of images, but its forward takes {signature}; wrap it in a "
+            "module whose forward takes the images alone, and name it by --arch file.py:callable"
+        ) from error

@@ -7,6 +7,7 @@ from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
 
 PROCEDURAL = "calibrated on procedural images"
+_WITHOUT_ACCURACY = ("embedding", "any")
 
 
 def missed_gate(report: Report, max_drop: float | None) -> str:
@@ -108,7 +109,12 @@ def next_command(report: Report) -> str:
     paths = report.artifacts
     if report.accuracy is None or (report.accuracy.metric is None and report.model.task == "classes"):
         reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
-        return f"{report.command}{reuse} --val DIR  (accuracy on labelled images)"
+        gives = (
+            "accuracy on labelled images"
+            if report.model.task not in _WITHOUT_ACCURACY
+            else "agreement on real images"
+        )
+        return f"{report.command}{reuse} --val DIR  ({gives})"
     if TENSORRT_ENGINE in paths:
         return f"zscgan-bench {shlex.quote(paths[TENSORRT_ENGINE])} --batch 1,8,32"
     files = shlex.join(paths[name] for name in (FP32_ONNX, CPU_ENGINE))

@@ -16,6 +16,7 @@ from converter.stages.sensitivity import finite
 from converter.trust.answers import Answers, Compared, answers, array_of, compare
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
+from converter.trust.task.base import Agreement
 from converter.workspace import ANSWERS
 from zscgan_common.warning_message import WarningMessage
 
@@ -62,6 +63,7 @@ def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[Agreeme
     fresh = job.samples(samples, SampleUse.JUDGING)
     found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
     unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
+    warn_of_nothing(job, found.agreement, "the samples")
     return agreement_section(job, found), predict(judged.fp32, judged.int8, judged.task, unseen)
 
 
@@ -92,6 +94,7 @@ def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySec
             quantized = replace(quantized, task=task)
             agreement, metric = baseline.agreement(quantized), task.metric
             before, after = baseline.accuracy, quantized.accuracy
+    warn_of_nothing(job, agreement, "--val")
     top1 = metric == "top-1"
     return AccuracySection(
         images=job.val.num_samples,
@@ -105,6 +108,20 @@ def on_images(job: Job, judged: Judged, baseline: Answers | None) -> AccuracySec
         fp32=before,
         int8=after,
     )
+
+
+def warn_of_nothing(job: Job, agreement: Agreement, where: str) -> None:
+    """Say so where both networks agree for want of anything to agree on."""
+    if float(agreement.of.sum()) == 0:
+        job.console.warn(
+            WarningMessage(
+                "nothing-found",
+                f"neither FP32 nor INT8 finds anything on {where} ({job.task.describe()}), so that they agree there "
+                "says nothing",
+                "The agreement of 100 % counts no answer at all. Check --mean and --std, and measure on images that "
+                "show what the network finds: --val DIR.",
+            )
+        )
 
 
 def draw_answers(job: Job, judged: Judged, samples: SampleSource | None) -> None:

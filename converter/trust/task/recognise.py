@@ -295,7 +295,7 @@ def _mask_as_asked(probe: _Probe) -> Task | None:
 
 
 def _any_as_asked(probe: _Probe) -> Task | None:
-    return Anything(len(probe.floats)) if probe.floats and probe.batched else None
+    return _anything(probe.floats) if probe.floats and probe.batched else None
 
 
 _ASKED: Mapping[TaskName, tuple[str, Callable[[_Probe], Task | None]]] = {
@@ -330,7 +330,11 @@ def _recognised(probe: _Probe) -> _Found:
     if not floats or not probe.batched or any(output.values.dim() > 4 for output in floats):
         raise LoadError(_unusable(probe))
     others = len(_fitting(probe)) > 1
-    return _Found(Anything(len(floats)), instead=_Found.instead if others else "no other task fits")
+    return _Found(_anything(floats), instead=_Found.instead if others else "no other task fits")
+
+
+def _anything(outputs: Sequence[_Output]) -> Anything:
+    return Anything(len(outputs), sum(output.columns == 1 for output in outputs))
 
 
 def _from_vectors(outputs: Sequence[_Output], class_names: Sequence[str] | None) -> _Found | None:

@@ -38,3 +38,12 @@ def test_procedural_images_are_told(batch_norms: int, why: str) -> None:
     report = bare_report()
     report = replace(report, synthesis=synthesis, model=replace(report.model, bn_layers=batch_norms))
     assert f"calibrated on procedural images{why}" in summary(report, "").splitlines()
+
+
+@pytest.mark.parametrize(
+    ("task", "gives"), [("boxes", "accuracy on labelled images"), ("any", "agreement on real images")]
+)
+def test_the_next_command_says_what_it_gives(task: str, gives: str) -> None:
+    report = bare_report()
+    report = replace(report, model=replace(report.model, task=task), accuracy=None)
+    assert summary(report, "").endswith(f" --val DIR  ({gives})")

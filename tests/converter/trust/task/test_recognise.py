@@ -104,7 +104,7 @@ KINDS: list[tuple[str, int, Any, str, Task, Task]] = [
         4,
         lambda x: {"age": pooled(x)[:, :1], "gender": pooled(x)[:, 1:3]},
         "Gemm",
-        *[Anything(2)] * 2,
+        *[Anything(2, numbers=1)] * 2,
     ),
     (
         "DeepLab",
