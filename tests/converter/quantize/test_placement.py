@@ -161,6 +161,16 @@ def test_undeclared_values_are_left_out() -> None:
     assert place_quantizers(model) == QuantizationPlan((), ())
 
 
+def test_values_that_no_image_changes_are_left_out() -> None:
+    plan = place_quantizers(
+        parsed("""(float[n, 2] x) => (float[n, 2] y)
+        <float[2, 2] w = {0,1,2,3}, int64[2] size = {2, 2}>
+        { queries = ConstantOfShape(size)  q = MatMul(queries, w)  s = Softmax(q)  h = MatMul(x, w)
+        y = MatMul(h, s) }""")
+    )
+    assert activations(plan) == ["x -> h"]
+
+
 CONVOLUTION = "<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}>"
 
 
