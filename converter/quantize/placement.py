@@ -73,8 +73,8 @@ def place_quantizers(model: onnx.ModelProto, excluded: Collection[str] = ()) -> 
     """The quantizers that ``model`` needs for INT8, in topological order.
 
     Only float values that depend on the input and whose type and shape the model declares are considered, as data and
-    as results of the reading node; weights only where they are initializers. ``excluded`` are layers of rule 1, by their nodes'
-    first outputs, that stay in float. Raises ValueError where one of these is not a node's.
+    as results of the reading node; weights only where they are initializers. ``excluded`` are layers of rule 1, by
+    their nodes' first outputs, that stay in float. Raises ValueError where one of these is not a node's.
     """
     graph = _Graph(model, frozenset(excluded))
     draft = _Draft()

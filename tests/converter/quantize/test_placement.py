@@ -281,7 +281,7 @@ def test_average_pools(body: str, expected: list[str]) -> None:
         # Its result is read as float too, or one of its inputs is a constant.
         ("a = Relu(x) c = Concat <axis=2> (a, x) b = Conv(c, w) y = Mul(c, b)", ["c -> b"]),
         (
-            "k = Relu(w) c = Concat <axis=3> (k, w) b = Conv(c, w) s = ReduceMean(x, space) y = Mul(b, s)",
+            "a = Relu(x) c = Concat <axis=0> (a, w) b = Conv(c, w) s = ReduceMean(x, space) y = Mul(b, s)",
             ["c -> b"],
         ),
     ],
