@@ -36,6 +36,7 @@ _RESHAPING_FUNCTIONS = {
     *("squeeze", "swapaxes", "t", "to", "transpose", "type", "unflatten", "unsqueeze", "view"),
 }
 """Of PyTorch; ``__get__`` is that of ``x.T``."""
+_ORDERING = {"topk", "sort", "argsort", "argmax", "argmin", "nms", "batched_nms"}
 
 
 def ends_of_onnx(model: ModelProto) -> dict[str, str]:
@@ -58,11 +59,19 @@ def ends_of_module(network: nn.Module, x: Tensor) -> dict[str, str]:
     return {name: end for name, output in outputs.items() if (end := calls.end_of(output))}
 
 
+def orders(network: nn.Module, x: Tensor) -> bool:
+    """Whether ``network`` calls a function that takes the best of several values, whose order INT8 may change."""
+    with torch.no_grad(), _Calls() as calls:
+        network(x)
+    return not calls.names.isdisjoint(_ORDERING)
+
+
 class _Calls(TorchFunctionMode):
     """Notes what made each tensor."""
 
     def __init__(self) -> None:
         super().__init__()
+        self.names: set[str] = set()
         self._ends: dict[int, str] = {}
         self._kept: list[Tensor] = []
         """As the number of a tensor that is gone goes to another."""
@@ -80,6 +89,7 @@ class _Calls(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = func.__name__.strip("_") if func.__name__ != "__get__" else func.__name__
+        self.names.add(name)
         source = args[0] if args and isinstance(args[0], Tensor) else None
         if name in _RESHAPING_FUNCTIONS and source is not None:
             name = self.end_of(source)

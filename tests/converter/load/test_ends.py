@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from onnx import parser
 from torch import Tensor, nn
 
-from converter.load.ends import ends_of_module, ends_of_onnx
+from converter.load.ends import ends_of_module, ends_of_onnx, orders
 
 X = torch.rand(2, 3, 4, 4)
 
@@ -87,3 +87,16 @@ def test_what_the_forward_computes_itself_is_an_end_too() -> None:
         "left": "linear",
         "best": "max",
     }
+
+
+class Best(nn.Module):
+    """The two best of some scores, as numbers."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        best, which = x.flatten(1).topk(2)
+        return best, which.float()
+
+
+def test_what_orders_is_seen() -> None:
+    assert orders(Best(), X)
+    assert not orders(Written(), X)

@@ -157,3 +157,21 @@ def test_a_choice_alone_is_one_of_the_classes_before_it(tmp_path: Path) -> None:
         str(tmp_path / "net.pth"), arch=f"{tmp_path / 'choice.py'}:Net", input_shape=(3, 8, 8), preset="unit"
     )
     assert task_of(load_model(given), "auto", None)[0] == Classes(4)
+
+
+def test_the_best_as_numbers_are_a_choice_too(tmp_path: Path) -> None:
+    (tmp_path / "best.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3, 4)\n"
+        "    def forward(self, x):\n        best, which = self.fc(x.mean((2, 3))).softmax(1).topk(2)\n"
+        "        return best, which.float()\n"
+    )
+    state = {f"fc.{name}": value for name, value in nn.Linear(3, 4).state_dict().items()}
+    torch.save(state, tmp_path / "net.pth")
+    given = ModelOptions(
+        str(tmp_path / "net.pth"), arch=f"{tmp_path / 'best.py'}:Net", input_shape=(3, 8, 8), preset="unit"
+    )
+    teacher = load_model(given)
+    assert teacher.tail is not None
+    assert teacher.tail.chosen_by == ("TopK",)
+    assert task_of(teacher, "auto", None)[0] == Classes(4, "softmax")

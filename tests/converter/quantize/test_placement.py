@@ -281,7 +281,8 @@ def test_average_pools(body: str, expected: list[str]) -> None:
         # Its result is read as float too, or one of its inputs is a constant.
         ("a = Relu(x) c = Concat <axis=2> (a, x) b = Conv(c, w) y = Mul(c, b)", ["c -> b"]),
         (
-            "m = ReduceMean(x, space) c = Concat <axis=0> (m, w) b = Conv(c, w) s = ReduceMean(x, space) d = ReduceMean <keepdims=0> (b) y = Mul(x, d)",
+            "m = ReduceMean(x, space) c = Concat <axis=0> (m, w) b = Conv(c, w) d = ReduceMean <keepdims=0> (b) "
+            "y = Mul(x, d)",
             ["c -> b"],
         ),
     ],
