@@ -66,6 +66,7 @@ _UNBOUNDED = {
     ),
 }
 """Ends whose values lie between 0 and 1 by chance alone."""
+_NO_OTHER = "no other task fits; --decode FILE.py:CALLABLE, if these are a detector's boxes"
 _WIDTHS = 64
 """Widths of layers are multiples of it, numbers of classes hardly ever."""
 _IMAGENET = 1000
@@ -330,7 +331,7 @@ def _recognised(probe: _Probe) -> _Found:
     if not floats or not probe.batched or any(output.values.dim() > 4 for output in floats):
         raise LoadError(_unusable(probe))
     others = len(_fitting(probe)) > 1
-    return _Found(_anything(floats), instead=_Found.instead if others else "no other task fits")
+    return _Found(_anything(floats), instead=_Found.instead if others else _NO_OTHER)
 
 
 def _anything(outputs: Sequence[_Output]) -> Anything:

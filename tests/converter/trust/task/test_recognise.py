@@ -207,7 +207,9 @@ def test_lines() -> None:
         ")", ""
     )
     assert "all of length 1" in said("auto", 100, lambda x: F.normalize(pooled(x)))
-    assert said("auto", 24, lambda x: x.flatten(2).mT).endswith("of any meaning); no other task fits")
+    assert said("auto", 24, lambda x: x.flatten(2).mT).endswith(
+        "no other task fits; --decode FILE.py:CALLABLE, if these are a detector's boxes"
+    )
 
 
 def test_class_names_are_those_of_a_classifier() -> None:
