@@ -105,13 +105,14 @@ class Job:
 
     @property
     def true_answers(self) -> Sequence[Any] | None:
-        """What is on each image of ``--val``, as the network sees it; None without labels."""
+        """What is on each image of ``--val``, as the network sees it; None without labels for the task."""
         if self.val is None or self.task.metric is None:
             return None
         if self.truths is not None:
             how = self.val.resize, self.val.crop
             return [self.truths.on_input(path, *how) for path in self.val.paths]
-        return [self.val.labels[index] for index in self.val.order] if self.val.labelled else None
+        labelled = self.val.labelled and self.task.name in ("classes", "labels")
+        return [self.val.labels[index] for index in self.val.order] if labelled else None
 
     def checkpoint(self, path: Path) -> Path | None:
         """``path``, where the state of a training is saved: by the first rank alone."""

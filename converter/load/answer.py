@@ -18,6 +18,8 @@ def outputs_of(result: object, images: int, advice: str) -> dict[str, Tensor]:
     for name, output in outputs.items():
         if output.shape[:1] != (images,) or output.numel() == 0:
             got = "x".join(map(str, output.shape)) or "a number"
+            if images in output.shape:
+                got += f", with the images on axis {output.shape.index(images)}, which has to be the first"
             raise LoadError(
                 f"expected outputs of shape {images}x... for {images} images, got {name} of {got}; {advice}"
             )

@@ -6,6 +6,7 @@ changes that. TorchScript runs no Python; its tensor operations do run.
 
 import difflib
 import hashlib
+import inspect
 import urllib.error
 import warnings
 from collections.abc import Mapping
@@ -29,6 +30,7 @@ from converter.graph.twin import output_names
 from converter.load import architectures
 from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
+from converter.load.ends import orders
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_spec import Origin, shape_from_options, spec_from_options
@@ -117,8 +119,8 @@ def load_model(options: ModelOptions) -> Teacher:
     spec, notes = spec_from_options(options, network.origin)
     module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
-    if source is None and _chooses(module, spec):
-        source = source_from_module(module, path, spec)
+    if source is None:
+        source = _source_of_choice(module, path, spec)
     if source is not None:
         source = checked_source(source, spec, path)
         module = source.module.requires_grad_(False)
@@ -340,16 +342,21 @@ def _check_weights(module: nn.Module, source: str) -> None:
             )
 
 
-def _chooses(module: nn.Module, spec: InputSpec) -> bool:
-    """Whether an output holds choices and no floating point numbers; what fails is told of later."""
+def _source_of_choice(module: nn.Module, path: Path, spec: InputSpec) -> OnnxSource | None:
+    """The graph of a network that may end in a choice; None for others. What fails is told of later."""
+    x = random_pixels(spec, 2, 0)
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs = tensors_of(module(random_pixels(spec, 2, 0)))
+            outputs = tensors_of(module(x))
+            ordered = orders(module, x)
     except Exception:  # noqa: BLE001 - the network's forward is the user's code
-        return False
-    per_image = all(output.shape[:1] == (2,) for output in outputs)
-    return per_image and not all(output.is_floating_point() for output in outputs)
+        return None
+    chosen = not all(output.is_floating_point() for output in outputs)
+    if not (chosen or ordered) or any(output.shape[:1] != (2,) for output in outputs):
+        return None
+    source = source_from_module(module, path, spec)
+    return source if chosen or source.tail is not None else None
 
 
 def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> dict[str, Tensor]:
@@ -374,6 +381,7 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
                 f"the network's first convolution takes {first.in_channels} channels, got an input of "
                 f"{shape}; type --input-shape {first.in_channels}x{spec.shape[1]}x{spec.shape[2]}"
             ) from error
+        _require_one_input(module, x, error)
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
         raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
     if source is not None:
@@ -390,3 +398,15 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
                 f"the network's {name} for images of random pixels are NaN or infinite; the checkpoint is damaged"
             )
     return outputs
+
+
+def _require_one_input(module: nn.Module, x: Tensor, error: Exception) -> None:
+    """Raise LoadError, of ``error``, where ``module`` can't be called with the images ``x`` alone."""
+    signature = inspect.signature(module.forward)
+    try:
+        signature.bind(x)
+    except TypeError:
+        raise LoadError(
+            f"expected a network that takes one batch of images, but its forward takes {signature}; wrap it in a "
+            "module whose forward takes the images alone, and name it by --arch file.py:callable"
+        ) from error

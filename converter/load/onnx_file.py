@@ -169,6 +169,13 @@ def require_same(source: OnnxSource, spec: InputSpec, path: Path) -> None:
         ) from error
     theirs = _said_by_original(source, spec, x.split(source.batch), path)
     for name, one, other in zip(output_names(source.module), ours, theirs, strict=True):
+        if one.shape[:1] != (count,):
+            got = "x".join(map(str, one.shape)) or "a number"
+            raise CaptureError(
+                f"expected outputs of {path} with an entry for each image on the first axis, got {name} of {got} for "
+                f"{count} images{where}; put what moves that axis (Transpose) or makes it (no Reshape to fixed sizes) "
+                "into the network, and export it with a dynamic batch"
+            )
         if not same(one.numpy(), other):
             raise CaptureError(
                 f"expected {path} to say the same of {count} images together as of {source.batch} at a time, but its "

@@ -1,13 +1,12 @@
 """What the outputs of a teacher mean, as the user says or as they show."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Literal
 
-import torch
-from onnx import ModelProto
-from torch import Tensor, nn
+from torch import Tensor
 
 from calibrators.data.batches import random_pixels
+from converter.load.ends import ends_of_module, ends_of_onnx
 from converter.load.model import Teacher
 from converter.load.user_module import decoder_from_callable
 from converter.trust.task.base import Task, TaskName
@@ -15,22 +14,6 @@ from converter.trust.task.box_decoder import DecodedBoxes
 from converter.trust.task.box_layouts import layout_from_outputs
 from converter.trust.task.boxes import Boxes
 from converter.trust.task.recognise import task_from_outputs
-
-_RESHAPING = {
-    *(
-        "Cast",
-        "Flatten",
-        "Identity",
-        "Reshape",
-        "Squeeze",
-        "Transpose",
-        "Unflatten",
-        "Unsqueeze",
-        "Dropout",
-        "Sequential",
-    ),
-}
-"""ONNX operators and PyTorch modules that change the shape or the type of a value alone."""
 
 
 def task_of(teacher: Teacher, asked: TaskName | Literal["auto"], decode: str | None) -> tuple[Task, str]:
@@ -71,42 +54,7 @@ def _boxes_from(outputs: Mapping[str, Tensor], size: tuple[int, int]) -> Task | 
 
 def ends_of(teacher: Teacher) -> dict[str, str]:
     """Output -> what computes it, but for what changes its shape alone; left out where that is not known."""
-    if teacher.onnx is not None:
-        names = dict(zip((v.name for v in teacher.onnx.graph.output), teacher.probe, strict=True))
-        return {names[name]: end for name, end in ends_of_onnx(teacher.onnx).items()}
-    if len(teacher.probe) > 1:
-        return {}
-    (name,) = teacher.probe
-    end = end_of_module(teacher.module, random_pixels(teacher.spec, 2, 0))
-    return {name: end} if end else {}
-
-
-def ends_of_onnx(model: ModelProto) -> dict[str, str]:
-    """Output -> the operator that computes it."""
-    nodes = {name: node for node in model.graph.node for name in node.output}
-    ends = {}
-    for value in model.graph.output:
-        node = nodes.get(value.name)
-        while node is not None and node.op_type in _RESHAPING:
-            node = nodes.get(node.input[0])
-        if node is not None:
-            ends[value.name] = node.op_type
-    return ends
-
-
-def end_of_module(network: nn.Module, x: Tensor) -> str:
-    """The class of the module without submodules that is called last; empty where none is called."""
-    called: list[str] = []
-
-    def note(module: nn.Module, _inputs: Any, _output: Any) -> None:
-        called.append(type(module).__name__)
-
-    leaves = [module for module in network.modules() if not any(module.children())]
-    handles = [module.register_forward_hook(note) for module in leaves]
-    try:
-        with torch.no_grad():
-            network(x)
-    finally:
-        for handle in handles:
-            handle.remove()
-    return next((name for name in reversed(called) if name not in _RESHAPING), "")
+    if teacher.onnx is None:
+        return ends_of_module(teacher.module, random_pixels(teacher.spec, 2, 0))
+    names = dict(zip((v.name for v in teacher.onnx.graph.output), teacher.probe, strict=True))
+    return {names[name]: end for name, end in ends_of_onnx(teacher.onnx).items()}

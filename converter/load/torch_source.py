@@ -11,13 +11,14 @@ from torch import Tensor, fx, nn
 from torch.export import ExportedProgram
 
 from calibrators.data.input_spec import InputSpec
-from converter.errors import LoadError
-from converter.graph.capture import BATCH, onnx_from_model, onnx_from_program
-from converter.graph.outputs import named_tensors, tensors_of
+from converter.errors import CaptureError, LoadError
+from converter.graph.capture import BATCH, onnx_from_model, onnx_from_program, silent_exporters
+from converter.graph.outputs import TensorsOf, named_tensors, tensors_of
 from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
-from converter.load.onnx_file import OnnxSource, source_from_model
+from converter.load.onnx_file import OnnxSource, checked_source, source_from_model
 from converter.load.script import onnx_from_script
+from zscgan_common.text import first_line
 
 _WRAP = "wrap it in a module whose forward returns such tensors alone, and export that"
 _BATCHES = (1, 2, 4, 8, 16)
@@ -67,6 +68,24 @@ def source_from_script(script: torch.jit.ScriptModule, path: Path, shape: tuple[
 def source_from_module(module: nn.Module, path: Path, spec: InputSpec) -> OnnxSource:
     """The network ``module``, in eval mode; raises as source_from_program."""
     return _source(onnx_from_model(module, spec), module, path, (spec.shape[0], spec.shape[1], spec.shape[2]))
+
+
+def source_from_one_image(module: nn.Module, path: Path, spec: InputSpec) -> OnnxSource:
+    """The network ``module``, exported for one image and its batch made free: for one that can't be exported otherwise.
+
+    A forward may keep its grid of anchors for inputs of the same shape; it has run before the export, which then finds
+    the grid as a constant. Raises CaptureError or LoadError.
+    """
+    shape = (spec.shape[0], spec.shape[1], spec.shape[2])
+    x = _pixels(1, shape)
+    names = _require_steady_outputs(module, x, path)
+    try:
+        with silent_exporters(), torch.no_grad():
+            program = torch.export.export(TensorsOf(module), (x,))
+    except Exception as error:  # of any kind: the network's forward is the user's code
+        raise CaptureError(f"torch.export can't trace the network: {first_line(error)}") from error
+    source = _source(onnx_from_program(program, x, names, dynamic=False), module, path, shape)
+    return checked_source(source, spec, path)
 
 
 def _pixels(images: int, shape: tuple[int, int, int]) -> Tensor:

@@ -32,7 +32,7 @@ layer wanted quantized is, and an Add that fuses into an excluded convolution st
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass, field
 
 import onnx
@@ -88,9 +88,9 @@ class QuantizationPlan:
 def place_quantizers(model: onnx.ModelProto, excluded: Collection[str] = ()) -> QuantizationPlan:
     """The quantizers that ``model`` needs for INT8, in topological order.
 
-    Only float values whose type and shape the model declares are considered, as data and as results of the
-    reading node; weights only where they are initializers. ``excluded`` are layers of rule 1, by their nodes'
-    first outputs, that stay in float. Raises ValueError where one of these is not a node's.
+    Only float values that depend on the input and whose type and shape the model declares are considered, as data and
+    as results of the reading node; weights only where they are initializers. ``excluded`` are layers of rule 1, by
+    their nodes' first outputs, that stay in float. Raises ValueError where one of these is not a node's.
     """
     graph = _Graph(model, frozenset(excluded))
     draft = _Draft()
@@ -122,10 +122,11 @@ class _Graph:
         for node in self.nodes:
             for name in dict.fromkeys(node.input):
                 self.readers[name].append(node)
+        dependent = _dependent(self.nodes, {value.name for value in graph.input} - self.initializers.keys())
         self.shapes = {
             value.name: tuple(dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim)
             for value in (*graph.input, *graph.value_info, *graph.output)
-            if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name not in self.initializers
+            if value.type.tensor_type.elem_type == TensorProto.FLOAT and value.name in dependent
         }
         names = [value.name for value in graph.input] + [name for node in self.nodes for name in node.output]
         self.products_in_float = products_in_float(self.nodes, self.initializers, self.shapes)
@@ -146,6 +147,15 @@ class _Graph:
         """Integers of an initializer."""
         value = self.initializers.get(name)
         return [int(v) for v in numpy_helper.to_array(value).ravel()] if value is not None else None
+
+
+def _dependent(nodes: Iterable[onnx.NodeProto], inputs: set[str]) -> set[str]:
+    """``inputs`` and what is computed from them."""
+    found = set(inputs)
+    for node in nodes:
+        if not found.isdisjoint(node.input):
+            found.update(node.output)
+    return found
 
 
 @dataclass

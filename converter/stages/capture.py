@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,12 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from calibrators.data.batches import random_pixels
-from converter.errors import CaptureError
+from converter.errors import CaptureError, LoadError
 from converter.graph.capture import FoldedGraph, as_written, graph_from_model, graph_from_onnx, same
+from converter.graph.one_by_one import takes_one_image
 from converter.graph.outputs import tensors_of
 from converter.job import Job
+from converter.load.torch_source import source_from_one_image
 from converter.quantize.float_share import float_macs_percent, layers_in_float
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.stages.head import head_file, with_tail
@@ -45,10 +48,27 @@ class Captured:
 def graph_of(job: Job) -> FoldedGraph:
     """The folded graph of the network, which moves to the device; that of an ONNX file is the user's own."""
     teacher = job.teacher
-    if teacher.onnx is None:
+    if teacher.onnx is not None:
+        teacher.module.to(job.device)
+        return graph_from_onnx(teacher.onnx, teacher.spec, job.device)
+    try:
         return graph_from_model(teacher.module, teacher.spec, job.device)
+    except CaptureError as error:
+        return graph_from_one_image(job, error)
+
+
+def graph_from_one_image(job: Job, error: CaptureError) -> FoldedGraph:
+    """The folded graph by an export for one image, made to take any number; raises ``error`` where that fails."""
+    teacher = job.teacher
+    teacher.module.to("cpu")
+    try:
+        source = source_from_one_image(teacher.module, Path(teacher.name), teacher.spec)
+    except (CaptureError, LoadError):
+        source = None
+    if source is None or source.tail is not None or takes_one_image(source.model):
+        raise error
     teacher.module.to(job.device)
-    return graph_from_onnx(teacher.onnx, teacher.spec, job.device)
+    return graph_from_onnx(source.model, teacher.spec, job.device)
 
 
 def capture(job: Job) -> Captured:

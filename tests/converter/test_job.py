@@ -9,6 +9,7 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.ranges import Ranges, save_ranges
@@ -18,9 +19,11 @@ from calibrators.zscgan.successive import new_ensemble
 from converter import job as module
 from converter import pipeline
 from converter.cli.convert import command
+from converter.trust.task.mask import Mask
 from engines.choose import EngineChoice
 from engines.errors import EngineUnavailableError
 from tests.converter.digits import DIGITS, INPUT, MODEL
+from tests.converter.jobs import job_of
 
 SPEC = InputSpec((1, 8, 8), (0.305,), (0.376,))
 BEGUN = "the work began"
@@ -158,3 +161,12 @@ def test_other_images_are_not_spoken_of(here: Path) -> None:
     assert "in --val too" not in begun(
         "--calib-data", images(here / "files", 3), "--val", DIGITS / "test.npz"
     )
+
+
+def test_class_folders_say_nothing_of_masks(here: Path) -> None:
+    for name in ("cat", "dog"):
+        (here / "val" / name).mkdir(parents=True)
+        Image.new("L", (8, 8)).save(here / "val" / name / "0.png")
+    images = images_from_path(here / "val", SPEC, batch_size=2)
+    assert job_of(val=images).true_answers == [0, 1]
+    assert job_of(val=images, task=Mask(5)).true_answers is None

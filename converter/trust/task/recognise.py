@@ -24,9 +24,9 @@ _NO_ENDS: Mapping[str, str] = MappingProxyType({})
 
 _FEATURES = {
     "batchnormalization",
-    "batchnorm1d",
-    "batchnorm2d",
+    "batchnorm",
     "instancenormalization",
+    "instancenorm",
     "layernormalization",
     "layernorm",
     "lpnormalization",
@@ -45,14 +45,28 @@ _POOLED = {
     "adaptivemaxpool2d",
     "reducemean",
     "reducemax",
+    "mean",
+    "amax",
     "relu",
 }
 """Ends of features, but also of some classifiers without a last linear layer, as SqueezeNet is."""
 _UNBOUNDED = {
     *(_POOLED | _FEATURES),
-    *("gemm", "matmul", "linear", "add", "conv", "conv2d", "convtranspose", "convtranspose2d", "clip"),
+    *(
+        "gemm",
+        "matmul",
+        "linear",
+        "addmm",
+        "add",
+        "conv",
+        "conv2d",
+        "convtranspose",
+        "convtranspose2d",
+        "clip",
+    ),
 }
 """Ends whose values lie between 0 and 1 by chance alone."""
+_NO_OTHER = "no other task fits; --decode FILE.py:CALLABLE, if these are a detector's boxes"
 _WIDTHS = 64
 """Widths of layers are multiples of it, numbers of classes hardly ever."""
 _IMAGENET = 1000
@@ -165,12 +179,12 @@ class _Probe:
         return self.boxes_from({output.name: output.values for output in self.outputs}, self.input_size)
 
     def covers(self, output: _Output) -> bool:
-        """Whether the output is a map of the input's proportions that is not too coarse to show objects."""
+        """Whether the output is a map of the input's proportions, not larger and not too coarse to show objects."""
         if output.map_shape is None:
             return False
         (height, width), (of, across) = output.map_shape[1:], self.input_size
-        fine = height * _STRIDE >= of and width * _STRIDE >= across
-        return fine and abs(height * across - width * of) <= max(of, across)
+        fits = height <= of <= height * _STRIDE and width <= across <= width * _STRIDE
+        return fits and abs(height * across - width * of) <= max(of, across)
 
 
 @dataclass(frozen=True)
@@ -194,7 +208,7 @@ def task_from_outputs(
     """The task that is ``asked`` for, or that the outputs show where it is "auto", and the line that says so.
 
     ``outputs`` are those of at least four different inputs of the height and width ``input_size``. ``ends`` has for
-    outputs the ONNX operator or the class of the module that computes them, behind which their shape or type alone
+    outputs the ONNX operator or the function of PyTorch that computes them, behind which their shape or type alone
     changes. ``class_names`` are known for classifiers; the values of the output ``chosen_from`` are those of classes.
     Raises OptionsError for a task that the outputs contradict,
     and LoadError for outputs that no task has.
@@ -282,7 +296,7 @@ def _mask_as_asked(probe: _Probe) -> Task | None:
 
 
 def _any_as_asked(probe: _Probe) -> Task | None:
-    return Anything(len(probe.floats)) if probe.floats and probe.batched else None
+    return _anything(probe.floats) if probe.floats and probe.batched else None
 
 
 _ASKED: Mapping[TaskName, tuple[str, Callable[[_Probe], Task | None]]] = {
@@ -317,7 +331,11 @@ def _recognised(probe: _Probe) -> _Found:
     if not floats or not probe.batched or any(output.values.dim() > 4 for output in floats):
         raise LoadError(_unusable(probe))
     others = len(_fitting(probe)) > 1
-    return _Found(Anything(len(floats)), instead=_Found.instead if others else "no other task fits")
+    return _Found(_anything(floats), instead=_Found.instead if others else _NO_OTHER)
+
+
+def _anything(outputs: Sequence[_Output]) -> Anything:
+    return Anything(len(outputs), sum(output.columns == 1 for output in outputs))
 
 
 def _from_vectors(outputs: Sequence[_Output], class_names: Sequence[str] | None) -> _Found | None:

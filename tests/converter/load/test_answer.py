@@ -30,6 +30,7 @@ def test_taken(result: object, names: list[str]) -> None:
         ([FLOAT, "text"], "but it holds a str; wrap it$"),
         (torch.rand(()), "outputs of shape 4x... for 4 images, got output of a number; wrap it$"),
         (torch.rand(1, 3), "outputs of shape 4x... for 4 images, got logits of 1x3; wrap it$"),
+        (torch.rand(50, 4, 37), "got output of 50x4x37, with the images on axis 1, .* first; wrap it$"),
         ({"a": FLOAT, "b": torch.rand(12, 2)}, "got b of 12x2"),
         (torch.rand(4, 0), "got logits of 4x0"),
         (

@@ -46,6 +46,10 @@ class Map(Tiny):
     def forward(self, x):
         return super().forward(x)[:, :, None]
 
+class Two(Tiny):
+    def forward(self, x, y, scale=1.0):
+        return super().forward(x) + super().forward(y)
+
 def needs(argument):
     return Tiny(argument)
 
@@ -347,6 +351,14 @@ def test_outputs_of_any_form(
 ) -> None:
     path = saved(network.state_dict(), code.parent / "net.pth")
     assert {key: tuple(value.shape) for key, value in load(path, f"{code}:{name}").probe.items()} == outputs
+
+
+def test_a_network_of_two_inputs(network: Tiny, code: Path) -> None:
+    path = saved(network.state_dict(), code.parent / "net.pth")
+    with pytest.raises(
+        LoadError, match=r"takes one batch of images, but its forward takes \(x, y, scale=1.0\); wrap it"
+    ):
+        load(path, f"{code}:Two")
 
 
 def test_wrong_channels(network: Tiny, code: Path) -> None:

@@ -8,7 +8,7 @@ import onnx
 import pytest
 import torch
 from click.testing import CliRunner
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper, parser
 
 from calibrators.data.input_spec import InputSpec
 from converter import pipeline
@@ -280,3 +280,21 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [node.op_type for node in int8.graph.node].count("QuantizeLinear") == 3  # two layers and the pool
     assert int8.graph.input[0].name == "pixels"
     assert "fixes its batch to 1" in result.stderr
+
+
+@pytest.mark.parametrize("batch", ["N", 1])
+def test_images_on_another_axis_than_the_first_are_told(batch: int | str, tmp_path: Path) -> None:
+    model = parser.parse_model(
+        f"""<ir_version: 9, opset_import: ["" : 17]>
+        g (float[{batch}, 3, 8, 8] x) => (float[8, {batch}, 3] words)
+        <float[3, 3, 8, 1] w = {{{", ".join(["0.1"] * 72)}}}>
+        {{
+            y = Conv(x, w)
+            axes = Constant<value_ints=[2]>()
+            z = Squeeze(y, axes)
+            words = Transpose<perm=[2, 0, 1]>(z)
+        }}"""
+    )
+    onnx.save(model, tmp_path / "ocr.onnx")
+    with pytest.raises((CaptureError, LoadError), match=r"first.* got words of \d+x\dx3 for 2 images"):
+        load_model(ModelOptions(str(tmp_path / "ocr.onnx"), preset="unit"))

@@ -5,15 +5,15 @@ from typing import Literal
 
 import pytest
 import torch
-from onnx import parser
-from torch import Tensor, nn
+from torch import nn
 
 from converter.errors import DecodeError, OptionsError
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
-from converter.load.task import end_of_module, ends_of, ends_of_onnx, task_of
+from converter.load.task import ends_of, task_of
 from converter.options import ConvertOptions
 from converter.trust.task.base import Task, TaskName
+from converter.trust.task.classes import Classes
 from tests.converter.networks import randomised
 from tests.converter.task_networks import Detector, Plain, Segmenter
 
@@ -47,70 +47,10 @@ def task_for(
     return task_of(load_model(given), asked, decode)
 
 
-def test_the_end_of_an_onnx_output_is_behind_what_changes_its_shape_alone() -> None:
-    model = parser.parse_model(
-        """<ir_version: 9, opset_import: ["" : 17]>
-        g (float[N, 3, 4, 4] x) => (float[N, 3] a, float[N, 4, 4, 3] b, int64[N, 4, 4] c, float[N, 3, 4, 4] d)
-        {
-            p = GlobalAveragePool(x)
-            s = Sigmoid(p)
-            a = Flatten(s)
-            r = Relu(x)
-            t = Transpose<perm=[0, 2, 3, 1]>(r)
-            b = Identity(t)
-            m = ArgMax<axis=1, keepdims=0>(x)
-            c = Cast<to=7>(m)
-            d = Identity(x)
-        }"""
-    )
-    assert ends_of_onnx(model) == {"a": "Sigmoid", "b": "Relu", "c": "ArgMax"}
-
-
-class Ends(nn.Module):
-    """A linear layer, then what is given."""
-
-    def __init__(self, *ends: nn.Module) -> None:
-        super().__init__()
-        self.unused, self.fc, self.ends = nn.Tanh(), nn.Linear(3, 4), nn.Sequential(*ends)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.ends(self.fc(x.mean((2, 3))))
-        return result
-
-
-@pytest.mark.parametrize(
-    ("ends", "name"),
-    [
-        ((), "Linear"),
-        ((nn.Softmax(1),), "Softmax"),
-        ((nn.Sigmoid(), nn.Dropout(), nn.Unflatten(1, (2, 2)), nn.Flatten(), nn.Identity()), "Sigmoid"),
-    ],
-)
-def test_the_end_of_a_module_is_the_leaf_called_last(ends: tuple[nn.Module, ...], name: str) -> None:
-    network = Ends(*ends).eval()
-    assert end_of_module(network, torch.rand(2, 3, 4, 4)) == name
-    assert not any(module._forward_hooks for module in network.modules())
-
-
-def test_a_module_without_others_is_its_own_end() -> None:
-    class Bare(nn.Module):
-        def forward(self, x: Tensor) -> Tensor:
-            return x.mean((2, 3))
-
-    assert end_of_module(Bare(), torch.rand(2, 3, 4, 4)) == "Bare"
-
-
-def test_hooks_are_taken_away_where_the_network_fails() -> None:
-    network = Ends().eval()
-    with pytest.raises(RuntimeError):
-        end_of_module(network, torch.rand(2, 5, 4, 4))
-    assert not any(module._forward_hooks for module in network.modules())
-
-
 def test_ends_of_a_teacher(tmp_path: Path) -> None:
-    assert ends_of(load_model(options_of(Plain(), tmp_path))) == {"logits": "Linear"}
-    assert ends_of(load_model(options_of(Segmenter(), tmp_path))) == {"out": "Conv2d"}
-    assert ends_of(load_model(options_of(Detector(), tmp_path))) == {}
+    assert ends_of(load_model(options_of(Plain(), tmp_path))) == {"logits": "linear"}
+    assert ends_of(load_model(options_of(Segmenter(), tmp_path))) == {"out": "interpolate"}
+    assert ends_of(load_model(options_of(Detector(), tmp_path))) == {"output_0": "sigmoid", "output_1": "cat"}
 
 
 def exported(network: nn.Module, folder: Path) -> Teacher:
@@ -218,3 +158,21 @@ def test_a_choice_is_looked_through(tmp_path: Path) -> None:
     )
     task, _ = task_of(load_model(given), "auto", None)
     assert (task.name, task.classes) == ("classes", 4)
+
+
+def test_the_best_as_numbers_are_a_choice_too(tmp_path: Path) -> None:
+    (tmp_path / "best.py").write_text(
+        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.fc = torch.nn.Linear(3, 4)\n"
+        "    def forward(self, x):\n        best, which = self.fc(x.mean((2, 3))).softmax(1).topk(2)\n"
+        "        return best, which.float()\n"
+    )
+    state = {f"fc.{name}": value for name, value in nn.Linear(3, 4).state_dict().items()}
+    torch.save(state, tmp_path / "net.pth")
+    given = ModelOptions(
+        str(tmp_path / "net.pth"), arch=f"{tmp_path / 'best.py'}:Net", input_shape=(3, 8, 8), preset="unit"
+    )
+    teacher = load_model(given)
+    assert teacher.tail is not None
+    assert teacher.tail.chosen_by == ("TopK",)
+    assert task_of(teacher, "auto", None)[0] == Classes(4, "softmax")

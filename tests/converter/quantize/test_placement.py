@@ -161,6 +161,16 @@ def test_undeclared_values_are_left_out() -> None:
     assert place_quantizers(model) == QuantizationPlan((), ())
 
 
+def test_values_that_no_image_changes_are_left_out() -> None:
+    plan = place_quantizers(
+        parsed("""(float[n, 2] x) => (float[n, 2] y)
+        <float[2, 2] w = {0,1,2,3}, int64[2] size = {2, 2}>
+        { queries = ConstantOfShape(size)  q = MatMul(queries, w)  s = Softmax(q)  h = MatMul(x, w)
+        y = MatMul(h, s) }""")
+    )
+    assert activations(plan) == ["x -> h"]
+
+
 CONVOLUTION = """<float[2, 2, 1, 1] w = {0,1,2,3}, int64[2] space = {2, 3}, float[4] twice = {1, 1, 2, 2},
     float[1, 2, 1, 1] bins = {0,1}, int64[4] grouped = {0, 2, 1, -1}>"""
 
@@ -273,7 +283,8 @@ def test_average_pools(body: str, expected: list[str]) -> None:
         # Its result is read as float too, or one of its inputs is a constant.
         ("a = Relu(x) c = Concat <axis=2> (a, x) b = Conv(c, w) y = Mul(c, b)", ["c -> b"]),
         (
-            "k = Relu(w) c = Concat <axis=3> (k, w) b = Conv(c, w) s = ReduceMean(x, space) y = Mul(b, s)",
+            "m = ReduceMean(x, space) c = Concat <axis=0> (m, w) b = Conv(c, w) d = ReduceMean <keepdims=0> (b) "
+            "y = Mul(x, d)",
             ["c -> b"],
         ),
     ],
