@@ -421,7 +421,7 @@ REFUSED: dict[str, tuple[File, str]] = {
             {"zero": np.array(0)},
             shape=(2, 3, 8, 8),
         ),
-        r"fixed at node take \(Gather\); export it with a dynamic batch, or a batch of 1",
+        r"fixed at node take \(Gather\)",
     ),
 }
 

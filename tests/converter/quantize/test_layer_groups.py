@@ -93,6 +93,7 @@ def half_quantized(graph: FoldedGraph, plan: QuantizationPlan) -> list[str]:
     nodes = {node.output[0]: node for node in graph.onnx.graph.node}
     initializers = {value.name for value in graph.onnx.graph.initializer}
     parts = parts_of(plan)
+    producers = {name: node for node in graph.onnx.graph.node for name in node.output}
     quantized = {(part.tensor, part.consumer) for part in parts if part.kind == "activation"}
     weights = {part.consumer for part in parts if part.kind == "weight"}
     wrong = [
@@ -106,8 +107,9 @@ def half_quantized(graph: FoldedGraph, plan: QuantizationPlan) -> list[str]:
         if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"):
             wrong += [layer] if layer not in weights else []
         elif node.op_type == "Add":
-            (main,) = (name for name in node.input if name != tensor and name not in initializers)
-            wrong += [layer] if main not in weights else []
+            (other,) = (name for name in node.input if name != tensor and name not in initializers)
+            main = producers[other].input[0] if producers[other].op_type == "Relu" else other
+            wrong += [layer] if main not in weights and (other, layer) not in quantized else []
         elif node.op_type in ("MaxPool", "Concat"):
             wrong += [layer] if any((layer, reader.output[0]) not in quantized for reader in readers) else []
             inputs = [name for name in node.input if name]
