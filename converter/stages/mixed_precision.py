@@ -106,9 +106,9 @@ def drop_of_plans(
     """How the drop of ``graph`` from ``fp32`` is known: by labels of ``--val`` where there are, else estimated."""
     if job.val is not None and baseline is not None:
         return MeasuredDrop(graph, ranges, job.val, baseline)
-    inputs = unlabelled(job, samples)
     if job.task.name != "classes":
-        return AgreementDrop(graph, ranges, job.task, inputs, fp32)
+        return AgreementDrop(graph, ranges, job.task, job.val or unlabelled(job, samples), fp32)
+    inputs = unlabelled(job, samples)
     x = array_of(first_inputs(inputs, MOST_INPUTS))
     with run_trial(fp32, UNQUANTIZED, {}) as network:
         logits = job.task.decision_logits(network(x))

@@ -117,18 +117,18 @@ def warn_of_nothing(
     """Say where FP32 finds no box that counts, so that the same of INT8 is no agreement."""
     if not isinstance(job.task, FoundBoxes):
         return
-    judged = (job.options.max_drop is not None and not labelled) or job.options.qat is not None
+    by_agreement = job.options.max_drop is not None and not labelled
+    says_nothing = " What --max-drop judged by agreement on these says nothing either."
     seen = []
     if agreement is not None and agreement.percent is None:
         advice = "Give some real images with such objects in them as --val; they need no labels."
-        if judged:
-            advice += " What --max-drop or --qat judged by agreement on such samples says nothing either."
+        advice += says_nothing if by_agreement and job.val is None else ""
         seen.append((f"{agreement.samples} fresh samples", advice))
     if accuracy is not None and accuracy.agreement is None:
         advice = (
             "Check --resize, --crop, --mean and --std: images that are not prepared as in training hide what is on "
             "them. Else give images that show what the network finds."
-        )
+        ) + (says_nothing if by_agreement else "")
         seen.append((f"{accuracy.images} images of --val", advice))
     for inputs, advice in seen:
         job.console.warn(
