@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from converter.trust.task.heads import Head, Heads
 
-FAINT = 0.1
+FAINT = 0.2
 """A score under which an anchor's box doesn't count."""
 _NEAREST_TO_ZERO = -torch.finfo(torch.float32).eps / 2
 
