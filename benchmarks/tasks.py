@@ -3,9 +3,9 @@
     python benchmarks/tasks.py yolo-fastestv2.onnx --images FOLDER --preset unit --input-shape 3x352x352
 
 Of the images, half calibrate (the source ``images``) and half judge. All sources are measured in the same run: samples
-of the generator (``zscgan``), procedural images, other real images and Gaussian noise in the network's normalisation.
-The calibrator is chosen as a conversion does it, on inputs of the same source. Prints a row a source and seed, and
-writes all to ``--json``.
+of the generator (``zscgan``), these and procedural images half and half (``both``), procedural images alone, other real
+images and Gaussian noise in the network's normalisation. The calibrator is chosen as a conversion does it, on inputs of
+the same source. Prints a row a source and seed, and writes all to ``--json``.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from converter.job import Job, job_from_options
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import GeneratorSamples, ProceduralSamples
+from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
 from converter.stages.calibration import measure_ranges, with_exact_input
 from converter.stages.capture import graph_of
 from converter.stages.synthesis import generator_for
@@ -81,7 +81,7 @@ def given() -> argparse.Namespace:
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
     parser.add_argument("--judged", type=int, default=500)
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--sources", default="zscgan,procedural,images,noise")
+    parser.add_argument("--sources", default="zscgan,both,procedural,images,noise")
     parser.add_argument("--bgr", action="store_true")
     parser.add_argument("--json", type=Path)
     return parser.parse_args()
@@ -181,7 +181,9 @@ def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, B
     if source == "procedural":
         samples = ProceduralSamples(job.teacher.spec, job.device)
         return job.samples(samples), samples.batches(256, job.batch, seed + JUDGING)
-    made = GeneratorSamples(trained_for(job, seed))
+    made: SampleSource = GeneratorSamples(trained_for(job, seed))
+    if source == "both":
+        made = BothSamples(made, ProceduralSamples(job.teacher.spec, job.device))
     return job.samples(made), made.batches(256, job.batch, seed + JUDGING)
 
 

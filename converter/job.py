@@ -94,6 +94,11 @@ class Job:
         return named == "procedural" or (named == "auto" and without)
 
     @property
+    def mixed(self) -> bool:
+        """Whether procedural images are among the samples of a generator: where these have no labels."""
+        return self.options.sample_source == "auto" and self.task.classes == 1 and not self.procedural
+
+    @property
     def needs_samples(self) -> bool:
         """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
 

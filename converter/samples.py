@@ -1,7 +1,9 @@
 """Where inputs come from that nobody gave: a trained generator, or procedural images, which need no training."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
@@ -55,6 +57,53 @@ class GeneratorSamples:
         generator = self.trained.generator.eval()
         z, conditions = map(ranks.share, generator.draw(batch, seed, place))
         return generator(z, conditions), conditions[:, 1]
+
+
+@dataclass(frozen=True)
+class BothSamples:
+    """Samples of a trained generator and procedural images, half and half.
+
+    A generator without labels makes few kinds of pictures, all like the training data; the inputs of a detector or an
+    embedding in use are of any kind.
+    """
+
+    generated: GeneratorSamples
+    procedural: "ProceduralSamples"
+    name: Literal["zscgan"] = "zscgan"
+
+    @property
+    def key(self) -> str:
+        return f"{self.generated.key}, {self.procedural.key}"
+
+    def batches(self, count: int, batch_size: int, seed: int) -> Batches:
+        first = self.generated.batches(count - count // 2, batch_size, seed)
+        return InTurn(first, self.procedural.batches(count // 2, batch_size, seed)) if count > 1 else first
+
+    def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
+        source: SampleSource = self.procedural if place % 2 else self.generated
+        return source.drawn(batch, seed, place, ranks)
+
+
+@dataclass(frozen=True)
+class InTurn:
+    """The batches of one and of another, in turn; ``second`` has as many inputs as ``first``, or one less."""
+
+    first: Batches
+    second: Batches
+
+    @property
+    def num_samples(self) -> int:
+        return self.first.num_samples + self.second.num_samples
+
+    @property
+    def batch_size(self) -> int:
+        return self.first.batch_size
+
+    def __iter__(self) -> Iterator[Batch]:
+        for one, other in zip_longest(self.first, self.second):
+            yield one
+            if other is not None:
+                yield other[0].to(one[0].device), other[1].to(one[1].device)
 
 
 @dataclass(frozen=True)

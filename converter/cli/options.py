@@ -36,7 +36,7 @@ sample_options = cloup.option_group(
     cloup.option("--samples", "sample_source", type=click.Choice(SAMPLES), default=ConvertOptions.sample_source,
                  show_default=True, help="What to calibrate with: samples of a generator that is trained on the "
                  "network's batch norms, or procedural images, which need no training; auto takes these where there "
-                 "is no batch norm."),
+                 "is no batch norm, and half of each for networks without labels."),
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps,
                  show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_without_labels} where samples have no "
                  "labels", help="Training steps of all generators, at most."),

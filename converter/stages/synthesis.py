@@ -27,7 +27,7 @@ from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.load.model import Teacher
 from converter.report.document import SynthesisSection, TrainingStep
-from converter.samples import GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
 from converter.signals import InterruptAfterStep
 from converter.trust.task.base import Task
 from converter.workspace import SAMPLES
@@ -74,8 +74,8 @@ def synthesise(job: Job) -> Synthesised:
     with job.console.stage("synthesis") as stage:
         trained = generator_for(job)
         assert trained is not None
-        samples = GeneratorSamples(trained)
-        quality = sample_quality(LabelsOf(job.teacher.module, job.task), job.samples(samples))
+        generated = GeneratorSamples(trained)
+        quality = sample_quality(LabelsOf(job.teacher.module, job.task), job.samples(generated))
         save_generator(trained, job.workspace.path("generator.pt"))
         save_picture(
             trained.generator,
@@ -86,8 +86,17 @@ def synthesise(job: Job) -> Synthesised:
         stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
+        if job.mixed:
+            stage.detail += "; half of the samples are procedural images"
     warn_of_poor_samples(job, quality)
-    return Synthesised(samples, section_of(job, trained, quality))
+    return Synthesised(samples_from(job, generated), section_of(job, trained, quality))
+
+
+def samples_from(job: Job, generated: GeneratorSamples) -> SampleSource:
+    """The samples of a generator, with procedural images among them where the network has no labels."""
+    if not job.mixed:
+        return generated
+    return BothSamples(generated, ProceduralSamples(job.teacher.spec, job.device))
 
 
 def has_labels(task: Task) -> bool:
@@ -128,7 +137,7 @@ def samples_for(job: Job) -> SampleSource | None:
         return ProceduralSamples(job.teacher.spec, job.device)
     trained = generator_for(job)
     assert trained is not None
-    return GeneratorSamples(trained)
+    return samples_from(job, GeneratorSamples(trained))
 
 
 def generator_for(job: Job) -> TrainedGenerator | None:

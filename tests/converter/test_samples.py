@@ -8,18 +8,20 @@ from calibrators.distributed import Ranks
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator
 from calibrators.zscgan.successive import new_ensemble
-from converter.samples import GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
 
 SPEC, CPU = InputSpec((3, 16, 16), (0.5,) * 3, (0.25,) * 3), torch.device("cpu")
 
 
-def generator(seed: int = 0) -> SampleSource:
+def generator(seed: int = 0) -> GeneratorSamples:
     options = ZSCGANOptions(latent=8, width=4, seed=seed)
     return GeneratorSamples(TrainedGenerator(new_ensemble(SPEC, 10, options, CPU).ensemble, "", (), 0.0))
 
 
 every_source = pytest.mark.parametrize(
-    "source", [generator(), ProceduralSamples(SPEC, CPU)], ids=["zscgan", "procedural"]
+    "source",
+    [generator(), ProceduralSamples(SPEC, CPU), BothSamples(generator(), ProceduralSamples(SPEC, CPU))],
+    ids=["zscgan", "procedural", "both"],
 )
 
 
@@ -35,7 +37,8 @@ def test_the_same_calls_give_the_same_inputs(source: SampleSource) -> None:
     assert not any(torch.equal(one, two) for one in first for two in other)
     batches = source.batches(10, 4, 3)
     assert (batches.num_samples, batches.batch_size) == (10, 4)
-    assert [len(x) for x, _ in batches] == [4, 4, 2]
+    assert sum(len(x) for x, _ in batches) == 10
+    assert max(len(x) for x, _ in batches) == 4
 
 
 @every_source
@@ -72,3 +75,12 @@ def test_the_key_is_that_of_the_inputs() -> None:
     one, other = ProceduralSamples(SPEC, CPU), ProceduralSamples(InputSpec((3, 16, 16)), CPU)
     assert one.key == ProceduralSamples(SPEC, CPU).key != other.key
     assert {generator().name, one.name} == {"zscgan", "procedural"}
+
+
+def test_both_are_half_and_half() -> None:
+    one, other = generator(), ProceduralSamples(SPEC, CPU)
+    batches = list(BothSamples(one, other).batches(9, 2, 0))
+    generated, procedural = (torch.cat([x for x, _ in batches[k::2]][:2]) for k in (0, 1))
+    assert torch.equal(generated, all_of(one, 5, 2, 0)[:4])
+    assert torch.equal(procedural, all_of(other, 4, 2, 0))
+    assert [len(x) for x, _ in BothSamples(one, other).batches(1, 2, 0)] == [1]
