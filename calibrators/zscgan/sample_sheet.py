@@ -47,7 +47,7 @@ def save_picture(
     heads = (
         [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
     )
-    return save_sheet(samples, spec, path, columns=len(columns) if heads else MOST_COLUMNS, heads=heads)
+    return save_sheet(samples, spec, path, columns=len(columns), heads=heads)
 
 
 def save_sheet(

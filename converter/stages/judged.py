@@ -68,14 +68,10 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
 
 def chosen_outputs(job: Job, engine: Engine, positions: Sequence[int] | None = None) -> Network:
     """``engine`` for batches of any size, as far as it gives the outputs at ``positions``; all without these."""
-
-    def run(x: NDArray[np.float32]) -> Outputs:
-        outputs = tuple(engine.infer(x).values())
-        return outputs if positions is None else tuple(outputs[position] for position in positions)
-
+    network = network_of(engine, positions)
     if isinstance(engine, OnnxRuntimeEngine):
-        return run if engine.fixed_batch is None else in_parts(run, engine.fixed_batch, engine.fixed_batch)
-    return in_parts(run, job.options.build.min_batch, job.options.build.max_batch)
+        return network
+    return in_parts(network, job.options.build.min_batch, job.options.build.max_batch)
 
 
 def class_map_position(job: Job, tail: Tail, fp32: Network) -> int | None:

@@ -108,11 +108,15 @@ def array_of(x: Any) -> NDArray[np.float32]:
     return np.ascontiguousarray(x.cpu().numpy())
 
 
-def network_of(engine: Engine) -> Network:
-    """``engine`` as a function of arrays; one of ONNX Runtime that takes a fixed batch takes any."""
+def network_of(engine: Engine, positions: Sequence[int] | None = None) -> Network:
+    """``engine`` as a function of arrays; one of ONNX Runtime that takes a fixed batch takes any.
+
+    It gives the outputs at ``positions``; all without these.
+    """
 
     def run(x: NDArray[np.float32]) -> Outputs:
-        return tuple(engine.infer(x).values())
+        outputs = tuple(engine.infer(x).values())
+        return outputs if positions is None else tuple(outputs[position] for position in positions)
 
     fixed = engine.fixed_batch if isinstance(engine, OnnxRuntimeEngine) else None
     return run if fixed is None else in_parts(run, fixed, fixed)

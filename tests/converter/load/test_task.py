@@ -145,34 +145,30 @@ def test_decode_and_another_task_exclude_each_other() -> None:
         ConvertOptions(ModelOptions("net.pth"), task="mask", decode="a.py:b")
 
 
-def test_a_choice_is_looked_through(tmp_path: Path) -> None:
-    (tmp_path / "choice.py").write_text(
+def teacher_with(forward: str, folder: Path) -> Teacher:
+    """A linear layer of 4 classes behind a mean, with ``forward`` as its last lines."""
+    (folder / "choice.py").write_text(
         "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.fc = torch.nn.Linear(3, 4)\n"
-        "    def forward(self, x):\n        return self.fc(x.mean((2, 3))).argmax(1, keepdim=True)\n"
+        f"        self.fc = torch.nn.Linear(3, 4)\n    def forward(self, x):\n        {forward}\n"
     )
     state = {f"fc.{name}": value for name, value in nn.Linear(3, 4).state_dict().items()}
-    torch.save(state, tmp_path / "net.pth")
-    given = ModelOptions(
-        str(tmp_path / "net.pth"), arch=f"{tmp_path / 'choice.py'}:Net", input_shape=(3, 8, 8), preset="unit"
+    torch.save(state, folder / "net.pth")
+    return load_model(
+        ModelOptions(
+            str(folder / "net.pth"), arch=f"{folder / 'choice.py'}:Net", input_shape=(3, 8, 8), preset="unit"
+        )
     )
-    task, _ = task_of(load_model(given), "auto", None)
+
+
+def test_a_choice_is_looked_through(tmp_path: Path) -> None:
+    teacher = teacher_with("return self.fc(x.mean((2, 3))).argmax(1, keepdim=True)", tmp_path)
+    task, _ = task_of(teacher, "auto", None)
     assert (task.name, task.classes) == ("classes", 4)
 
 
 def test_the_best_as_numbers_are_a_choice_too(tmp_path: Path) -> None:
-    (tmp_path / "best.py").write_text(
-        "import torch\nclass Net(torch.nn.Module):\n    def __init__(self):\n        super().__init__()\n"
-        "        self.fc = torch.nn.Linear(3, 4)\n"
-        "    def forward(self, x):\n        best, which = self.fc(x.mean((2, 3))).softmax(1).topk(2)\n"
-        "        return best, which.float()\n"
-    )
-    state = {f"fc.{name}": value for name, value in nn.Linear(3, 4).state_dict().items()}
-    torch.save(state, tmp_path / "net.pth")
-    given = ModelOptions(
-        str(tmp_path / "net.pth"), arch=f"{tmp_path / 'best.py'}:Net", input_shape=(3, 8, 8), preset="unit"
-    )
-    teacher = load_model(given)
+    forward = "best, which = self.fc(x.mean((2, 3))).softmax(1).topk(2); return best, which.float()"
+    teacher = teacher_with(forward, tmp_path)
     assert teacher.tail is not None
     assert teacher.tail.chosen_by == ("TopK",)
     assert task_of(teacher, "auto", None)[0] == Classes(4, "softmax")
