@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -11,7 +12,8 @@ from torch.nn import functional as F
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import SINGLE
-from calibrators.zscgan.batch_norm import batch_moments, moments_over_ranks
+from calibrators.zscgan import blocks
+from calibrators.zscgan.batch_norm import as_scale_and_shift, batch_moments, moments_over_ranks
 
 SMALLEST_MAP = 4
 MOST_STAGES = 4
@@ -38,8 +40,36 @@ class GeneratorConfig:
         return order[: self.conditions]
 
 
+class _NormReLU(torch.autograd.Function):
+    """The ReLU of a conditional batch norm by the batch's own moments, and these, with the gradient in two passes."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+        mean, variance = blocks.moments(x)
+        inverse = (variance + eps).rsqrt()
+        slope = scale * inverse
+        y = blocks.scaled(x, slope, shift - slope * mean, relu=True)
+        ctx.save_for_backward(x, y, scale, mean, inverse)
+        ctx.mark_non_differentiable(mean, variance)
+        return y, mean, variance
+
+    @staticmethod
+    def backward(  # type: ignore[override]
+        ctx: Any, grad: Tensor, _grad_mean: Tensor, _grad_variance: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor, None]:
+        x, y, scale, mean, inverse = ctx.saved_tensors
+        gradient = blocks.Gradient(grad, y)
+        of_shift, of_scale = gradient.sums(x, mean[None], inverse[None], len(scale))
+        count = x.numel() // x.shape[1]
+        # Through the moments, the gradient loses its mean, and its share of the normalised values.
+        lost, share = ((scale * total).sum(0) * inverse / count for total in (of_shift, of_scale))
+        slope = -share * inverse
+        grad_x = gradient.combined(x, scale * inverse, slope[None], (-lost - slope * mean)[None])
+        return grad_x, of_scale, of_shift, None
+
+
 class ConditionalBatchNorm(nn.Module):
-    """Batch norm whose scale and shift belong to the sample's class (de Vries et al., arXiv 1707.00683).
+    """Batch norm whose scale and shift belong to the sample's class (de Vries et al., arXiv 1707.00683), and a ReLU.
 
     Training normalises over the batches of all ``ranks`` together.
     """
@@ -56,12 +86,30 @@ class ConditionalBatchNorm(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch channels height width"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch channels height width"]:
-        scale, shift = self.scale(labels)[:, :, None, None], self.shift(labels)[:, :, None, None]
-        if self.training and self.ranks.world > 1:
+        one = self.scale.num_embeddings == 1
+        scale, shift = (part.weight if one else part(labels) for part in (self.scale, self.shift))
+        if blocks.fits_blocks(x) and self.ranks.world == 1 and (self.training or not torch.is_grad_enabled()):
+            return self._in_blocks(x, scale, shift)
+        scale, shift = scale[:, :, None, None], shift[:, :, None, None]
+        if self.training:
             mean, deviation = self._moments_of_all(x)
             scale = scale / deviation
-            return torch.addcmul(shift - scale * mean, x, scale)
-        return torch.addcmul(shift, self.norm(x), scale)
+            return F.relu(torch.addcmul(shift - scale * mean, x, scale))
+        return F.relu(torch.addcmul(shift, self.norm(x), scale))
+
+    def _in_blocks(
+        self,
+        x: Float[Tensor, "batch channels height width"],
+        scale: Float[Tensor, "batch_or_one channels"],
+        shift: Float[Tensor, "batch_or_one channels"],
+    ) -> Float[Tensor, "batch channels height width"]:
+        if self.training:
+            y, mean, variance = _NormReLU.apply(x, scale, shift, self.norm.eps)
+            self._remember(mean, variance, x.numel() // x.shape[1])
+            assert isinstance(y, Tensor)
+            return y
+        own, offset = as_scale_and_shift(self.norm)
+        return blocks.scaled(x, scale * own, scale * offset + shift, relu=True)
 
     def _moments_of_all(
         self, x: Float[Tensor, "batch channels height width"]
@@ -71,16 +119,22 @@ class ConditionalBatchNorm(nn.Module):
         nn.SyncBatchNorm does the same on CUDA alone.
         """
         mean, variance = moments_over_ranks({"x": batch_moments(x)}, self.ranks)["x"]
-        norm, count = self.norm, self.ranks.world * x.numel() // x.shape[1]
+        self._remember(mean, variance, self.ranks.world * x.numel() // x.shape[1])
+        return mean[:, None, None], (variance + self.norm.eps).sqrt()[:, None, None]
+
+    @torch.no_grad()
+    def _remember(
+        self, mean: Float[Tensor, "channels"], variance: Float[Tensor, "channels"], count: int
+    ) -> None:
+        """Update the running statistics by the moments of ``count`` pixels."""
+        norm = self.norm
         assert norm.running_mean is not None
         assert norm.running_var is not None
         assert norm.num_batches_tracked is not None
         assert norm.momentum is not None
-        with torch.no_grad():
-            norm.running_mean.lerp_(mean, norm.momentum)
-            norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
-            norm.num_batches_tracked.add_(1)
-        return mean[:, None, None], (variance + norm.eps).sqrt()[:, None, None]
+        norm.running_mean.lerp_(mean, norm.momentum)
+        norm.running_var.lerp_(variance * (count / (count - 1)), norm.momentum)
+        norm.num_batches_tracked.add_(1)
 
 
 class Stage(nn.Module):
@@ -94,8 +148,16 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch outputs taller wider"]:
-        x = F.interpolate(x, scale_factor=2.0, mode="nearest")
-        return F.relu(self.norm(self.conv(x), labels))
+        return self.norm(F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1), labels)
+
+
+def doubling(weight: Float[Tensor, "outputs inputs 3 3"]) -> Float[Tensor, "inputs outputs 4 4"]:
+    """The weight of the transposed convolution that is nearest upsampling and a convolution with ``weight``.
+
+    It has 4 products where those have 9, as an upsampled map holds each value four times.
+    """
+    turned = weight.flip(2, 3).transpose(0, 1)
+    return torch.stack([F.pad(turned, (x, 1 - x, y, 1 - y)) for x in (0, 1) for y in (0, 1)]).sum(0)
 
 
 class Generator(nn.Module):
@@ -131,7 +193,7 @@ class Generator(nn.Module):
     ) -> Float[Tensor, "batch channels height width"]:
         _, height, width = self.config.spec.shape
         x = self.linear(torch.cat([z, self.embedding(labels)], dim=1)).unflatten(1, (-1, *self.map))
-        x = F.relu(self.norm(x, labels))
+        x = self.norm(x, labels)
         for stage in self.stages:
             x = stage(x, labels)
         x = self.head(x)[:, :, :height, :width]

@@ -3,9 +3,10 @@
 import copy
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from calibrators.data.batches import send
+from calibrators.zscgan.batch_norm import BatchStatistics
 
 AGREEING = 1e-3
 """Two layouts add in other orders; up to this part of the largest output that is rounding."""
@@ -31,11 +32,22 @@ def _takes_channels_last(network: nn.Module, copied: nn.Module, shape: tuple[int
     device = next(network.parameters()).device
     x = send(torch.randn(2, *shape, generator=torch.Generator().manual_seed(0)), device)
     with torch.no_grad():
-        expected = network(x.clone())
+        expected = _results(network, x.clone())
     with torch.enable_grad():
         # A clone, as a forward may change its input in place, which a leaf with a gradient forbids.
         leaf = x.to(memory_format=torch.channels_last).requires_grad_()
-        got = copied(leaf.clone())
-        torch.autograd.grad(got.sum(), leaf)
+        got = _results(copied, leaf.clone())
+        torch.autograd.grad([result.sum() for result in got if result.requires_grad], leaf)
+    return all(map(_agree, got, expected, strict=True))
+
+
+def _results(network: nn.Module, x: Tensor) -> list[Tensor]:
+    """All that a training learns from: the output, which may be constant, and the moments before each batch norm."""
+    with BatchStatistics(network) as statistics:
+        output = network(x)
+        return [output, *(part for moments in statistics.moments().values() for part in moments)]
+
+
+def _agree(got: Tensor, expected: Tensor) -> bool:
     largest = max(1.0, float(expected.abs().max()))
     return torch.allclose(got, expected, rtol=0, atol=AGREEING * largest)

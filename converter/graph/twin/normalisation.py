@@ -5,14 +5,14 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
+from calibrators.zscgan.batch_norm import FrozenBatchNorm
 from converter.graph.twin.table import operator
 from converter.graph.twin.windows import padded
 
 
-class TwinBatchNorm(_BatchNorm):
-    """A batch norm of any rank that uses its running statistics, in train mode too."""
+class TwinBatchNorm(FrozenBatchNorm):
+    """A batch norm made of an ONNX node's values."""
 
     def __init__(
         self, scale: nn.Parameter, bias: nn.Parameter, mean: Tensor, variance: Tensor, epsilon: float
@@ -23,10 +23,6 @@ class TwinBatchNorm(_BatchNorm):
         self.running_var: Tensor
         self.running_mean, self.running_var = mean, variance
 
-    def forward(self, x: Tensor) -> Tensor:
-        return batch_normalisation(
-            x, self.weight, self.bias, self.running_mean, self.running_var, epsilon=self.eps
-        )
 
 
 @operator("BatchNormalization", spatial=1, training_mode=0)
