@@ -70,7 +70,9 @@ class _MeasuredNorm(torch.autograd.Function):
         return blocks.Gradient(grad).combined(x, scale[None], slope[None], offset[None]), None, None
 
 
-def _moments_slope(x: Tensor, mean: Tensor, grad_mean: Tensor, grad_variance: Tensor) -> tuple[Tensor, Tensor]:
+def _moments_slope(
+    x: Tensor, mean: Tensor, grad_mean: Tensor, grad_variance: Tensor
+) -> tuple[Tensor, Tensor]:
     """What the gradient of ``x`` by its moments is of each channel: a slope times ``x``, and an offset."""
     slope = grad_variance * (2 * x.shape[1] / x.numel())
     return slope, grad_mean * (x.shape[1] / x.numel()) - slope * mean

@@ -88,6 +88,14 @@ def moments(x: Map) -> tuple[Float[Tensor, "channels"], Float[Tensor, "channels"
     return mean, (shares * (variances + (means - mean).square())).sum((0, 1))
 
 
+def in_long_rows(x: Map, scale: Vectors, shift: Vectors) -> Map:
+    """``scale * x + shift``, differentiable by ``x``."""
+    rows = _rows(x, scale, shift)
+    result = torch.addcmul(rows.spread(shift)[:, None], rows.view(x), rows.spread(scale)[:, None])
+    batch, channels, height, width = x.shape
+    return result.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+
 def scaled(x: Map, scale: Vectors, shift: Vectors, *, relu: bool = False) -> Map:
     """``scale * x + shift``, and of it the ReLU."""
     rows = _rows(x, scale, shift)

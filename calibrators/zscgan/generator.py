@@ -44,7 +44,9 @@ class _NormReLU(torch.autograd.Function):
     """The ReLU of a conditional batch norm by the batch's own moments, and these, with the gradient in two passes."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(
+        ctx: Any, x: Tensor, scale: Tensor, shift: Tensor, eps: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
         mean, variance = blocks.moments(x)
         inverse = (variance + eps).rsqrt()
         slope = scale * inverse
@@ -191,19 +193,26 @@ class Generator(nn.Module):
     def forward(
         self, z: Float[Tensor, "batch latent"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch channels height width"]:
-        _, height, width = self.config.spec.shape
-        x = self.linear(torch.cat([z, self.embedding(labels)], dim=1)).unflatten(1, (-1, *self.map))
-        x = self.norm(x, labels)
-        for stage in self.stages:
-            x = stage(x, labels)
-        x = self.head(x)[:, :, :height, :width]
-        return torch.addcmul(self.low, self.span, torch.sigmoid(x))
+        return self.inputs(self.pixels(z, labels))
 
     def pixels(
-        self, x: Float[Tensor, "batch channels height width"]
+        self, z: Float[Tensor, "batch latent"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch channels height width"]:
         """The samples as pixels in [0, 1]."""
-        return (x - self.low) / self.span
+        _, height, width = self.config.spec.shape
+        x = self.linear(torch.cat([z, self.embedding(labels)], dim=1)).unflatten(1, (-1, *self.map))
+        x = self.norm(x.contiguous(memory_format=torch.channels_last), labels)
+        for stage in self.stages:
+            x = stage(x, labels)
+        return torch.sigmoid(self.head(x)[:, :, :height, :width])
+
+    def inputs(
+        self, pixels: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels height width"]:
+        """``pixels`` between the bounds of a valid input."""
+        if blocks.fits_blocks(pixels):
+            return blocks.in_long_rows(pixels, self.span[:, :, 0, 0], self.low[:, :, 0, 0])
+        return torch.addcmul(self.low, self.span, pixels)
 
 
 def mean_pixel(spec: InputSpec) -> Float[Tensor, "channels"]:

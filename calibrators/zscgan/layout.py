@@ -38,7 +38,7 @@ def _takes_channels_last(network: nn.Module, copied: nn.Module, shape: tuple[int
         leaf = x.to(memory_format=torch.channels_last).requires_grad_()
         got = _results(copied, leaf.clone())
         torch.autograd.grad([result.sum() for result in got if result.requires_grad], leaf)
-    return all(map(_agree, got, expected, strict=True))
+    return all(_agree(ours, theirs) for ours, theirs in zip(got, expected, strict=True))
 
 
 def _results(network: nn.Module, x: Tensor) -> list[Tensor]:

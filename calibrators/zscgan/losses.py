@@ -1,6 +1,7 @@
 """The losses of ZS-CGAN: the samples' labels, their batch-norm statistics, their variety, and an image prior."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -8,6 +9,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calibrators.zscgan.batch_norm import Moments, Target, join_moments, joined_target
+from calibrators.zscgan.blocks import BLOCK
+
+LEAST_DIFFERENCE = 1e-4
+"""Added to the difference of two samples, whose logarithm is taken."""
 
 
 def gaussian_kl(moments: Moments, target: Target) -> Float[Tensor, "channels"]:
@@ -46,24 +51,71 @@ def label_loss(
     return loss - entropy
 
 
-def sameness_loss(pixels: Float[Tensor, "pairs two channels height width"]) -> Float[Tensor, ""]:
-    """``-log`` of the mean absolute difference of the two samples of a pair, averaged over the pairs.
+class _PixelLoss(torch.autograd.Function):
+    """The loss and its gradient, found together: on a CPU for a few pairs at once, while they are in the cache."""
 
-    Both samples of a pair have one class and two latent vectors; pixels are in [0, 1]. Labels and statistics
-    alone are met by one picture a class. As the difference grows the pull fades, and the statistics decide
-    (after the mode-seeking loss of Mao et al., arXiv 1903.05628, which takes 1/difference).
-    """
-    difference = (pixels[:, 0] - pixels[:, 1]).abs().flatten(1).mean(1)
-    return -torch.log(difference + 1e-4).mean()
+    @staticmethod
+    def forward(ctx: Any, pixels: Tensor, mean: Tensor, variety: float, prior: float) -> Tensor:
+        at_once = 2 * (max(1, BLOCK // pixels[:2].numel()) if pixels.device.type == "cpu" else len(pixels))
+        width, values = pixels.shape[3], pixels.numel()
+        rows = pixels.permute(0, 2, 3, 1).flatten(2)  # of whole pixels
+        gradient, total = torch.empty_like(rows), pixels.new_zeros(())
+        for x, slope in zip(rows.split(at_once), gradient.split(at_once), strict=True):
+            total += _prior_with_slope(x, mean, width, prior / values, slope)
+            total += _sameness_with_slope(x, 2 * variety / len(pixels), slope)
+        ctx.save_for_backward(gradient.unflatten(2, (width, -1)).permute(0, 3, 1, 2))
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:  # type: ignore[override]
+        (gradient,) = ctx.saved_tensors
+        return grad * gradient, None, None, None
 
 
-def image_prior(
-    pixels: Float[Tensor, "batch channels height width"], mean: Float[Tensor, "channels"]
+def _prior_with_slope(x: Tensor, mean: Tensor, width: int, factor: float, slope: Tensor) -> Tensor:
+    """``factor`` times the sum over the values of the image prior; its gradient is written to ``slope``."""
+    off = x - mean.repeat(width)
+    torch.mul(off, 2 * factor / 3, out=slope)
+    total = off.square_().sum() / 3
+    for dim, step in ((1, 1), (2, len(mean))):
+        size = x.shape[dim] - step
+        if size < 1:
+            continue
+        rise = x.narrow(dim, step, size) - x.narrow(dim, 0, size)
+        slope.narrow(dim, step, size).add_(rise, alpha=2 * factor)
+        slope.narrow(dim, 0, size).sub_(rise, alpha=2 * factor)
+        total += rise.square_().sum()
+    return factor * total
+
+
+def _sameness_with_slope(x: Tensor, factor: float, slope: Tensor) -> Tensor:
+    """``factor`` times the sum over the pairs of the loss of sameness; its gradient is added to ``slope``."""
+    pairs, slopes = (some.unflatten(0, (-1, 2)) for some in (x, slope))
+    apart = pairs[:, 0] - pairs[:, 1]
+    signs = apart.sign()
+    difference = apart.abs_().mean((1, 2)) + LEAST_DIFFERENCE
+    pull = signs.mul_((factor / (difference * apart[0].numel()))[:, None, None])
+    slopes[:, 0].sub_(pull)
+    slopes[:, 1].add_(pull)
+    return -factor * torch.log(difference).sum()
+
+
+def pixel_loss(
+    pixels: Float[Tensor, "batch channels height width"],
+    mean: Float[Tensor, "channels"],
+    variety: float,
+    prior: float,
 ) -> Float[Tensor, ""]:
-    """How unlike photographs of that ``mean`` the samples are, rough and glaring; pixels are in [0, 1].
+    """The losses of pairs of samples that the classifier has no part in, weighted; differentiable once.
 
-    The mean squared difference of neighbours, and a third of the mean squared distance from ``mean``: what the batch
-    norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
+    ``variety`` is the weight of ``-log`` of the mean absolute difference of the two samples of a pair, averaged over
+    the pairs. Both have one class and two latent vectors; pixels are in [0, 1]. Labels and statistics alone are met by
+    one picture a class. As the difference grows the pull fades, and the statistics decide (after the mode-seeking loss
+    of Mao et al., arXiv 1903.05628, which takes 1/difference).
+
+    ``prior`` is the weight of the image prior: how unlike photographs of that ``mean`` the samples are, rough and
+    glaring. It is the mean squared difference of neighbours, and a third of the mean squared distance from ``mean``:
+    what the batch norms can't see is free otherwise (after the priors of DeepInversion, Yin et al., arXiv 1912.08795).
     """
-    rough = sum(pixels.diff(dim=dim).square().sum() for dim in (2, 3)) / pixels.numel()
-    return rough + (pixels - mean[:, None, None]).square().mean() / 3
+    result: Tensor = _PixelLoss.apply(pixels, mean, variety, prior)
+    return result

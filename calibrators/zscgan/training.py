@@ -25,7 +25,7 @@ from calibrators.zscgan.batch_norm import (
 )
 from calibrators.zscgan.generator import ConditionalBatchNorm, Generator, GeneratorConfig
 from calibrators.zscgan.layout import fastest_form
-from calibrators.zscgan.losses import batch_norm_loss, image_prior, label_loss, sameness_loss
+from calibrators.zscgan.losses import batch_norm_loss, label_loss, pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.schedule import falling_from, is_over, rate_factor
 
@@ -110,18 +110,11 @@ def draw(
 def draw_pairs(
     config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
 ) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
-    """``draw`` with each label twice in a row, for ``pairs_of``. An odd ``count`` gives one sample less."""
+    """``draw`` with each label twice in a row, for ``pixel_loss``. An odd ``count`` gives one sample less."""
     trained = config.labels()
     z, _ = draw(trained, config.latent, count - count % 2, seed, step, device)
     _, labels = draw(trained, config.latent, count // 2, seed, step, device)
     return z, labels.repeat_interleave(2)  # by a number, which waits for no GPU
-
-
-def pairs_of(
-    x: Float[Tensor, "batch channels height width"],
-) -> Float[Tensor, "pairs 2 channels height width"]:
-    """The samples two by two."""
-    return x.view(-1, 2, *x.shape[1:])
 
 
 def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
@@ -204,26 +197,22 @@ def train_step(
     """The losses of one step, and whether it was taken, its gradients being finite; ``teacher`` takes ``layout``."""
     device = state.generator.low.device
     z, labels = map(ranks.share, draw_pairs(state.generator.config, batch, options.seed, state.step, device))
-    x = state.generator(z, labels)
-    logits = teacher(x.contiguous(memory_format=layout))
+    pixels = state.generator.pixels(z, labels)
+    logits = teacher(state.generator.inputs(pixels).contiguous(memory_format=layout))
     averages, sound = state.moving.update(moments_over_ranks(moments_of(statistics), ranks))
     bn_kl = batch_norm_loss(averages, targets)
     label = label_loss(logits, labels, options.label_smoothing)
-    loss = options.bn_weight * bn_kl + label + pixel_loss(x, state.generator, options)
+    loss = (
+        options.bn_weight * bn_kl
+        + label
+        + pixel_loss(pixels, state.generator.mean, options.variety_weight, options.prior_weight)
+    )
     weights = list(state.generator.parameters())
     read = (bn_kl, ranks.mean(label), sound)
     finite, (kl, nats, kept) = descend(state.optimizer, weights, loss, MAX_GRADIENT_NORM, ranks, read)
     if kept:
         state.moving.keep()
     return Step(state.step, kl, nats), finite
-
-
-def pixel_loss(
-    x: Float[Tensor, "batch channels height width"], generator: Generator, options: ZSCGANOptions
-) -> Float[Tensor, ""]:
-    """The losses of the samples of ``draw_pairs`` that the classifier has no part in."""
-    pixels, variety, prior = generator.pixels(x), options.variety_weight, options.prior_weight
-    return variety * sameness_loss(pairs_of(pixels)) + prior * image_prior(pixels, generator.mean)
 
 
 def require_even_shares(batch: int, ranks: Ranks) -> None:

@@ -24,7 +24,6 @@ class TwinBatchNorm(FrozenBatchNorm):
         self.running_mean, self.running_var = mean, variance
 
 
-
 @operator("BatchNormalization", spatial=1, training_mode=0)
 def batch_normalisation(
     x: Tensor,
