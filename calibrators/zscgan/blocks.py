@@ -18,7 +18,7 @@ ROW = 256
 """About as many values are one row, so that the innermost loop is long."""
 
 Map = Float[Tensor, "batch channels height width"]
-Vectors = Float[Tensor, "batch_or_one channels"]
+Vectors = Float[Tensor, "_ channels"]
 """A number for each channel, of every sample or of all."""
 
 

@@ -102,8 +102,8 @@ class ConditionalBatchNorm(nn.Module):
     def _in_blocks(
         self,
         x: Float[Tensor, "batch channels height width"],
-        scale: Float[Tensor, "batch_or_one channels"],
-        shift: Float[Tensor, "batch_or_one channels"],
+        scale: Float[Tensor, "_ channels"],
+        shift: Float[Tensor, "_ channels"],
     ) -> Float[Tensor, "batch channels height width"]:
         if self.training:
             y, mean, variance = _NormReLU.apply(x, scale, shift, self.norm.eps)

@@ -69,6 +69,37 @@ def test_any_other_network_is_run_as_it_is(kind: type[nn.Module], spec: InputSpe
     assert fastest_form(network, spec.shape) == (network, torch.contiguous_format)
 
 
+class WithoutLabels(nn.Module):
+    """What a network is trained by that has no labels: a constant beside its batch norms."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.network(x)
+        return x.new_zeros(len(x), 1)
+
+
+def test_channels_last_for_a_network_without_labels(teacher: nn.Module, spec: InputSpec) -> None:
+    _, layout = fastest_form(WithoutLabels(teacher), spec.shape)
+    assert layout == torch.channels_last
+
+
+def test_a_network_without_labels_that_computes_otherwise(spec: InputSpec) -> None:
+    class Otherwise(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.norm = nn.BatchNorm2d(3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.norm(x if x.is_contiguous() else 2 * x)
+            return x.new_zeros(len(x), 1)
+
+    network = Otherwise().eval().requires_grad_(False)
+    assert fastest_form(network, spec.shape) == (network, torch.contiguous_format)
+
+
 def test_samples_for_a_network_that_views(spec: InputSpec) -> None:
     network = Viewing().eval()
     before, weights = layouts(network), copy.deepcopy(network.state_dict())

@@ -8,7 +8,7 @@ from torch.nn import functional as F
 from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.batch_norm import Target
 from calibrators.zscgan.generator import mean_pixel
-from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, image_prior, label_loss
+from calibrators.zscgan.losses import batch_norm_loss, gaussian_kl, label_loss, pixel_loss
 
 
 def one(value: float) -> torch.Tensor:
@@ -73,6 +73,40 @@ def test_overconfidence_costs() -> None:
 
 def test_one_class_has_no_label_loss() -> None:
     assert label_loss(torch.randn(3, 1), torch.zeros(3, dtype=torch.long), 0.1).item() == pytest.approx(0.0)
+
+
+def image_prior(image: torch.Tensor, mean: torch.Tensor) -> torch.Tensor:
+    return pixel_loss(image.repeat(2, 1, 1, 1), mean, 0.0, 1.0)
+
+
+def by_autograd(pixels: torch.Tensor, mean: torch.Tensor, variety: float, prior: float) -> torch.Tensor:
+    apart = (pixels[::2] - pixels[1::2]).abs().mean((1, 2, 3))
+    rough = (pixels.diff(dim=2).square().sum() + pixels.diff(dim=3).square().sum()) / pixels.numel()
+    glare = (pixels - mean[:, None, None]).square().mean() / 3
+    return -variety * torch.log(apart + 1e-4).mean() + prior * (rough + glare)
+
+
+@pytest.mark.parametrize("layout", [torch.channels_last, torch.contiguous_format])
+@pytest.mark.parametrize("shape", [(4, 1, 1, 5), (6, 3, 9, 1), (10, 3, 120, 90), (64, 3, 32, 32)])
+def test_pixel_loss_and_its_gradient_are_those_of_float64(
+    shape: tuple[int, ...], layout: torch.memory_format
+) -> None:
+    pixels, mean = torch.rand(shape).to(memory_format=layout).requires_grad_(), torch.rand(shape[1])
+    ours = 2 * pixel_loss(pixels, mean, 0.5, 15.0)
+    exact = pixels.detach().double().requires_grad_()
+    theirs = 2 * by_autograd(exact, mean.double(), 0.5, 15.0)
+    torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
+    (gradient,), (expected,) = torch.autograd.grad(ours, pixels), torch.autograd.grad(theirs, exact)
+    largest = float(expected.abs().max())
+    torch.testing.assert_close(gradient.double(), expected, rtol=0, atol=1e-5 * largest)
+
+
+def test_a_pair_of_one_picture_is_pushed_by_nothing_but_the_prior() -> None:
+    pixels = torch.full((2, 3, 4, 4), 0.3, requires_grad=True)
+    loss = pixel_loss(pixels, torch.full((3,), 0.3), 0.5, 15.0)
+    assert loss.item() == pytest.approx(-0.5 * math.log(1e-4))
+    (gradient,) = torch.autograd.grad(loss, pixels)
+    assert not gradient.any()
 
 
 def test_image_prior_by_hand() -> None:

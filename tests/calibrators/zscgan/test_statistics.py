@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 from torch import nn
@@ -42,6 +44,50 @@ def test_channels_last_gives_the_same() -> None:
         batch_moments(x.contiguous(memory_format=torch.channels_last)), batch_moments(x), strict=True
     ):
         torch.testing.assert_close(ours, theirs)
+
+
+def test_moments_of_millions_of_values_are_those_of_float64() -> None:
+    x = (3 + 2 * torch.randn(4, 8, 256, 256)).to(memory_format=torch.channels_last)
+    mean, variance = batch_moments(x)
+    theirs_variance, theirs_mean = torch.var_mean(x.double(), (0, 2, 3), correction=0)
+    torch.testing.assert_close(mean.double(), theirs_mean, rtol=2e-6, atol=0)
+    torch.testing.assert_close(variance.double(), theirs_variance, rtol=2e-6, atol=0)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(6, 8, 64, 70), (3, 5, 7, 11)])
+def test_measured_together_is_as_measured_apart(shape: tuple[int, ...], affine: bool) -> None:
+    layer = nn.BatchNorm2d(shape[1], affine=affine).eval()
+    nn.init.uniform_(layer.running_var, 0.5, 2)
+    nn.init.normal_(layer.running_mean)
+    weights = torch.randn(2, shape[1]).double()
+
+    def results(x: torch.Tensor, layer: nn.Module) -> list[torch.Tensor]:
+        x.requires_grad_()
+        with BatchStatistics(layer) as statistics:
+            y = layer(x)
+            ((mean, variance),) = statistics.moments().values()
+        loss = y.square().mean() + (weights[0] * mean).sum() + (weights[1] * variance).sum()
+        return [y, mean, variance, *torch.autograd.grad(loss, x)]
+
+    x = torch.randn(shape)
+    together = results(x.to(memory_format=torch.channels_last), layer)
+    apart = results(x.double(), copy.deepcopy(layer).double())
+    for ours, theirs in zip(together, apart, strict=True):
+        torch.testing.assert_close(ours.double(), theirs.double(), rtol=1e-4, atol=1e-5)
+    assert "forward" not in vars(layer)
+
+
+def test_a_batch_norm_with_more_in_its_forward_keeps_it() -> None:
+    class NormAndMore(nn.BatchNorm2d):
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return super().forward(x) + 100
+
+    x = torch.randn(2, 3, 4, 4).to(memory_format=torch.channels_last)
+    layer = NormAndMore(3).eval()
+    with BatchStatistics(layer) as statistics:
+        assert layer(x).min() > 50
+        assert list(statistics.moments()) == [""]
 
 
 def test_a_constant_channel_has_no_variance() -> None:

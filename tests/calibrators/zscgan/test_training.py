@@ -9,7 +9,7 @@ from torch import nn
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
 from calibrators.zscgan.ensemble import Ensemble
-from calibrators.zscgan.losses import image_prior
+from calibrators.zscgan.losses import pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.resume import restore_checkpoint, run_key, save_checkpoint
@@ -50,7 +50,7 @@ def test_the_prior_makes_smoother_samples(teacher: nn.Module, spec: InputSpec) -
         options = replace(OPTIONS, steps=40, batch=32, prior_weight=weight)
         generator = train_generator(teacher, spec, 4, options).generator
         x = torch.cat([x for x, _ in SyntheticBatches(Ensemble([generator]), 128, 32, seed=5)])
-        return image_prior(generator.pixels(x), generator.mean).item()
+        return pixel_loss((x - generator.low) / generator.span, generator.mean, 0.0, 1.0).item()
 
     assert prior_with(200.0) < 0.8 * prior_with(0.0)
 
