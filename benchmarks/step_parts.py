@@ -41,6 +41,8 @@ def parts_of(job: Job) -> dict[str, Part]:
     options, spec = job.options.synthesis, job.teacher.spec
     state = new_state(new_config(spec, job.task.classes, options), options, job.device)
     teacher, layout = fastest_form(LabelsOf(job.teacher.module, job.task), spec.shape)
+    assert isinstance(teacher, LabelsOf)
+    labels_of = teacher
     batch, generator = options.batch_for(*spec.shape[1:]), state.generator.train()
     z, labels = draw_pairs(generator.config, batch, options.seed, 0, job.device)
     pixels = generator.pixels(z, labels).detach().requires_grad_()
@@ -62,7 +64,7 @@ def parts_of(job: Job) -> dict[str, Part]:
             back(logits.sum() + sum(mean.sum() + variance.sum() for mean, variance in moments))
 
     def run() -> None:
-        back(sum(output.sum() for output in tensors_of(teacher.network(x)) if output.is_floating_point()))
+        back(sum(output.sum() for output in tensors_of(labels_of.network(x)) if output.is_floating_point()))
 
     def judge() -> None:
         back(pixel_loss(pixels, generator.mean, 0.5, 15.0))
@@ -88,7 +90,7 @@ def multiply_adds(part: Part) -> float:
     """How many multiply-adds of layers and products ``part`` takes."""
     with FlopCounterMode(display=False) as counter:
         part()
-    return counter.get_total_flops() / 2
+    return float(counter.get_total_flops()) / 2
 
 
 def turns(parts: dict[str, Part], count: int) -> dict[str, float]:

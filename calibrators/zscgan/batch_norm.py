@@ -155,7 +155,7 @@ class BatchStatistics:
     def __enter__(self) -> "BatchStatistics":
         for name, layer in self._layers.items():
             if is_plain(layer):
-                layer.forward = self._forward(name, layer)
+                vars(layer)["forward"] = self._forward(name, layer)
             else:
                 self._handles.append(layer.register_forward_pre_hook(self._hook(name)))
         return self

@@ -150,7 +150,9 @@ class Stage(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], labels: Int[Tensor, "batch"]
     ) -> Float[Tensor, "batch outputs taller wider"]:
-        return self.norm(F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1), labels)
+        x = F.conv_transpose2d(x, doubling(self.conv.weight), stride=2, padding=1)
+        normalised: Tensor = self.norm(x, labels)
+        return normalised
 
 
 def doubling(weight: Float[Tensor, "outputs inputs 3 3"]) -> Float[Tensor, "inputs outputs 4 4"]:
