@@ -25,7 +25,7 @@ from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.samples import SampleSource
+from converter.samples import SampleKind, SampleSource, kind_of_samples
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
 from converter.workspace import Workspace
@@ -87,16 +87,19 @@ class Job:
         return self.options.synthesis.seed
 
     @property
-    def procedural(self) -> bool:
-        """Whether samples are procedural images: where these were asked for, or no generator can be trained."""
-        named = self.options.sample_source
-        without = self.teacher.bn_layers == 0 and self.options.generator is None
-        return named == "procedural" or (named == "auto" and without)
+    def sample_kind(self) -> SampleKind:
+        """What samples are: a generator's, procedural images, or half of each."""
+        return kind_of_samples(
+            self.options.sample_source,
+            bn_layers=self.teacher.bn_layers,
+            labels=self.task.classes,
+            reused=self.options.generator is not None,
+        )
 
     @property
-    def mixed(self) -> bool:
-        """Whether procedural images are among the samples of a generator: where these have no labels."""
-        return self.options.sample_source == "auto" and self.task.classes == 1 and not self.procedural
+    def procedural(self) -> bool:
+        """Whether samples are procedural images alone, so that no generator is trained."""
+        return self.sample_kind == "procedural"
 
     @property
     def needs_samples(self) -> bool:
@@ -179,10 +182,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         )
         if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)
-        stage.detail = (
-            f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
-            f"{task.describe()}, input {'x'.join(map(str, teacher.spec.shape))}"
-        )
+        stage.detail = network_line(teacher, task)
     for note in teacher.notes:
         console.info(f"note: {note}")
     console.info(found)
@@ -191,6 +191,14 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
+
+
+def network_line(teacher: Teacher, task: Task) -> str:
+    """The network in one line."""
+    return (
+        f"{teacher.name}: {teacher.parameters / 1e6:.2f} M parameters, {teacher.bn_layers} batch norms, "
+        f"{task.describe()}, input {'x'.join(map(str, teacher.spec.shape))}"
+    )
 
 
 def options_for(teacher: Teacher, options: ConvertOptions) -> ConvertOptions:

@@ -17,6 +17,11 @@ TASKS = ("auto", "classes", "labels", "boxes", "mask", "embedding", "any")
 SAMPLES = ("auto", "zscgan", "procedural")
 IMPLICIT_ALGORITHMS = ("entropy", "max")
 CALIBRATORS = ("auto", *ALGORITHMS)
+OTHER_FILES = frozenset({
+    ".npy", ".zip", ".tar", ".gz", ".h5", ".hdf5", ".pt", ".pth", ".pkl", ".onnx", ".csv", ".json", ".yaml", ".yml",
+    ".txt", ".png", ".jpg", ".jpeg", ".bmp", ".webp", ".bin", ".raw", ".parquet", ".tfrecord", ".safetensors",
+})  # fmt: skip
+"""Names of files, and not of folders."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +102,12 @@ class ConvertOptions:
             raise OptionsError(
                 "--generator and --calib-data exclude each other: samples or real images, type one"
             )
-        if self.sample_source == "procedural" and self.generator is not None:
-            raise OptionsError("--samples procedural uses no generator; leave --generator or --samples out")
+        refuse_idle_generator(self.sample_source, self.generator)
         if self.sample_source != "auto" and self.images.calib_data is not None:
             raise OptionsError(
                 f"--samples {self.sample_source} and --calib-data exclude each other: samples or real images, type one"
             )
-        if self.decode is not None and self.task not in ("auto", "boxes"):
-            raise OptionsError(f"--decode finds boxes, but --task is {self.task}; leave one of the two out")
+        refuse_idle_decode(self.task, self.decode)
         if self.qat is not None and self.implicit:
             raise OptionsError(
                 "--qat gives a network with Q/DQ pairs, which --implicit does without; leave one of the two out"
@@ -123,3 +126,64 @@ class ConvertOptions:
             raise OptionsError(
                 "--recalibrate writes a calibration cache anew: name it with --calibration-cache FILE"
             )
+
+
+def refuse_idle_generator(sample_source: str, generator: Path | None) -> None:
+    """Raise OptionsError for a generator that --samples does without."""
+    if sample_source == "procedural" and generator is not None:
+        raise OptionsError("--samples procedural uses no generator; leave --generator or --samples out")
+
+
+def refuse_idle_decode(task: str, decode: str | None) -> None:
+    """Raise OptionsError for a decoder of boxes where the outputs are none."""
+    if decode is not None and task not in ("auto", "boxes"):
+        raise OptionsError(f"--decode finds boxes, but --task is {task}; leave one of the two out")
+
+
+@dataclass(frozen=True)
+class SampleOptions:
+    """Samples as files for other tools.
+
+    ``output`` is an archive, FILE.npz, or a folder of PNG files, which has a folder for each class where ``by_class``.
+    ``normalised`` writes what the network takes under the name of its input in ONNX, or ``input_name``. ``report`` adds
+    a picture, the generator and how good the samples are; ``overwrite`` replaces an output that exists. The rest is as
+    in ConvertOptions.
+    """
+
+    model: ModelOptions
+    output: Path
+    count: int = CalibrationOptions.samples
+    normalised: bool = False
+    input_name: str | None = None
+    by_class: bool = False
+    report: bool = False
+    overwrite: bool = False
+    synthesis: ZSCGANOptions = field(default_factory=ZSCGANOptions)
+    generator: Path | None = None
+    device: str = "auto"
+    task: str = TASKS[0]
+    decode: str | None = None
+    sample_source: str = SAMPLES[0]
+
+    @property
+    def archive(self) -> bool:
+        """Whether the output is a NumPy archive."""
+        return self.output.suffix.lower() == ".npz"
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise OptionsError(f"expected -n of at least 1, got {self.count}")
+        if self.output.suffix.lower() in OTHER_FILES:
+            raise OptionsError(f"expected -o FILE.npz or -o DIR, got -o {self.output}")
+        if self.normalised and not self.archive:
+            raise OptionsError(
+                f"--normalised writes an array for the network's input: expected -o FILE.npz, got -o {self.output}"
+            )
+        if self.by_class and self.archive:
+            raise OptionsError(
+                f"--class-folders are folders of PNG files: expected -o DIR, got -o {self.output}"
+            )
+        if self.input_name is not None and not self.normalised:
+            raise OptionsError("--input-name names the array of --normalised: add that, or leave it out")
+        refuse_idle_generator(self.sample_source, self.generator)
+        refuse_idle_decode(self.task, self.decode)

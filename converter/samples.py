@@ -16,6 +16,20 @@ from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
 from calibrators.zscgan.training import SEED_STRIDE
 
+SampleKind = Literal["generator", "procedural", "both"]
+"""A trained generator's samples, procedural images, or half of each."""
+
+
+def kind_of_samples(asked: str, *, bn_layers: int, labels: int, reused: bool) -> SampleKind:
+    """What ``--samples`` stands for, with a ``reused`` generator or without.
+
+    ``auto`` is a generator's, half of them procedural where there are no ``labels`` but one; and procedural alone where
+    no batch norm teaches a generator.
+    """
+    if asked == "procedural" or (asked == "auto" and bn_layers == 0 and not reused):
+        return "procedural"
+    return "both" if asked == "auto" and labels == 1 else "generator"
+
 
 @runtime_checkable
 class SampleSource(Protocol):
@@ -124,3 +138,15 @@ class ProceduralSamples:
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
         ((x, labels),) = ProceduralBatches(self.spec, batch, batch, (seed * SEED_STRIDE + place) % 2**32)
         return send(ranks.share(x), self.device), ranks.share(labels)
+
+
+def samples_of_kind(
+    kind: SampleKind, trained: TrainedGenerator | None, spec: InputSpec, device: torch.device
+) -> SampleSource:
+    """The samples of ``kind``; ``trained`` makes those that aren't procedural."""
+    procedural = ProceduralSamples(spec, device)
+    if kind == "procedural":
+        return procedural
+    assert trained is not None
+    generated = GeneratorSamples(trained)
+    return BothSamples(generated, procedural) if kind == "both" else generated

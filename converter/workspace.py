@@ -68,13 +68,7 @@ class Workspace:
 
     def __enter__(self) -> "Workspace":
         try:
-            resolved = self.output.resolve()
-            if resolved.exists() and not resolved.is_dir():
-                raise OutputError(
-                    f"expected -o {self.output} to be a folder, but it is a file; give another -o DIR"
-                )
-            inside = resolved.is_dir()
-            self.draft = resolved / ".partial" if inside else resolved.with_name(resolved.name + ".partial")
+            self.draft = self._place()
             self._make()
             self._claim()
             self._remove_leftovers()
@@ -110,6 +104,15 @@ class Workspace:
         """Clean up as after an error, for a process that ends in the middle of the block."""
         interrupt = KeyboardInterrupt()
         self.__exit__(KeyboardInterrupt, interrupt, None)
+
+    def _place(self) -> Path:
+        """The draft folder. Raises OutputError for an output that can't be one."""
+        resolved = self.output.resolve()
+        if resolved.exists() and not resolved.is_dir():
+            raise OutputError(
+                f"expected -o {self.output} to be a folder, but it is a file; give another -o DIR"
+            )
+        return resolved / ".partial" if resolved.is_dir() else resolved.with_name(resolved.name + ".partial")
 
     def _make(self) -> None:
         missing = [self.draft, *self.draft.parents]
@@ -148,22 +151,25 @@ class Workspace:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def _publish(self) -> None:
-        self.output.mkdir(parents=True, exist_ok=True)
-        written = self.files()
-        for name in written:
-            self.path(name).replace(self.output / name)
-        for name in OUTPUTS.difference(written):
-            (self.output / name).unlink(missing_ok=True)
+        self._put_in_place(self.files())
         for name in KEPT:
             self.path(name).unlink(missing_ok=True)
         (self.draft / MARKER).unlink()
         self.draft.rmdir()
+
+    def _put_in_place(self, written: list[str]) -> None:
+        """Move what was written to the output."""
+        self.output.mkdir(parents=True, exist_ok=True)
+        for name in written:
+            self.path(name).replace(self.output / name)
+        for name in OUTPUTS.difference(written):
+            (self.output / name).unlink(missing_ok=True)
 
 
 def output_error(output: Path, error: OSError) -> OutputError:
     """What a failed write means to the user."""
     where = f" ({error.filename})" if error.filename else ""
     return OutputError(
-        f"expected to write the output folder {output}, but: {error.strerror or error}{where}; "
-        "free some space or give another folder with -o DIR"
+        f"expected to write the output {output}, but: {error.strerror or error}{where}; "
+        "free some space or give another place with -o"
     )

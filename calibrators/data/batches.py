@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -27,6 +28,20 @@ class Batches(Protocol):
     def batch_size(self) -> int: ...
 
     def __iter__(self) -> Iterator[Batch]: ...
+
+
+@runtime_checkable
+class Skipping(Protocol):
+    """Batches of which some are made without the others."""
+
+    def every(self, first: int, step: int) -> Iterator[Batch]: ...
+
+
+def every(batches: Batches, first: int, step: int) -> Iterator[Batch]:
+    """Every ``step``-th batch, from the ``first`` on."""
+    if isinstance(batches, Skipping):
+        return batches.every(first, step)
+    return islice(batches, first, None, step)
 
 
 @dataclass(frozen=True)

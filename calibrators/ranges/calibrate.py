@@ -2,14 +2,12 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from calibrators.data.batches import Batch, Batches
+from calibrators.data.batches import Batches, every
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.errors import CalibrationError
 from calibrators.kernels import exact_kernels
@@ -143,13 +141,6 @@ def _amax(collector: AmaxCollector | HistogramCollector, options: CalibrationOpt
     return amax_from_histogram(collector.histogram(), options)
 
 
-@runtime_checkable
-class Skipping(Protocol):
-    """Batches of which some can be had without making the others."""
-
-    def every(self, first: int, step: int) -> Iterator[Batch]: ...
-
-
 def _first_samples(
     batches: Batches, limit: int, ranks: Ranks
 ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], int]]:
@@ -177,10 +168,7 @@ def _every_nth(
 ) -> Iterator[tuple[Float[Tensor, "batch channels height width"], int]]:
     """``_first_samples`` of one of several ranks, from batches of one size."""
     size = batches.batch_size
-    if isinstance(batches, Skipping):
-        drawn = batches.every(ranks.rank, ranks.world)
-    else:
-        drawn = islice(batches, ranks.rank, None, ranks.world)
+    drawn = every(batches, ranks.rank, ranks.world)
     ours = range(ranks.rank * size, limit, ranks.world * size)
     for start, (x, _) in zip(ours, drawn, strict=False):
         some = x[: limit - start]

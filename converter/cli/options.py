@@ -16,6 +16,11 @@ from engines.options import BUFFERS, ENGINES
 CHANNELS = Numbers(float, "0.485,0.456,0.406")
 """A number for each channel, or one for all."""
 
+LOGS = (
+    cloup.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too."),
+    cloup.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone."),
+)
+
 model_options = cloup.option_group(
     "Model and input",
     cloup.option("--arch", metavar="NAME", help="torchvision name, package.module:callable or file.py:callable; "
@@ -115,6 +120,7 @@ output_options = cloup.option_group(
     cloup.option("-o", "--output", type=FilePath, metavar="DIR", help="Output folder.  [default: NAME_int8]"),
     cloup.option("--html/--no-html", default=ConvertOptions.html, show_default=True, help="Write report.html."),
     cloup.option("--json", "as_json", is_flag=True, help="The report on stdout as JSON."),
-    cloup.option("-v", "--verbose", count=True, help="Logs of the libraries; -vv: tracebacks too."),
-    cloup.option("-q", "--quiet", is_flag=True, help="Warnings and the result alone."),
+    *LOGS,
 )  # fmt: skip
+
+log_options = cloup.option_group("Logs", *LOGS)

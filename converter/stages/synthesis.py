@@ -27,7 +27,7 @@ from converter.graph.outputs import tensors_of
 from converter.job import Job
 from converter.load.model import Teacher
 from converter.report.document import SynthesisSection, TrainingStep
-from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import GeneratorSamples, SampleSource, samples_of_kind
 from converter.signals import InterruptAfterStep
 from converter.trust.task.base import Task
 from converter.workspace import SAMPLES
@@ -86,17 +86,15 @@ def synthesise(job: Job) -> Synthesised:
         stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
-        if job.mixed:
+        if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
     warn_of_poor_samples(job, quality)
-    return Synthesised(samples_from(job, generated), section_of(job, trained, quality))
+    return Synthesised(samples_from(job, trained), section_of(job, trained, quality))
 
 
-def samples_from(job: Job, generated: GeneratorSamples) -> SampleSource:
-    """The samples of a generator, with procedural images among them where the network has no labels."""
-    if not job.mixed:
-        return generated
-    return BothSamples(generated, ProceduralSamples(job.teacher.spec, job.device))
+def samples_from(job: Job, trained: TrainedGenerator | None) -> SampleSource:
+    """The samples that the job takes."""
+    return samples_of_kind(job.sample_kind, trained, job.teacher.spec, job.device)
 
 
 def has_labels(task: Task) -> bool:
@@ -108,7 +106,7 @@ def procedural(job: Job) -> Synthesised:
     """Procedural images, with their picture in the workspace."""
     with job.console.stage("synthesis") as stage:
         started = time.perf_counter()
-        samples = ProceduralSamples(job.teacher.spec, job.device)
+        samples = samples_from(job, None)
         shown = first_inputs(samples.batches(SHOWN, SHOWN, job.seed), SHOWN)
         save_sheet(shown, job.teacher.spec, job.workspace.path(SAMPLES))
         stage.detail = "procedural images" + (
@@ -133,11 +131,7 @@ def samples_for(job: Job) -> SampleSource | None:
     """Samples, where they are needed. Every rank but the first calls this."""
     if not job.needs_samples:
         return None
-    if job.procedural:
-        return ProceduralSamples(job.teacher.spec, job.device)
-    trained = generator_for(job)
-    assert trained is not None
-    return samples_from(job, GeneratorSamples(trained))
+    return samples_from(job, None if job.procedural else generator_for(job))
 
 
 def generator_for(job: Job) -> TrainedGenerator | None:

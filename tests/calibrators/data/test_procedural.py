@@ -7,11 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from calibrators.data.batches import Batches
+from calibrators.data.batches import Batches, Skipping
 from calibrators.data.images import UNKNOWN
 from calibrators.data.input_spec import PRESETS, InputSpec
 from calibrators.data.procedural import ProceduralBatches, procedural_images
-from calibrators.ranges.calibrate import Skipping
 
 CIFAR = InputSpec((3, 32, 32), PRESETS["cifar10"].mean, PRESETS["cifar10"].std)
 SMALL = InputSpec((3, 12, 16))

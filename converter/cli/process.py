@@ -1,0 +1,60 @@
+"""How a command of the converter runs and ends: its exit code, its signals, its threads."""
+
+import logging
+import os
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+from calibrators.errors import CalibrationError
+from converter.errors import ConversionError, OptionsError
+from engines.errors import EngineError
+from zscgan_common.exit_codes import FAILED, INTERRUPTED, USAGE
+
+
+def exit_code(work: Callable[[], int], verbose: int) -> int:
+    """What ``work`` returns. A user's mistake ends with one message."""
+    logging.basicConfig(level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr)
+    try:
+        with stopped_by_sigterm():
+            return work()
+    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
+        if verbose > 1:
+            traceback.print_exc()
+        click.echo(f"error: {error}", err=True)
+        return USAGE if isinstance(error, OptionsError) else FAILED
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+        return INTERRUPTED
+
+
+@contextmanager
+def stopped_by_sigterm() -> Iterator[None]:
+    """SIGTERM ends the block as Ctrl-C does, so that what is half done is removed."""
+
+    def stop(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def spin_less() -> None:
+    """Let OpenMP's workers spin less while they wait, before PyTorch loads it.
+
+    Where another process wants the same core, spinning costs ten times the work itself (measured: 1.1 s in place of
+    0.09 s for a training step).
+    """
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
