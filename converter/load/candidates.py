@@ -1,22 +1,32 @@
 """The states that a checkpoint may mean: entries of nested containers, and groups of names under one prefix.
 
-A checkpoint often holds more than the network: averaged weights, losses, metrics. What is the network is decided by what
-fits an architecture; this module says in which order to try.
+A checkpoint often holds more than the network: averaged weights, losses, metrics. What the network is, is decided by
+what fits an architecture; this module says in which order to try.
 """
 
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from converter.load.state_dict import State, is_state, tensors_of_state, without_wrappers
+from converter.errors import LoadError
+from converter.load.state_dict import (
+    EXPECTED,
+    State,
+    is_state,
+    require_float_model,
+    tensors_of_state,
+    without_wrappers,
+)
 from zscgan_common.text import cut
 
 # Averaged weights come first: they are what the authors of such checkpoints evaluate.
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 PLAIN_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module")
+_OPTIMIZER_KEYS = {"param_groups", "optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler"}
 _OTHERS = re.compile(r"optim|sched|scaler|param_groups|^args$|^meta$|^hyper|callbacks|loops", re.IGNORECASE)
 _TRAINING = re.compile(
     r"(^|_)(loss\w*|criteri\w+|metrics?|acc(uracy)?\d*|auc|auroc|f1|confmat|perceptual|lpips|discriminator|"
@@ -29,6 +39,10 @@ _OF_A_BODY = 0.5
 """The least share of all weights that the body in front of a head has."""
 
 
+Entry = tuple[tuple[str, ...], Mapping[Any, Any]]
+"""Named tensors in a container, and the keys that lead there."""
+
+
 @dataclass(frozen=True)
 class Candidate:
     """Weights that may be the network's, and what to tell of the choice where they are."""
@@ -37,37 +51,59 @@ class Candidate:
     notes: tuple[str, ...] = ()
 
 
-def candidates_of(loaded: object, file: str) -> tuple[Candidate, ...]:
-    """The states inside what ``file`` held, the likeliest first; empty where it has no named tensors.
+def candidates_of(loaded: object, path: Path) -> tuple[Candidate, ...]:
+    """The states inside what ``path`` held, the likeliest first.
 
     The usual entries come before others and larger states before smaller ones. Averaged (EMA) weights come first, but
-    for MMEngine, which swaps the two when it saves.
+    for MMEngine, which swaps the two when it saves. Raises LoadError where there are no named tensors.
     """
     found = _ranked(list(_entries(loaded, ())), loaded)[:_MOST]
-    result = []
-    for path, entry in found:
-        note: tuple[str, ...] = ()
-        name = "/".join(path)
-        if any(key in _EMA_KEYS for key in path) and not _is_swapped(loaded):
-            note = (f"took the averaged (EMA) weights, entry {name!r} of {file}",)
-        elif len(found) > 1 and not any(key in PLAIN_KEYS for key in path):
-            others = [repr("/".join(other)) for other, _ in found if other != path]
-            note = (f"took the weights in entry {name!r} of {file}, not those in {cut(others, 3)}",)
-        result += [
-            Candidate(variant.state, note + variant.notes) for variant in variants(tensors_of_state(entry))
-        ]
+    if not found:
+        raise LoadError(_no_state(loaded, path))
+    result: list[Candidate] = []
+    for keys, entry in found:
+        state = tensors_of_state(entry)
+        if not result:
+            require_float_model(entry, state, path)
+        note = _note_on_entry(keys, found, loaded, path.name)
+        result += [Candidate(variant.state, note + variant.notes) for variant in variants(state)]
     return tuple(result)
 
 
-def _entries(
-    value: object, path: tuple[str, ...]
-) -> Iterator[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+def _note_on_entry(keys: tuple[str, ...], found: list[Entry], loaded: object, file: str) -> tuple[str, ...]:
+    """What to say of the entry that the weights are from, where that's a choice."""
+    name = "/".join(keys)
+    if any(key in _EMA_KEYS for key in keys) and not _is_swapped(loaded):
+        return (f"took the averaged (EMA) weights, entry {name!r} of {file}",)
+    if len(found) > 1 and not any(key in PLAIN_KEYS for key in keys):
+        others = [repr("/".join(other)) for other, _ in found if other != keys]
+        return (f"took the weights in entry {name!r} of {file}, not those in {cut(others, 3)}",)
+    return ()
+
+
+def _no_state(loaded: object, path: Path) -> str:
+    """The message for what holds no weights."""
+    if not isinstance(loaded, Mapping):
+        return f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}"
+    keys = cut([repr(key) for key in loaded], 8) or "none"
+    if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
+        return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
+    return (
+        f"{path} is a dictionary without a state_dict (keys: {keys}); expected names with tensors, or one of "
+        f"the keys {', '.join(PLAIN_KEYS)} with them"
+    )
+
+
+def _entries(value: object, path: tuple[str, ...]) -> Iterator[Entry]:
     """Every mapping of names to tensors inside of ``value``, with the keys that lead there."""
     if is_state(value):
         assert isinstance(value, Mapping)
         yield path, value
     elif len(path) < _DEEPEST:
+        parts: list[tuple[Any, Any]]
         if isinstance(value, Mapping):
+            if "param_groups" in value:
+                return
             parts = list(value.items())
         elif isinstance(value, list | tuple):
             parts = list(enumerate(value))
@@ -78,12 +114,10 @@ def _entries(
                 yield from _entries(part, (*path, str(key)))
 
 
-def _ranked(
-    entries: list[tuple[tuple[str, ...], Mapping[Any, Any]]], loaded: object
-) -> list[tuple[tuple[str, ...], Mapping[Any, Any]]]:
+def _ranked(entries: list[Entry], loaded: object) -> list[Entry]:
     usual = PLAIN_KEYS + _EMA_KEYS if _is_swapped(loaded) else _EMA_KEYS + PLAIN_KEYS
 
-    def rank(entry: tuple[tuple[str, ...], Mapping[Any, Any]]) -> tuple[int, int]:
+    def rank(entry: Entry) -> tuple[int, int]:
         path, state = entry
         places = [usual.index(key) for key in path if key in usual]
         return min(places, default=len(usual)), -weights_in(tensors_of_state(state))
@@ -196,7 +230,11 @@ def _bodies_with_heads(state: State, groups: Mapping[str, State]) -> list[Candid
         return []
     if len({key.partition(".")[0] for key in body}) < 3:  # a block or a Sequential, and no body
         return []
-    return [Candidate(body | rest, (f"took {name}.* as the body and {cut(_first_parts(list(rest)), 3)} behind it",))]
+    return [
+        Candidate(
+            body | rest, (f"took {name}.* as the body and {cut(_first_parts(list(rest)), 3)} behind it",)
+        )
+    ]
 
 
 def weights_in(state: Mapping[str, Tensor]) -> int:

@@ -32,7 +32,9 @@ def is_fastai(state: State) -> bool:
 def torchvision_body(state: State) -> State:
     """The body under torchvision's names, with a last layer of 1000 classes in the place of the head."""
     body = {
-        f"{_CHILDREN[found[1]]}.{found[2]}": value for name, value in state.items() if (found := _BODY.fullmatch(name))
+        f"{_CHILDREN[found[1]]}.{found[2]}": value
+        for name, value in state.items()
+        if (found := _BODY.fullmatch(name))
     }
     features = body[max(name for name in body if re.fullmatch(r"layer4\.\d+\.bn\d\.weight", name))]
     return body | {"fc.weight": torch.zeros(1000, len(features)), "fc.bias": torch.zeros(1000)}
@@ -44,10 +46,9 @@ def with_fastai_head(resnet: nn.Module, state: State) -> nn.Module:
     The head is [BatchNorm1d, Dropout, Linear] with a ReLU between: ``create_head`` puts one behind each Linear but the
     last. Raises ArchitectureError for a head of another kind.
     """
-    children = list(resnet.children())[:-2]
-    features = next(m.out_features for m in [resnet.fc] if isinstance(m, nn.Linear))
-    del features
-    return nn.Sequential(nn.Sequential(*children), _head(state, int(resnet.fc.in_features)))  # type: ignore[arg-type]
+    *children, _, last = resnet.children()
+    assert isinstance(last, nn.Linear)
+    return nn.Sequential(nn.Sequential(*children), _head(state, last.in_features))
 
 
 def _head(state: State, features: int) -> nn.Sequential:
@@ -64,9 +65,8 @@ def _head(state: State, features: int) -> nn.Sequential:
     linear = sorted(index for index, layer in layers.items() if isinstance(layer, nn.Linear))
     if not linear:
         raise ArchitectureError("fastai's head has no Linear; expected that of create_head")
-    first = layers[min(layers)]
-    width = first.num_features if isinstance(first, nn.BatchNorm1d) else layers[linear[0]].in_features
-    pools = {features: nn.AdaptiveAvgPool2d(1), 2 * features: ConcatPool()}
+    width = state[f"1.{linear[0]}.weight"].shape[1]
+    pools: dict[int, nn.Module] = {features: nn.AdaptiveAvgPool2d(1), 2 * features: ConcatPool()}
     if width not in pools or min(layers) < 2:
         raise ArchitectureError(
             f"fastai's head takes {width} features of a body with {features}; expected as many, or twice for its "

@@ -16,15 +16,22 @@ _BESIDE = ("optimizer", "scheduler", "scaler", "random_states", "rng_state", "tr
 """How files begin that Trainer and accelerate save beside the weights."""
 _DESCRIPTIONS = ("config.json", "preprocessor_config.json")
 _EXPECTED = (
-    "expected model.safetensors or pytorch_model.bin with the config.json of timm or transformers, or exactly one checkpoint"
+    "expected model.safetensors or pytorch_model.bin with the config.json of timm or transformers, or exactly one "
+    "checkpoint"
 )
 _FOREIGN = (
-    ("saved_model.pb", "a SavedModel of TensorFlow: export it as ONNX with python -m tf2onnx.convert --saved-model"),
+    (
+        "saved_model.pb",
+        "a SavedModel of TensorFlow: export it as ONNX with python -m tf2onnx.convert --saved-model",
+    ),
     ("*.pdmodel", "a network of PaddlePaddle: export it as ONNX with paddle2onnx"),
     ("*.pdiparams", "a network of PaddlePaddle: export it as ONNX with paddle2onnx"),
     ("model_index.json", "a pipeline for diffusion, of several networks"),
     ("Manifest.json", "a Core ML package: convert the network that it was made from"),
-    ("adapter_config.json", "an adapter (LoRA) without the network: merge it first, with merge_and_unload() of peft"),
+    (
+        "adapter_config.json",
+        "an adapter (LoRA) without the network: merge it first, with merge_and_unload() of peft",
+    ),
 )
 
 
@@ -79,11 +86,17 @@ def _text(path: Path) -> str:
 
 def _shards(path: Path) -> tuple[Path, ...]:
     """The files that share the weights by an index, all of which have to be there."""
-    index = next((path / f"{name}.index.json" for name in _WEIGHTS if (path / f"{name}.index.json").is_file()), None)
+    index = next(
+        (path / f"{name}.index.json" for name in _WEIGHTS if (path / f"{name}.index.json").is_file()), None
+    )
     if index is None or (path / index.name.removesuffix(".index.json")).is_file():
         return ()
     places = json_from(index).get("weight_map")
-    if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
+    if (
+        not isinstance(places, dict)
+        or not places
+        or not all(isinstance(name, str) for name in places.values())
+    ):
         raise LoadError(f"{index} has no weight_map of tensors and files; copy or download it again")
     shards = tuple(path / Path(name).name for name in sorted(set(places.values())))
     absent = [shard.name for shard in shards if not shard.is_file()]
@@ -101,7 +114,9 @@ def _refuse_foreign(path: Path) -> None:
             raise LoadError(f"{path} is {what}; {_EXPECTED}")
     graphs = sorted(path.glob("*.xml"))
     if graphs and graphs[0].with_suffix(".bin").is_file():
-        raise LoadError(f"{path} is a network of OpenVINO: convert the ONNX file that it was made from; {_EXPECTED}")
+        raise LoadError(
+            f"{path} is a network of OpenVINO: convert the ONNX file that it was made from; {_EXPECTED}"
+        )
 
 
 def _only(path: Path, entries: list[Path]) -> tuple[Path, ...]:

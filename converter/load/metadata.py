@@ -45,7 +45,7 @@ class StoredArray(Ignored):
         self.parts = state if isinstance(state, tuple) else ()
 
     def tensor(self) -> Tensor | None:
-        """The array as a tensor; None for what is no dense array of real numbers with as many bytes as its shape says."""
+        """The array as a tensor; None for what is no array of real numbers with the bytes that its shape asks for."""
         if len(self.parts) != 5:
             return None
         _, shape, kind, columns_first, content = self.parts

@@ -10,7 +10,14 @@ from converter.errors import LoadError
 from converter.load.folder import json_from
 
 _MODEL_CONFIG, _PROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
-_TEXT = ("CausalLM", "LMHeadModel", "ConditionalGeneration", "MaskedLM", "SequenceClassification", "TokenClassification")
+_TEXT = (
+    "CausalLM",
+    "LMHeadModel",
+    "ConditionalGeneration",
+    "MaskedLM",
+    "SequenceClassification",
+    "TokenClassification",
+)
 
 
 @dataclass(frozen=True)
@@ -34,7 +41,15 @@ class Published:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def published_beside(folder: Path) -> Published | None:
+def published_beside(file: Path) -> Published | None:
+    """What the files beside ``file`` say; one that isn't of timm or transformers says nothing."""
+    try:
+        return published_in(file.parent)
+    except LoadError:
+        return None
+
+
+def published_in(folder: Path) -> Published | None:
     """What the files in ``folder`` say, or None where there are none, or none of timm's or transformers'.
 
     Raises LoadError for a damaged file, and for a network of text.
@@ -48,7 +63,8 @@ def published_beside(folder: Path) -> Published | None:
         return _of_transformers(config, folder)
     if "_class_name" in config:
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {config['_class_name']}, a network for diffusion; expected one of images alone"
+            f"{folder / _MODEL_CONFIG} is of {config['_class_name']}, a network for diffusion; expected "
+            "one of images alone"
         )
     return None
 
@@ -79,8 +95,8 @@ def _of_transformers(config: Mapping[str, Any], folder: Path) -> Published:
     name = classes[0] if classes else ""
     if any(name.endswith(ending) for ending in _TEXT):
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {name} ({config.get('model_type')}), a network of text; expected one whose only "
-            "input is an image, such as ResNetForImageClassification"
+            f"{folder / _MODEL_CONFIG} is of {name} ({config.get('model_type')}), a network of text; expected one "
+            "whose only input is an image, such as ResNetForImageClassification"
         )
     processor: Mapping[str, Any] = {}
     if (folder / _PROCESSOR_CONFIG).is_file():
@@ -106,12 +122,15 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[tuple[float, ...] | No
         return None, None
     factor = processor.get("rescale_factor", 1 / 255) if processor.get("do_rescale", True) else 1.0
     offset = 1.0 if processor.get("rescale_offset") is True else 0.0
-    mean, std = (0.0,), (1.0,)
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
     if processor.get("do_normalize", "image_mean" in processor):
         mean, std = _numbers(processor.get("image_mean")) or (), _numbers(processor.get("image_std")) or ()
     if not isinstance(factor, int | float) or factor <= 0 or not mean or not std or min(std) <= 0:
         return None, None
-    if processor.get("image_processor_type", "").startswith("EfficientNet") and processor.get("include_top", True):
+    if processor.get("image_processor_type", "").startswith("EfficientNet") and processor.get(
+        "include_top", True
+    ):
         # EfficientNet's processor divides by the deviation twice: (x / std) of what was normalised already.
         again = _numbers(processor.get("image_std")) or (1.0,)
         scaled = tuple(s * a for s, a in zip(std * (len(again) // len(std)), again, strict=True))
@@ -146,9 +165,8 @@ def _sizes(value: object) -> tuple[int, int, int] | None:
 
 def _numbers(value: object) -> tuple[float, ...] | None:
     values = value if isinstance(value, list) else [value]
-    if values and all(isinstance(n, int | float) and isfinite(n) for n in values):
-        return tuple(float(n) for n in values)
-    return None
+    numbers = tuple(float(n) for n in values if isinstance(n, int | float) and isfinite(n))
+    return numbers if numbers and len(numbers) == len(values) else None
 
 
 def _names(labels: object, classes: object) -> tuple[str, ...] | None:

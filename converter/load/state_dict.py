@@ -19,7 +19,7 @@ from torch import Tensor
 from converter.errors import LoadError
 from converter.load.metadata import StoredArray, safe_globals
 from converter.load.user_module import on_sys_path
-from zscgan_common.text import cut, first_line, shortened
+from zscgan_common.text import first_line, shortened
 
 State = dict[str, Tensor]
 Kind = Literal["weights", "safetensors", "torchscript", "exported", "onnx"]
@@ -68,7 +68,9 @@ def kind_of_file(path: Path) -> Kind:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")
     if head[4:8] == b"TFL3":
-        raise LoadError(f"{path} is a TensorFlow Lite file: convert the network that it was made from; {EXPECTED}")
+        raise LoadError(
+            f"{path} is a TensorFlow Lite file: convert the network that it was made from; {EXPECTED}"
+        )
     if path.suffix in _FOREIGN_SUFFIXES:
         raise LoadError(f"{path} is {_FOREIGN_SUFFIXES[path.suffix]}; {EXPECTED}")
     if path.suffix == ".onnx":
@@ -255,7 +257,8 @@ def is_state(value: object) -> bool:
     if not isinstance(value, Mapping) or not value:
         return False
     tensors = sum(
-        isinstance(name, str) and isinstance(entry, Tensor | StoredArray | np.ndarray) for name, entry in value.items()
+        isinstance(name, str) and isinstance(entry, Tensor | StoredArray | np.ndarray)
+        for name, entry in value.items()
     )
     return tensors > 0 and tensors * 2 >= len(value)
 

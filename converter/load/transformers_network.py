@@ -3,11 +3,12 @@
 Nothing is fetched and no code of the folder runs: a configuration that asks for either is refused.
 """
 
-import contextlib
 import copy
 import importlib
 import logging
+import os
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -60,9 +61,13 @@ def network_of_transformers(
             transformers = importlib.import_module("transformers")
             kind = getattr(transformers, name, None)
             if kind is None or not issubclass(kind, transformers.PreTrainedModel):
-                raise LoadError(f"{file} is of {name}, which transformers {transformers.__version__} lacks: {_needs_code(file)}")
+                raise LoadError(
+                    f"{file} is of {name}, which transformers {transformers.__version__} lacks: {_needs_code(file)}"
+                )
             _require_images(kind, file)
-            config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+            config = transformers.AutoConfig.from_pretrained(
+                folder, local_files_only=True, trust_remote_code=False
+            )
             network, info = kind.from_pretrained(
                 None,
                 config=_plain(config),
@@ -72,7 +77,9 @@ def network_of_transformers(
                 attn_implementation="eager",
             )
     except ImportError as error:
-        raise LoadError(f"{file} is of transformers ({name}), which builds the network: {TRANSFORMERS_EXTRA} ({first_line(error)})") from error
+        raise LoadError(
+            f"{file} is of transformers ({name}), which builds the network: {TRANSFORMERS_EXTRA} ({first_line(error)})"
+        ) from error
     except LoadError:
         raise
     except Exception as error:  # a configuration can be wrong in any way that its class doesn't check
@@ -93,15 +100,15 @@ def _plain(config: Any) -> Any:
 def _require_images(kind: Any, file: Path) -> None:
     if getattr(kind, "main_input_name", None) != "pixel_values":
         raise LoadError(
-            f"{file} is of {kind.__name__}, whose input is {getattr(kind, 'main_input_name', 'unknown')}; expected a network "
-            "whose only input is an image, such as ResNetForImageClassification"
+            f"{file} is of {kind.__name__}, whose input is {getattr(kind, 'main_input_name', 'unknown')}; expected a "
+            "network whose only input is an image, such as ResNetForImageClassification"
         )
 
 
 def _needs_code(file: Path) -> str:
     return (
-        f"{file} needs code that isn't part of transformers, which never runs here; write a function that builds the network "
-        "and name it: --arch file.py:callable"
+        f"{file} needs code that isn't part of transformers, which never runs here; write a function that builds the "
+        "network and name it: --arch file.py:callable"
     )
 
 
@@ -125,16 +132,14 @@ def _notes(info: Mapping[str, Any], state: State, name: str, file: Path) -> tupl
     return (f"skipped {len(unknown)} tensors that the network lacks: {cut(unknown, 3)}",) if unknown else ()
 
 
-@contextlib.contextmanager
+@contextmanager
 def _offline() -> Iterator[None]:
     """While inside, nothing is fetched from Hugging Face, and transformers prints nothing."""
-    import os
-
     before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE")}
     os.environ |= dict.fromkeys(before, "1")
     logger = logging.getLogger("transformers")
     try:
-        constants = importlib.import_module("huggingface_hub.constants")
+        constants: Any = importlib.import_module("huggingface_hub.constants")
         was, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
         disabled, logger.disabled = logger.disabled, True
         try:

@@ -1,0 +1,49 @@
+"""The network that files beside the weights describe, built by timm or transformers."""
+
+import importlib
+
+from torch import nn
+
+from converter.errors import ArchitectureError, LoadError
+from converter.load import architectures
+from converter.load.published import Published
+from converter.load.state_dict import State
+from converter.load.transformers_network import network_of_transformers
+from zscgan_common.text import first_line
+
+TIMM_EXTRA = 'pip install "zscgan-convert[timm]"'
+
+
+def network_of_published(published: Published, state: State) -> tuple[nn.Module, tuple[str, ...]]:
+    """The network that ``published`` names, with ``state`` in it, and notes.
+
+    Raises LoadError without its library, ArchitectureError where weights and description don't fit.
+    """
+    library, _, name = (published.arch or "").partition(":")
+    file = published.folder / "config.json"
+    built = f"built {library}'s {name}, which {file.name} names"
+    if library == "transformers":
+        network, notes = network_of_transformers(published.folder, name, state, bgr=published.bgr)
+        return network, (built, *notes)
+    network = _network_of_timm(name, published)
+    try:
+        return network, (built, *architectures.fit(network, state, published.arch or ""))
+    except ArchitectureError as error:
+        raise ArchitectureError(f"{file} may be of another network: {error}") from error
+
+
+def _network_of_timm(name: str, published: Published) -> nn.Module:
+    """timm's network ``name``, its weights still to be filled; raises LoadError without timm."""
+    try:
+        timm = importlib.import_module("timm")
+    except ImportError as error:
+        raise LoadError(f"timm builds timm:{name}: {TIMM_EXTRA} ({first_line(error)})") from error
+    channels = None if published.shape is None else published.shape[0]
+    given = {"num_classes": published.classes, "in_chans": channels, **published.arguments}
+    try:
+        network: nn.Module = timm.create_model(
+            name, pretrained=False, **{key: value for key, value in given.items() if value is not None}
+        )
+    except Exception as error:  # timm raises what its builders do
+        raise ArchitectureError(f"timm {timm.__version__} can't build {name}: {first_line(error)}") from error
+    return network
