@@ -27,13 +27,18 @@ from zscgan_common.text import cut
 _EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema_model", "ema")
 PLAIN_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights", "module")
 _OPTIMIZER_KEYS = {"param_groups", "optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler"}
-_OTHERS = re.compile(r"optim|sched|scaler|param_groups|^args$|^meta$|^hyper|callbacks|loops", re.IGNORECASE)
+_OTHERS = re.compile(
+    r"optimizer|^optim$|^optim_|^opt$|sched|scaler|param_groups|^args$|^meta$|^hyper|callbacks|loops",
+    re.IGNORECASE,
+)
 _TRAINING = re.compile(
     r"(^|_)(loss\w*|criteri\w+|metrics?|acc(uracy)?\d*|auc|auroc|f1|confmat|perceptual|lpips|discriminator|"
     r"(class|pos|loss)_weights?)(_|$)"
 )
 _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|teacher)(_|$)")
 _DELAYED = re.compile(r"(^|_)(target|momentum|k)(_|$)")
+_AVERAGES = "n_averaged"
+"""AveragedModel's counter."""
 _DEEPEST, _MOST = 3, 4
 _OF_A_BODY = 0.5
 """The least share of all weights that the body in front of a head has."""
@@ -140,23 +145,31 @@ def variants(state: State) -> tuple[Candidate, ...]:
     counters, a copy of the same network. Then the whole; then, where the whole has one first part, what is behind it;
     then the body and its head under the names of one network.
     """
-    state = without_wrappers({name: x for name, x in state.items() if not _is_counter(name)})
+    state = _unwrapped(state)
     groups = _groups(state)
+    whole = [Candidate(state)] if state else []
+    if len(groups) == 1 and all("." in key for key in state):
+        ((name, group),) = groups.items()
+        return (*whole, *_behind(name, group, state))
     ahead: list[Candidate] = []
     for name in sorted(groups, key=lambda name: _precedence(name, groups)):
-        others = {other: groups[other] for other in groups if other != name}
-        loose = [key for key, x in state.items() if "." not in key and not _of_training(key, x)]
-        if not others and not any("." not in key for key in state):
-            break
-        if not loose and all(_of_training(other) or _is_copy(o, groups[name]) for other, o in others.items()):
+        if _is_beside_training(name, groups, state):
             ahead += _behind(name, groups[name], state)
-    whole = [Candidate(state)] if state else []
-    stripped = _behind(next(iter(groups)), next(iter(groups.values())), state) if _is_prefixed(state) else []
-    return (*ahead, *whole, *stripped, *_bodies_with_heads(state, groups))
+    return (*ahead, *whole, *_bodies_with_heads(state, groups))
 
 
-def _is_counter(name: str) -> bool:
-    return name in ("n_averaged", "num_updates", "initted", "step", "steps")
+def _unwrapped(state: State) -> State:
+    return without_wrappers({name: x for name, x in state.items() if name != _AVERAGES})
+
+
+def _is_beside_training(name: str, groups: Mapping[str, State], state: State) -> bool:
+    """Whether the group ``name`` has layers, and all else in ``state`` is of the training or the same once more."""
+    if sum("." in key for key in groups[name]) < 2 or _of_training(name):
+        return False
+    if any("." not in key and not _of_training(key, x) for key, x in state.items()):
+        return False
+    others = ((other, group) for other, group in groups.items() if other != name)
+    return all(_of_training(other) or _is_copy(group, groups[name]) for other, group in others)
 
 
 def _of_training(name: str, tensor: Tensor | None = None) -> bool:
@@ -180,7 +193,7 @@ def _precedence(name: str, groups: Mapping[str, State]) -> tuple[bool, int, bool
     """The order of groups: no part of the training, the largest, averaged ones, not those that follow others."""
     return (
         _of_training(name),
-        -weights_in(without_wrappers(groups[name])),
+        -weights_in(_unwrapped(groups[name])),
         not _AVERAGED.search(name),
         bool(_DELAYED.search(name)),
     )
@@ -188,17 +201,9 @@ def _precedence(name: str, groups: Mapping[str, State]) -> tuple[bool, int, bool
 
 def _is_copy(one: State, other: State) -> bool:
     """Whether two groups are the same network twice."""
-    one, other = _inner(one), _inner(other)
+    one, other = _unwrapped(one), _unwrapped(other)
     same = sum(name in other and other[name].shape == x.shape for name, x in one.items())
     return same >= 0.9 * max(len(one), 1)
-
-
-def _inner(state: State) -> State:
-    return without_wrappers({name: x for name, x in state.items() if not _is_counter(name)})
-
-
-def _is_prefixed(state: State) -> bool:
-    return len(_groups(state)) == 1 and all("." in key for key in state)
 
 
 def _behind(name: str, group: State, state: State) -> list[Candidate]:
@@ -225,10 +230,11 @@ def _bodies_with_heads(state: State, groups: Mapping[str, State]) -> list[Candid
     name = max(groups, key=lambda name: weights_in(groups[name]))
     head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.fc.")}
     rest = {k: x for k, x in state.items() if not k.startswith((f"{name}.", "head.fc."))} | head
-    body = without_wrappers(groups[name])
+    body = _unwrapped(groups[name])
     if weights_in(body) < _OF_A_BODY * weights_in(state) or body.keys() & rest.keys():
         return []
-    if len({key.partition(".")[0] for key in body}) < 3:  # a block or a Sequential, and no body
+    parts = {key.partition(".")[0] for key in body}
+    if sum(not part.isdecimal() for part in parts) < 3:  # a block or a Sequential, and no body
         return []
     return [
         Candidate(

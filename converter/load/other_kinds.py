@@ -26,9 +26,17 @@ _KINDS = (
 )
 
 
+_DEEP_STEM = re.compile(r"^backbone\.stem\.\d+\.(conv\.)?weight$")
+
+
 def refuse_other_kinds(state: State, path: Path) -> None:
-    """Raise LoadError for weights of an adapter, of a network of text, or of one for diffusion."""
+    """Raise LoadError for weights of an adapter, of a network of text, of one for diffusion, or of MMPretrain alone."""
     for pattern, kind, advice in _KINDS:
         names = [name for name in state if re.search(pattern, name)]
         if names:
             raise LoadError(f"{path} is {kind} ({cut(names, 2)}); {advice}. In general: {EXPECTED}")
+    if "backbone.layer1.0.conv1.weight" in state and any(_DEEP_STEM.search(name) for name in state):
+        raise LoadError(
+            f"{path} is MMPretrain's ResNet with a deep stem (ResNetV1c or V1d: backbone.stem), which torchvision "
+            "lacks; write a function that returns the network, and name it: --arch file.py:callable"
+        )

@@ -21,7 +21,7 @@ def network_of_published(published: Published, state: State) -> tuple[nn.Module,
     """
     library, _, name = (published.arch or "").partition(":")
     file = published.folder / "config.json"
-    built = f"built {library}'s {name}, which {file.name} names"
+    built = f"built {name} of {library}, which {file.name} names"
     if library == "transformers":
         network, notes = network_of_transformers(published.folder, name, state, bgr=published.bgr)
         return network, (built, *notes)

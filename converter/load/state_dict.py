@@ -149,6 +149,11 @@ def _refusal(path: Path, reason: str) -> str:
     # Damage makes names too; those of modules have a dot.
     if found is None or not ("." in found[1] or hasattr(builtins, found[1])):
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
+    if found[1].startswith(("fastai.", "fastcore.")):
+        return (
+            f"{path} is a whole Learner of fastai, written by learn.export() ({found[1]}); where fastai is installed, "
+            "learn.save('weights', with_opt=False) writes the weights alone, which are recognised"
+        )
     return (
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
         "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "

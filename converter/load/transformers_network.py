@@ -5,8 +5,6 @@ Nothing is fetched and no code of the folder runs: a configuration that asks for
 
 import copy
 import importlib
-import logging
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -135,19 +133,16 @@ def _notes(info: Mapping[str, Any], state: State, name: str, file: Path) -> tupl
 @contextmanager
 def _offline() -> Iterator[None]:
     """While inside, nothing is fetched from Hugging Face, and transformers prints nothing."""
-    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE")}
-    os.environ |= dict.fromkeys(before, "1")
-    logger = logging.getLogger("transformers")
+    constants: Any = importlib.import_module("huggingface_hub.constants")
+    logs: Any = importlib.import_module("transformers.utils.logging")
+    offline, level, bars = constants.HF_HUB_OFFLINE, logs.get_verbosity(), logs.is_progress_bar_enabled()
+    constants.HF_HUB_OFFLINE = True
+    logs.set_verbosity(logs.CRITICAL)
+    logs.disable_progress_bar()
     try:
-        constants: Any = importlib.import_module("huggingface_hub.constants")
-        was, constants.HF_HUB_OFFLINE = constants.HF_HUB_OFFLINE, True
-        disabled, logger.disabled = logger.disabled, True
-        try:
-            yield
-        finally:
-            constants.HF_HUB_OFFLINE, logger.disabled = was, disabled
+        yield
     finally:
-        for name, value in before.items():
-            os.environ.pop(name, None)
-            if value is not None:
-                os.environ[name] = value
+        constants.HF_HUB_OFFLINE = offline
+        logs.set_verbosity(level)
+        if bars:
+            logs.enable_progress_bar()
