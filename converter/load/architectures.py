@@ -267,7 +267,9 @@ def fit(network: nn.Module, state: State, name: str) -> tuple[str, ...]:
             f"the weights don't fit {name}; tensors " + "; ".join(parts) + f". Check {FORMS}"
         )
     skipped = unknown + beside
-    return (f"skipped {len(skipped)} tensors that {name} lacks: {cut(skipped, 3)}",) if skipped else ()
+    return (
+        (f"skipped what {name} lacks, {len(skipped)} of the tensors: {cut(skipped, 3)}",) if skipped else ()
+    )
 
 
 def _behind_prefix(state: State, own: Mapping[str, Tensor]) -> tuple[State, list[str]]:

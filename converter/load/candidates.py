@@ -213,7 +213,7 @@ def _behind(name: str, group: State, state: State) -> list[Candidate]:
     if left_out:
         averaged = " (averaged weights)" if _AVERAGED.search(name) else ""
         note = (
-            f"took the network under {name}.{averaged} and skipped {len(left_out)} tensors beside it: "
+            f"took the network under {name}.{averaged} and skipped what is beside it, {len(left_out)} tensors: "
             f"{cut(_first_parts(left_out), 4)}",
         )
     return [Candidate(inner.state, note + inner.notes) for inner in variants(group)]

@@ -125,9 +125,14 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
 
 
 def _notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> tuple[str, ...]:
-    """What to say of a shape that only the network told."""
+    """What to say of a shape that only the network told, or that was published with a crop."""
+    published = origin.published
     if is_shape_known(options, origin):
-        return ()
+        if published is None or published.resize is None or shape != published.shape:
+            return ()
+        return (
+            f"{published.source} prepares images as --resize {published.resize} --crop {shape[1]} would for --val",
+        )
     return (
         f"input {_times(shape)}: the only usual size that the network runs on (--input-shape says otherwise)",
     )

@@ -190,12 +190,15 @@ def _name_of(path: Path) -> str:
 def _sha256_of_files(files: ModelFiles) -> str:
     """SHA-256 of the bytes of all ``files`` one after another; kind_of_file has the errors for what is not readable."""
     digest = hashlib.sha256()
-    for path in (*files.descriptions, *files.weights):
-        if path in files.weights:
-            kind_of_file(path)
-        with path.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
+    for path in files.weights:
+        kind_of_file(path)
+    try:
+        for path in (*files.descriptions, *files.weights):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
@@ -448,7 +451,11 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
             ) from error
         _require_one_input(module, x, error)
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
+        fitting = [] if source is not None else sizes_that_run(module).shapes
+        advice = ", or ".join(f"type --input-shape {'x'.join(map(str, size))}" for size in fitting[:2])
+        raise LoadError(
+            f"the network fails on an input of {shape}: {reason}; {advice or 'check --input-shape'}"
+        ) from error
     if source is not None:
         values = result if isinstance(result, tuple) else (result,)
         result = dict(zip(output_names(source.module), values, strict=True))

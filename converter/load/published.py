@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import isfinite
+from math import floor, inf, isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,8 @@ from converter.errors import LoadError
 from converter.load.folder import json_from
 
 _MODEL_CONFIG, _PROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
+_WARPED = 384
+"""From this size on, ConvNeXt's processor stretches images and crops nothing."""
 _TEXT = (
     "CausalLM",
     "LMHeadModel",
@@ -25,7 +27,8 @@ class Published:
     """What files beside the weights say of the network; None where they don't.
 
     ``arch`` is ``timm:NAME`` or ``transformers:CLASS``, ``arguments`` are what timm's builder gets besides. ``shape``,
-    ``mean`` and ``std`` are those of the input, for pixels in [0, 1]; ``bgr`` says that the network takes blue first.
+    ``mean`` and ``std`` are those of the input, for pixels in [0, 1]; ``bgr`` says that the network takes blue first,
+    ``resize`` is the shorter side that images have before the crop.
     ``source`` is the file for messages, ``folder`` where it lies.
     """
 
@@ -38,6 +41,7 @@ class Published:
     folder: Path = Path()
     classes: int | None = None
     bgr: bool = False
+    resize: int | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -85,14 +89,15 @@ def _of_timm(config: Mapping[str, Any], folder: Path) -> Published:
         source=_MODEL_CONFIG,
         folder=folder,
         classes=classes if isinstance(classes, int) else None,
+        resize=_resize(shape, input_of.get("crop_pct")),
         arguments=arguments if isinstance(arguments, dict) else {},
     )
 
 
 def _of_transformers(config: Mapping[str, Any], folder: Path) -> Published:
     """transformers': the class and its names in config.json, the input in preprocessor_config.json."""
-    classes = [name for name in config.get("architectures") or () if isinstance(name, str)]
-    name = classes[0] if classes else ""
+    classes = config.get("architectures")
+    name = str(classes[0]) if isinstance(classes, list) and classes else ""
     if any(name.endswith(ending) for ending in _TEXT):
         raise LoadError(
             f"{folder / _MODEL_CONFIG} is of {name} ({config.get('model_type')}), a network of text; expected one "
@@ -102,16 +107,27 @@ def _of_transformers(config: Mapping[str, Any], folder: Path) -> Published:
     if (folder / _PROCESSOR_CONFIG).is_file():
         processor = json_from(folder / _PROCESSOR_CONFIG)
     mean, std = _normalisation(processor)
+    shape = _shape(config, processor)
+    sides = processor.get("size")
+    shortest = sides.get("shortest_edge") if isinstance(sides, dict) else None
+    resize = (
+        _resize(shape, processor.get("crop_pct"))
+        if isinstance(shortest, int) and shortest < _WARPED
+        else None
+    )
+    if processor.get("do_center_crop") and isinstance(shortest, int) and resize is None:
+        resize = shortest
     labels = config.get("id2label")
     ordered = [labels.get(str(i)) for i in range(len(labels))] if isinstance(labels, dict) else None
     return Published(
         arch=f"transformers:{name}" if name else None,
-        shape=_shape(config, processor),
+        shape=shape,
         mean=mean,
         std=std,
         class_names=_names(ordered, None),
         source=_PROCESSOR_CONFIG if processor else _MODEL_CONFIG,
         folder=folder,
+        resize=resize,
         bgr=processor.get("do_flip_channel_order") is True,
     )
 
@@ -126,9 +142,9 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[tuple[float, ...] | No
     std: tuple[float, ...] = (1.0,)
     if processor.get("do_normalize", "image_mean" in processor):
         mean, std = _numbers(processor.get("image_mean")) or (), _numbers(processor.get("image_std")) or ()
-    if not isinstance(factor, int | float) or factor <= 0 or not mean or not std or min(std) <= 0:
+    if not isinstance(factor, int | float) or not 0 < factor < inf or not mean or not std or min(std) <= 0:
         return None, None
-    if processor.get("image_processor_type", "").startswith("EfficientNet") and processor.get(
+    if str(processor.get("image_processor_type")).startswith("EfficientNet") and processor.get(
         "include_top", True
     ):
         # EfficientNet's processor divides by the deviation twice: (x / std) of what was normalised already.
@@ -155,6 +171,13 @@ def _shape(config: Mapping[str, Any], processor: Mapping[str, Any]) -> tuple[int
         if shape is not None:
             return shape
     return None
+
+
+def _resize(shape: tuple[int, int, int] | None, crop_pct: object) -> int | None:
+    """The shorter side of which a crop of ``shape`` is the share ``crop_pct``."""
+    if shape is None or not isinstance(crop_pct, int | float) or not 0 < crop_pct < 1:
+        return None
+    return floor(shape[1] / crop_pct)
 
 
 def _sizes(value: object) -> tuple[int, int, int] | None:

@@ -1,6 +1,7 @@
 """The network that files beside the weights describe, built by timm or transformers."""
 
 import importlib
+import re
 
 from torch import nn
 
@@ -9,8 +10,10 @@ from converter.load import architectures
 from converter.load.published import Published
 from converter.load.state_dict import State
 from converter.load.transformers_network import network_of_transformers
-from zscgan_common.text import first_line
+from zscgan_common.text import first_line, shortened
 
+_FETCHING = ("pretrained", "checkpoint", "cache")
+"""How the arguments of timm's builder begin that read weights of other places."""
 TIMM_EXTRA = 'pip install "zscgan-convert[timm]"'
 
 
@@ -38,8 +41,13 @@ def _network_of_timm(name: str, published: Published) -> nn.Module:
         timm = importlib.import_module("timm")
     except ImportError as error:
         raise LoadError(f"timm builds timm:{name}: {TIMM_EXTRA} ({first_line(error)})") from error
+    if not re.fullmatch(r"[\w.]+", name):  # timm takes others as places to fetch from
+        raise ArchitectureError(
+            f"expected the name of a network of timm in config.json, got {shortened(name, 60)}"
+        )
     channels = None if published.shape is None else published.shape[0]
-    given = {"num_classes": published.classes, "in_chans": channels, **published.arguments}
+    arguments = {key: value for key, value in published.arguments.items() if not key.startswith(_FETCHING)}
+    given = {"num_classes": published.classes, "in_chans": channels, **arguments}
     try:
         network: nn.Module = timm.create_model(
             name, pretrained=False, **{key: value for key, value in given.items() if value is not None}

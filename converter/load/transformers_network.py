@@ -88,9 +88,12 @@ def network_of_transformers(
 def _plain(config: Any) -> Any:
     """``config`` that asks for nothing but float weights, which are there, and for no weights of a backbone."""
     config = copy.deepcopy(config)
-    for key in ("use_pretrained_backbone", "output_hidden_states", "output_attentions"):
-        if getattr(config, key, None):
-            setattr(config, key, False)
+    part = config
+    while part is not None:
+        for key in ("use_pretrained_backbone", "output_hidden_states", "output_attentions"):
+            if getattr(part, key, None):
+                setattr(part, key, False)
+        part = getattr(part, "backbone_config", None)
     config.dtype = None
     return config
 
@@ -127,7 +130,9 @@ def _notes(info: Mapping[str, Any], state: State, name: str, file: Path) -> tupl
             f"the weights don't fit the {name} of {file}; tensors {'; '.join(parts)}. Is it the config.json of another "
             "network? Name the right one: --arch"
         )
-    return (f"skipped {len(unknown)} tensors that the network lacks: {cut(unknown, 3)}",) if unknown else ()
+    return (
+        (f"skipped what {name} lacks, {len(unknown)} of the tensors: {cut(unknown, 3)}",) if unknown else ()
+    )
 
 
 @contextmanager

@@ -330,11 +330,11 @@ RECOGNISED = {
     ),
     "Lightning's `.ckpt`, with `criterion.*`, `loss.*` or metrics beside the network": of_object(
         lightning,
-        note=r"network under model. and skipped 5 tensors beside it: criterion.\*, loss_fn.\*, train_acc.\*, metrics",
+        note=r"network under model. and skipped what is beside it, 5 tensors: criterion.\*, loss_fn.\*, train_acc.\*",
     ),
     "Lightning's `.ckpt` with `ema_model.*` beside `model.*`": of_object(
         lightning_ema,
-        note=r"took the network under ema_model. \(averaged weights\) and skipped \d+ tensors.*model.\*",
+        note=r"took the network under ema_model. \(averaged weights\) and skipped what is beside it.*: model.\*",
     ),
     "body and head under their own names: `backbone.*` and `fc.*`": of_object(
         body_and_head("backbone.", "fc"), resnet, note=r"took backbone.\* as the body and fc.\* behind it"
@@ -360,7 +360,9 @@ RECOGNISED = {
     ),
     "weights in several files, with `model.safetensors.index.json`": Form(sharded, {}),
     "weights of a network of your own": Form(
-        with_arch, SMALL | {"arch": "{folder}/nets.py:Tiny"}, "skipped 1 tensors that .* lacks: extra.weight"
+        with_arch,
+        SMALL | {"arch": "{folder}/nets.py:Tiny"},
+        "skipped what .*Tiny lacks, 1 of the tensors: extra.weight",
     ),
     "a network pickled whole": Form(pickled, SMALL | {"trust_pickle": True}),
     "ONNX, also in a folder with `preprocessor_config.json`": Form(
