@@ -39,7 +39,7 @@ _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|teacher)(_|$)")
 _DELAYED = re.compile(r"(^|_)(target|momentum|k)(_|$)")
 _AVERAGES = "n_averaged"
 """AveragedModel's counter."""
-_DEEPEST, _MOST = 3, 4
+_DEEPEST, _MOST = 4, 4
 _OF_A_BODY = 0.5
 """The least share of all weights that the body in front of a head has."""
 

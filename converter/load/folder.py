@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from converter.errors import LoadError
-from zscgan_common.text import cut, first_line
+from zscgan_common.text import cut, first_line, shortened
 
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin", "pytorch_model.safetensors")
 _DEEPSPEED = "mp_rank_00_model_states.pt"
@@ -99,7 +99,7 @@ def _shards(path: Path) -> tuple[Path, ...]:
     ):
         raise LoadError(f"{index} has no weight_map of tensors and files; copy or download it again")
     shards = tuple(path / Path(name).name for name in sorted(set(places.values())))
-    absent = [shard.name for shard in shards if not shard.is_file()]
+    absent = [shortened(shard.name, 80) for shard in shards if not shard.is_file()]
     if absent:
         raise LoadError(
             f"{path} lacks {len(absent)} of the {len(shards)} files that share the weights: {cut(absent, 3)}; "
@@ -125,11 +125,11 @@ def _only(path: Path, entries: list[Path]) -> tuple[Path, ...]:
     if len(files) == 1:
         return (files[0],)
     if files:
-        names = [file.name for file in files]
+        names = [shortened(file.name, 80) for file in files]
         raise LoadError(f"{path} holds {len(files)} checkpoints ({cut(names, 4)}); type one: {files[0]}")
     inside = next(_folders_with_weights(entries), None)
     hint = f"; there are weights in {inside}: type that" if inside is not None else ""
-    held = cut([entry.name for entry in entries], 6) or "nothing"
+    held = cut([shortened(entry.name, 80) for entry in entries], 6) or "nothing"
     raise LoadError(f"{path} is a folder without weights: it holds {held}; {_EXPECTED}{hint}")
 
 

@@ -2,14 +2,17 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from math import floor, inf, isfinite
+from math import floor
 from pathlib import Path
 from typing import Any
 
 from converter.errors import LoadError
 from converter.load.folder import json_from
+from zscgan_common.text import shortened
 
 _MODEL_CONFIG, _PROCESSOR_CONFIG = "config.json", "preprocessor_config.json"
+_LARGEST = 1e6
+"""Of sizes and other numbers; JSON can hold such as no float can."""
 _WARPED = 384
 """From this size on, ConvNeXt's processor stretches images and crops nothing."""
 _TEXT = (
@@ -67,7 +70,7 @@ def published_in(folder: Path) -> Published | None:
         return _of_transformers(config, folder)
     if "_class_name" in config:
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {config['_class_name']}, a network for diffusion; expected "
+            f"{folder / _MODEL_CONFIG} is of {shortened(str(config['_class_name']), 80)}, a network for diffusion; expected "
             "one of images alone"
         )
     return None
@@ -97,10 +100,10 @@ def _of_timm(config: Mapping[str, Any], folder: Path) -> Published:
 def _of_transformers(config: Mapping[str, Any], folder: Path) -> Published:
     """transformers': the class and its names in config.json, the input in preprocessor_config.json."""
     classes = config.get("architectures")
-    name = str(classes[0]) if isinstance(classes, list) and classes else ""
+    name = shortened(str(classes[0]), 80) if isinstance(classes, list) and classes else ""
     if any(name.endswith(ending) for ending in _TEXT):
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {name} ({config.get('model_type')}), a network of text; expected one "
+            f"{folder / _MODEL_CONFIG} is of {name} ({shortened(str(config.get('model_type')), 80)}), a network of text; expected one "
             "whose only input is an image, such as ResNetForImageClassification"
         )
     processor: Mapping[str, Any] = {}
@@ -140,9 +143,11 @@ def _normalisation(processor: Mapping[str, Any]) -> tuple[tuple[float, ...] | No
     offset = 1.0 if processor.get("rescale_offset") is True else 0.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
-    if processor.get("do_normalize", "image_mean" in processor):
+    # MobileViT's, which turns the channels round, says nothing and normalises nothing.
+    usual = "image_mean" in processor and "do_flip_channel_order" not in processor
+    if processor.get("do_normalize", usual):
         mean, std = _numbers(processor.get("image_mean")) or (), _numbers(processor.get("image_std")) or ()
-    if not isinstance(factor, int | float) or not 0 < factor < inf or not mean or not std or min(std) <= 0:
+    if _numbers(factor) is None or factor <= 0 or not mean or not std or min(std) <= 0:
         return None, None
     if str(processor.get("image_processor_type")).startswith("EfficientNet") and processor.get(
         "include_top", True
@@ -181,14 +186,18 @@ def _resize(shape: tuple[int, int, int] | None, crop_pct: object) -> int | None:
 
 
 def _sizes(value: object) -> tuple[int, int, int] | None:
-    if isinstance(value, list) and len(value) == 3 and all(isinstance(n, int) and n > 0 for n in value):
+    if (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(isinstance(n, int) and 0 < n < _LARGEST for n in value)
+    ):
         return (value[0], value[1], value[2])
     return None
 
 
 def _numbers(value: object) -> tuple[float, ...] | None:
     values = value if isinstance(value, list) else [value]
-    numbers = tuple(float(n) for n in values if isinstance(n, int | float) and isfinite(n))
+    numbers = tuple(float(n) for n in values if isinstance(n, int | float) and abs(n) < _LARGEST)
     return numbers if numbers and len(numbers) == len(values) else None
 
 
