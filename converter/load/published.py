@@ -70,10 +70,14 @@ def published_in(folder: Path) -> Published | None:
         return _of_transformers(config, folder)
     if "_class_name" in config:
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {shortened(str(config['_class_name']), 80)}, a network for diffusion; expected "
+            f"{folder / _MODEL_CONFIG} is of {_said(config, '_class_name')}, a network for diffusion; expected "
             "one of images alone"
         )
     return None
+
+
+def _said(config: Mapping[str, Any], key: str) -> str:
+    return shortened(str(config.get(key)), 80)
 
 
 def _of_timm(config: Mapping[str, Any], folder: Path) -> Published:
@@ -103,7 +107,7 @@ def _of_transformers(config: Mapping[str, Any], folder: Path) -> Published:
     name = shortened(str(classes[0]), 80) if isinstance(classes, list) and classes else ""
     if any(name.endswith(ending) for ending in _TEXT):
         raise LoadError(
-            f"{folder / _MODEL_CONFIG} is of {name} ({shortened(str(config.get('model_type')), 80)}), a network of text; expected one "
+            f"{folder / _MODEL_CONFIG} is of {name} ({_said(config, 'model_type')}), a network of text; expected one "
             "whose only input is an image, such as ResNetForImageClassification"
         )
     processor: Mapping[str, Any] = {}
