@@ -14,8 +14,9 @@ class ModelOptions:
     ``package.module:callable`` or ``file.py:callable``; None recognises torchvision's architectures by
     their weights. ``trust_pickle`` lets a file run its own code while it is read. ``input_shape`` is
     (channels, height, width); ``mean`` and ``std`` normalise pixels in [0, 1], one value or one a channel.
-    ``preset`` names an entry of ``PRESETS``. Whatever is None comes from the preset, then from
-    what is published beside the weights, the network itself, or the torchvision weights. Raises OptionsError for values that are wrong by themselves or together.
+    ``preset`` names an entry of ``PRESETS``. Whatever is None comes from the preset, then from what is published beside
+    the weights, the network itself, or the torchvision weights. Raises OptionsError for values that are wrong by
+    themselves or together.
     """
 
     model: str
