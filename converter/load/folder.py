@@ -26,6 +26,11 @@ _FOREIGN = (
     ),
     ("*.pdmodel", "a network of PaddlePaddle: export it as ONNX with paddle2onnx"),
     ("*.pdiparams", "a network of PaddlePaddle: export it as ONNX with paddle2onnx"),
+    (
+        "*.distcp",
+        "a distributed checkpoint of PyTorch: join it first, python -m torch.distributed.checkpoint.format_utils "
+        "dcp_to_torch DIR FILE",
+    ),
     ("model_index.json", "a pipeline for diffusion, of several networks"),
     ("Manifest.json", "a Core ML package: convert the network that it was made from"),
     (

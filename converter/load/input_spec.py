@@ -85,8 +85,8 @@ def _known_shape(options: ModelOptions, origin: Origin) -> tuple[int, int, int] 
 def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec, tuple[str, ...]]:
     """Shape and normalisation of the input, and a note where the normalisation wasn't typed and is not certain.
 
-    Flags come before the preset, the preset before what is published beside the weights, this before what the network
-    does itself and before torchvision's weights.
+    Flags come before the preset, the preset before what the network does itself: where its graph normalises the pixels,
+    what is published beside the weights was made a part of it. Then that, then torchvision's weights.
     Raises OptionsError where something is unknown: a wrong normalisation would quietly cost accuracy, so none is made
     up.
     """
@@ -97,11 +97,11 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
         mean, std = options.mean, options.std
     elif options.preset is not None:
         mean, std = PRESETS[options.preset].mean, PRESETS[options.preset].std
+    elif origin.white is not None:
+        mean, std = (0.0,), (1.0 / origin.white,)
     elif published is not None and published.mean is not None and published.std is not None:
         mean, std = published.mean, published.std
         notes += (f"took mean {_commas(mean)}, std {_commas(std)} from {published.source}",)
-    elif origin.white is not None:
-        mean, std = (0.0,), (1.0 / origin.white,)
     elif origin.weights is not None:
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)

@@ -490,6 +490,9 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
     "fastai's `learn.export`": (
         (fastai_export, r"whole Learner of fastai.*learn.save\('weights', with_opt=False"),
     ),
+    "PyTorch's distributed checkpoint (`.distcp`)": (
+        (of_files(".metadata", "__0_0.distcp"), "distributed checkpoint of PyTorch.*dcp_to_torch"),
+    ),
     "a folder with several checkpoints": (
         (several, r"holds 2 checkpoints \(epoch1.pth, epoch2.pth\); type one"),
     ),

@@ -392,7 +392,9 @@ def test_options_that_contradict(given: dict[str, object], message: str) -> None
 def test_input_is_never_guessed(network: Tiny, code: Path) -> None:
     path = saved(network.state_dict(), code.parent / "net.pth")
     arch = f"{code}:Tiny"
-    with pytest.raises(OptionsError, match=r"shape is unknown: type --input-shape.*--preset"):
+    with pytest.raises(
+        OptionsError, match=r"shape is unknown \(the network runs on any;.*: type --input-shape.*--preset"
+    ):
         load(path, arch, input_shape=None)
     with pytest.raises(OptionsError, match=r"normalisation is unknown: type --mean and --std.*unit"):
         load(path, arch, preset=None)

@@ -7,7 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from calibrators.data.input_spec import InputSpec
 from converter.errors import LoadError
+from converter.load.input_spec import Origin, spec_from_options
+from converter.load.options import ModelOptions
 from converter.load.published import Published, published_beside, published_in
 
 RESNET = {"model_type": "resnet", "architectures": ["ResNetForImageClassification"], "num_channels": 3}
@@ -117,3 +120,13 @@ def test_a_config_of_anything_else(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("[1, 2]")
     with pytest.raises(LoadError, match=r"config.json holds a list; expected an object"):
         published_in(tmp_path)
+
+
+def test_a_graph_that_normalises_its_own_input_comes_first() -> None:
+    """What is published was made a part of such a graph; twice would be wrong."""
+    beside = Published("transformers:ResNetModel", (3, 32, 32), (0.5,), (0.25,), None, "config.json")
+    options = ModelOptions("net.onnx")
+    spec, notes = spec_from_options(options, Origin(white=255.0, published=beside))
+    assert spec == InputSpec((3, 32, 32), (0.0,), (1 / 255,))
+    assert "normalises its own input" in notes[0]
+    assert spec_from_options(options, Origin(published=beside))[0].mean == (0.5, 0.5, 0.5)
