@@ -32,7 +32,7 @@ class Published:
     ``arch`` is ``timm:NAME`` or ``transformers:CLASS``, ``arguments`` are what timm's builder gets besides. ``shape``,
     ``mean`` and ``std`` are those of the input, for pixels in [0, 1]; ``bgr`` says that the network takes blue first,
     ``resize`` is the shorter side that images have before the crop.
-    ``source`` is the file for messages, ``folder`` where it lies.
+    ``source`` is the file for messages, ``folder`` where it lies, None where no file says it.
     """
 
     arch: str | None
@@ -41,7 +41,7 @@ class Published:
     std: tuple[float, ...] | None
     class_names: tuple[str, ...] | None
     source: str
-    folder: Path = Path()
+    folder: Path | None = None
     classes: int | None = None
     bgr: bool = False
     resize: int | None = None

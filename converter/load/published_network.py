@@ -23,6 +23,7 @@ def network_of_published(published: Published, state: State) -> tuple[nn.Module,
     Raises LoadError without its library, ArchitectureError where weights and description don't fit.
     """
     library, _, name = (published.arch or "").partition(":")
+    assert published.folder is not None
     file = published.folder / "config.json"
     built = f"built {name} of {library}, which {file.name} names"
     if library == "transformers":
