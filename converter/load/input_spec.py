@@ -6,6 +6,7 @@ from typing import Any
 from calibrators.data.input_spec import PRESETS, InputSpec
 from converter.errors import LoadError, OptionsError
 from converter.load.options import ModelOptions
+from converter.load.published import Published
 
 _PRESET_NAMES = "|".join(PRESETS)
 
@@ -24,6 +25,7 @@ class Origin:
     assumed: bool = False
     sizes: tuple[int, ...] = (-1, -1, -1)
     white: float | None = None
+    published: Published | None = None
 
 
 def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int, int]:
@@ -47,6 +49,8 @@ def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int,
     if origin.weights is not None:
         (crop,) = set(origin.weights.transforms().crop_size)
         return (3, crop, crop)
+    if origin.published is not None and origin.published.shape is not None:
+        return origin.published.shape
     raise OptionsError(
         "the input's shape is unknown: type --input-shape, for example --input-shape 3x32x32, or a --preset "
         f"that has one ({'|'.join(name for name, entry in PRESETS.items() if entry.shape)})"
@@ -72,12 +76,11 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
         if origin.assumed:
-            typed = options.input_shape is not None
-            notes = (
-                f"assumed the input of torchvision's {origin.weights}: "
-                f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
-                f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
-            )
+            notes = (_note_of_assumed(options, shape, mean, std, f"torchvision's {origin.weights}"),)
+    elif (known := origin.published) is not None and known.mean is not None and known.std is not None:
+        mean, std = known.mean, known.std
+        if origin.assumed:
+            notes = (_note_of_assumed(options, shape, mean, std, known.source),)
     else:
         raise OptionsError(
             "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
@@ -88,6 +91,22 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
     except ValueError as error:
         raise OptionsError(str(error)) from error
     return spec, notes + _note_of_own(spec, origin.white)
+
+
+def _note_of_assumed(
+    options: ModelOptions,
+    shape: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    source: str,
+) -> str:
+    """What to say of an input that is a guess from the architecture, of ``source``."""
+    typed = options.input_shape is not None
+    return (
+        f"assumed the input of {source}: "
+        f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
+        f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std"
+    )
 
 
 def _note_of_own(spec: InputSpec, white: float | None) -> tuple[str, ...]:
