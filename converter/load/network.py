@@ -28,7 +28,7 @@ _OVERRIDE = "name a function that returns the network, --arch file.py:callable"
 def network_for_state(
     state: State, arch: str | None, sha256: str
 ) -> tuple[nn.Module, Origin, tuple[str, ...]]:
-    """The network that ``arch`` names, or that the weights fit, with its weights, what is known of its input, and notes.
+    """The network that ``arch`` names, or that the weights fit, with its weights; its input; notes.
 
     Raises ArchitectureError where none fits, or several do.
     """

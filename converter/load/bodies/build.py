@@ -14,13 +14,8 @@ from converter.load.bodies.uninitialised import Uninitialised
 class _MaxAndMean(nn.Module):
     """Both poolings of an image side by side, as fastai's heads take them."""
 
-    def __init__(self, *, flattens: bool) -> None:
-        super().__init__()
-        self._flattens = flattens
-
     def forward(self, x: Tensor) -> Tensor:
-        pooled = torch.cat([x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)], 1)
-        return pooled.flatten(1) if self._flattens else pooled
+        return torch.cat([x.amax((2, 3), keepdim=True), x.mean((2, 3), keepdim=True)], 1)
 
 
 def network_from_fit(fit: Fit, **kwargs: Any) -> nn.Module:
@@ -50,13 +45,12 @@ def _change_stem(network: nn.Module, path: str, stem: Stem) -> None:
     """Give the first convolution the channels of ``stem``; the small one has stride 1, and no max pool behind it."""
     old = network.get_submodule(path)
     assert isinstance(old, nn.Conv2d)
-    kernel, stride, padding = (
-        ((3, 3), (1, 1), (1, 1)) if stem.small else (old.kernel_size, old.stride, old.padding)
-    )
+    size: dict[str, Any] = {"kernel_size": 3, "stride": 1, "padding": 1}
+    if not stem.small:
+        size = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
     if stem.small or old.in_channels != stem.channels:
         bias = old.bias is not None
-        new = nn.Conv2d(stem.channels, old.out_channels, kernel, stride, padding, old.dilation, bias=bias)
-        network.set_submodule(path, new)
+        network.set_submodule(path, nn.Conv2d(stem.channels, old.out_channels, bias=bias, **size))
     if stem.small:
         pool = next(name for name, module in network.named_modules() if isinstance(module, nn.MaxPool2d))
         network.set_submodule(pool, nn.Identity())
@@ -64,16 +58,11 @@ def _change_stem(network: nn.Module, path: str, stem: Stem) -> None:
 
 def _pool_twice(network: nn.Module, title: str) -> None:
     """Put the pooling of fastai's heads in the place of the network's own; raises ArchitectureError."""
-    pools = [
-        (name, module)
-        for name, module in network.named_modules()
-        if isinstance(module, nn.AdaptiveAvgPool2d) or type(module).__name__ == "SelectAdaptivePool2d"
-    ]
+    # The last one: those before it are of squeeze-and-excitation.
+    pools = [name for name, module in network.named_modules() if isinstance(module, nn.AdaptiveAvgPool2d)]
     if not pools:
         raise ArchitectureError(
             f"the head takes twice what {title} gives, as fastai's do, but its pooling is no module that could be "
             "replaced; name the network by a function that returns it: --arch file.py:callable"
         )
-    name, module = pools[0]
-    flattens = not isinstance(module, nn.AdaptiveAvgPool2d) and not isinstance(module.flatten, nn.Identity)
-    network.set_submodule(name, _MaxAndMean(flattens=flattens))
+    network.set_submodule(pools[-1], _MaxAndMean())

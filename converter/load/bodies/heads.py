@@ -129,7 +129,7 @@ def head_from_shapes(shapes: Mapping[str, Shape]) -> Head:
     if all(part.isdecimal() for name in names for part in name.split(".")):
         names.sort(key=_numbers)
     layers = tuple(_layer(name, modules[name]) for name in names)
-    for one, following in pairwise(layers):
+    for one, following in pairwise(layer for layer in layers if layer.kind != "PReLU"):
         if one.outputs != following.inputs:
             raise NotAHeadError(
                 f"{one.name} gives {one.outputs} values and {following.name} takes {following.inputs}"

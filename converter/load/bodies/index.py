@@ -23,8 +23,7 @@ class Architecture:
 
     ``same`` are names of networks that compute the same with the same weights, ``head`` the modules whose outputs are
     the classes, ``stem`` the convolutions that take the image, ``children`` the names of the network's own modules in
-    their order, also those without weights. ``shape``, ``mean`` and ``std`` of the input are those of timm's default
-    weights; torchvision's know their own.
+    their order, also those without weights.
     """
 
     name: str
@@ -33,9 +32,6 @@ class Architecture:
     head: tuple[str, ...]
     stem: tuple[str, ...]
     children: tuple[str, ...]
-    shape: tuple[int, int, int] | None = None
-    mean: tuple[float, ...] | None = None
-    std: tuple[float, ...] | None = None
 
     @property
     def of_timm(self) -> bool:

@@ -78,7 +78,6 @@ class Built:
     head: tuple[str, ...]
     stem: tuple[str, ...]
     children: tuple[str, ...]
-    config: dict[str, Any]
     fingerprint: str
     parameters: int
     fixed_size: int | None
@@ -102,7 +101,6 @@ def make_index(folder: Path, names: Sequence[str], processes: int) -> None:
             "head": head,
             "stem": stem,
             "children": first.children,
-            **first.config,
         }
         for (line, head, stem), parts in zip(groups, same, strict=True)
         for first, *others in parts
@@ -145,20 +143,20 @@ def _of_torchvision(name: str) -> Built:
     head = _changed(network, _on_meta(lambda: _created(name, 7)))
     (crop,) = set(models.get_model_weights(name).DEFAULT.transforms().crop_size)
     fixed = crop if name.startswith("vit_") else None
-    return _built(name, network, head, _first_convolution(network), {}, fixed)
+    return _built(name, network, head, _first_convolution(network), fixed)
 
 
 def _of_timm(name: str) -> Built:
     network = _on_meta(lambda: _created(TIMM + name, 1000))
-    config = network.pretrained_cfg
+    config: dict[str, Any] = dict(vars(network)["pretrained_cfg"])
     head, stem = _paths(config.get("classifier")), _paths(config.get("first_conv"))
     if not head or any(at(_tree(network), f"{path}.weight") is None for path in head):
         head = _changed(network, _on_meta(lambda: _created(TIMM + name, 7)))
     if not stem or any(not _takes_images(network, path) for path in stem):
         stem = _first_convolution(network)
-    known = {"shape": config.get("input_size"), "mean": config.get("mean"), "std": config.get("std")}
-    fixed = config["input_size"][-1] if config.get("fixed_input_size") and known["shape"] else None
-    return _built(TIMM + name, network, head, stem, known, fixed)
+    shape = config.get("input_size")
+    fixed = shape[-1] if shape and config.get("fixed_input_size") else None
+    return _built(TIMM + name, network, head, stem, fixed)
 
 
 def _on_meta(create: Callable[[], nn.Module]) -> nn.Module:
@@ -181,7 +179,6 @@ def _built(
     network: nn.Module,
     head: tuple[str, ...],
     stem: tuple[str, ...],
-    config: dict[str, Any],
     fixed: int | None,
 ) -> Built:
     return Built(
@@ -190,7 +187,6 @@ def _built(
         head=head,
         stem=stem,
         children=tuple(child for child, _ in network.named_children()),
-        config=config,
         fingerprint=_fingerprint(network),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         fixed_size=fixed,

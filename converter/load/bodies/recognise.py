@@ -128,7 +128,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Fit:
         near += found
         fits = _fits(found, shapes)
         if fits:
-            return _only(fits)
+            return _with_classes(_only(fits))
     raise ArchitectureError(_unrecognised(shapes, near))
 
 
@@ -136,8 +136,17 @@ def fit_of(architecture: Architecture, shapes: Mapping[str, Shape]) -> Fit | Non
     """How these tensors fit ``architecture``, or None."""
     for variant in _variants(shapes):
         if fits := _fits(_nearest(variant, [architecture]), shapes):
-            return fits[0]
+            return _with_classes(fits[0])
     return None
+
+
+def _with_classes(fit: Fit) -> Fit:
+    """``fit``; raises ArchitectureError where its head has no outputs."""
+    if fit.classes == 0:
+        raise ArchitectureError(
+            f"the head of these weights, {fit.architecture.title}, has 0 classes; expected at least 1"
+        )
+    return fit
 
 
 def classes_of(shapes: Mapping[str, Shape]) -> int | None:
@@ -238,7 +247,7 @@ def _fit(near: _Near, shapes: Mapping[str, Shape]) -> Fit | str:
 
 
 def _scopes(architecture: Architecture) -> tuple[tuple[str, ...], ...]:
-    """The modules that a new head may have replaced: the last layers, and the Sequential that the one last layer is in."""
+    """The modules that a new head may have replaced: the last layers, and the Sequential that a single one is in."""
     scopes: tuple[tuple[str, ...], ...] = (architecture.head,)
     if len(architecture.head) == 1:
         parent, _, last = architecture.head[0].rpartition(".")
