@@ -200,4 +200,4 @@ def _origin_of_stem(fit: Fit, origin: Origin) -> Origin:
 
 
 def _numbers(value: object) -> tuple[float, ...]:
-    return tuple(value) if isinstance(value, list | tuple) else ()
+    return tuple(map(float, value)) if isinstance(value, list | tuple) else ()

@@ -1,94 +1,249 @@
-"""torchvision's architectures: recognised, named, downloaded, and told apart."""
+"""Networks of torchvision, timm and tutorials: recognised, named, downloaded, with the outputs that theirs have."""
 
+import sys
+from collections import OrderedDict
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch import nn
 from torchvision import models
 
 from converter.errors import ArchitectureError, LoadError, OptionsError
-from converter.load import architectures
-from converter.load.model import load_model
+from converter.load.bodies import torchvision_names
+from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 
 pytestmark = pytest.mark.slow
 
 
 def state_of(name: str, classes: int, **kwargs) -> dict[str, torch.Tensor]:
-    """Weights of torchvision's own builder, without memory behind them where that's enough."""
+    """Weights of torchvision's own builder."""
     return models.get_model(name, weights=None, num_classes=classes, **kwargs).state_dict()
 
 
-def on_meta(name: str, classes: int, **kwargs) -> dict[str, torch.Tensor]:
-    with torch.device("meta"):
-        return state_of(name, classes, **kwargs)
+def randomised(network: nn.Module) -> nn.Module:
+    """``network`` in eval mode with weights and statistics that leave no branch of it without effect."""
+    generator = torch.Generator().manual_seed(0)
+    for value in network.state_dict().values():
+        if value.is_floating_point() and value.dim() == 1:
+            value.copy_(torch.rand(value.shape, generator=generator) + 0.5)
+        elif value.is_floating_point():
+            bound = (6 / value[0].numel()) ** 0.5
+            value.copy_((2 * torch.rand(value.shape, generator=generator) - 1) * bound)
+    return network.eval()
+
+
+def require_same(theirs: nn.Module, folder: Path, shape: tuple[int, int, int], **options: Any) -> Teacher:
+    """The teacher for the state_dict of ``theirs``, whose outputs are those of ``theirs``."""
+    randomised(theirs)
+    torch.save(theirs.state_dict(), folder / "net.pth")
+    normalisation = {"mean": (0.5,) * shape[0], "std": (0.25,) * shape[0]}
+    teacher = load_model(ModelOptions(str(folder / "net.pth"), input_shape=shape, **normalisation, **options))
+    x = torch.rand(2, *shape, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.module(x), theirs(x), rtol=0, atol=0)
+    return teacher
+
+
+def set_all(network: nn.Module, **modules: nn.Module) -> nn.Module:
+    for name, module in modules.items():
+        network.set_submodule(name.replace("__", "."), module)
+    return network
+
+
+def of_timm(name: str, **kwargs: Any) -> nn.Module:
+    import timm
+
+    return timm.create_model(name, **kwargs)
+
+
+def two_layers(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 16), nn.ReLU(), nn.Dropout(), nn.Linear(16, 7), nn.LogSoftmax(1))
+
+
+class MaxAndMean(nn.Module):
+    """fastai's AdaptiveConcatPool2d."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.cat(
+            [nn.functional.adaptive_max_pool2d(x, 1), nn.functional.adaptive_avg_pool2d(x, 1)], 1
+        )
+
+
+def of_fastai() -> nn.Module:
+    """A ResNet-18 as fastai cuts and ends it."""
+    head = nn.Sequential(
+        *(
+            MaxAndMean(),
+            nn.Flatten(),
+            nn.BatchNorm1d(1024),
+            nn.Dropout(0.25),
+            nn.Linear(1024, 32, bias=False),
+        ),
+        *(nn.ReLU(), nn.BatchNorm1d(32), nn.Dropout(0.5), nn.Linear(32, 37, bias=False)),
+    )
+    return nn.Sequential(nn.Sequential(*list(models.resnet18().children())[:-2]), head)
+
+
+class Wrapped(nn.Module):
+    """A body without its head inside of a network of somebody's own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.backbone = nn.Sequential(*list(models.resnet18().children())[:-1])
+        self.classifier = two_layers(512)[:4]
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.backbone(x).flatten(1))
+
+
+def for_cifar() -> nn.Module:
+    stem = nn.Conv2d(3, 64, 3, padding=1, bias=False)
+    return set_all(models.resnet18(num_classes=10), conv1=stem, maxpool=nn.Identity())
+
+
+def of_flowers() -> nn.Module:
+    """As a well-known course has it."""
+    layers = {
+        "fc1": nn.Linear(1280, 16),
+        "relu": nn.ReLU(),
+        "fc2": nn.Linear(16, 7),
+        "output": nn.LogSoftmax(1),
+    }
+    return set_all(models.mobilenet_v2(), classifier=nn.Sequential(OrderedDict(layers))[:3])
+
+
+def vgg() -> nn.Module:
+    head = nn.Sequential(nn.Linear(25088, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 5))
+    return set_all(models.vgg11_bn(), classifier=head)
+
+
+ReLU = "ReLU is assumed, as weights don't tell activations: for another, name a function"
 
 
 @pytest.mark.parametrize(
-    "name",
+    ("build", "shape", "note"),
     [
-        *("resnet18", "resnet50", "wide_resnet50_2", "resnext50_32x4d", "vgg16", "vgg16_bn", "densenet121"),
-        *("mobilenet_v2", "mobilenet_v3_small", "efficientnet_b1", "efficientnet_b2", "squeezenet1_0"),
-        *("shufflenet_v2_x1_0", "mnasnet1_0", "convnext_tiny", "alexnet", "maxvit_t", "swin_t", "swin_v2_t"),
+        (lambda: set_all(models.resnet18(), fc=two_layers(512)[:4]), (3, 64, 64), ReLU),
+        (
+            lambda: set_all(models.squeezenet1_1(num_classes=4)),
+            (3, 64, 64),
+            "recognised torchvision's squeezenet1_1",
+        ),
+        (of_fastai, (3, 64, 64), "the maximum and the mean of each channel, BatchNorm, Linear 1024→32, ReLU"),
+        (Wrapped, (3, 64, 64), "recognised torchvision's resnet18 with 7 classes"),
+        (for_cifar, (3, 32, 32), "3x3, as for CIFAR: stride 1 without a max pool behind it is assumed"),
+        (of_flowers, (3, 64, 64), "its head by the shapes: Linear 1280→16, ReLU, Linear 16→7"),
+        (vgg, (3, 64, 64), "with 5 classes"),
+        (
+            lambda: of_timm("test_resnet", num_classes=6, in_chans=1),
+            (1, 64, 64),
+            "timm's test_resnet with 6 classes",
+        ),
+        (lambda: set_all(of_timm("test_resnet"), fc=two_layers(384)[:4]), (3, 64, 64), ReLU),
+        (lambda: of_timm("test_efficientnet", num_classes=0), (3, 64, 64), "the file has no head"),
     ],
 )
-@pytest.mark.parametrize("classes", [10, 1000])
-def test_recognised_whatever_the_classes(name: str, classes: int) -> None:
-    match = architectures.recognise(on_meta(name, classes))
-    assert (match.name, match.classes) == (name, classes)
+def test_what_tutorials_make_computes_the_same(
+    build: Callable[[], nn.Module], shape: tuple[int, int, int], note: str, tmp_path: Path
+) -> None:
+    teacher = require_same(build(), tmp_path, shape)
+    assert any(note in line for line in teacher.notes)
 
 
-@pytest.mark.parametrize("auxiliary", [True, False])
-@pytest.mark.parametrize("name", ["googlenet", "inception_v3"])
-def test_auxiliary_heads_are_dropped(name: str, auxiliary: bool) -> None:
-    match = architectures.recognise(on_meta(name, 7, aux_logits=auxiliary, init_weights=False))
-    assert match.name == name
-    assert not any(key.lower().startswith("aux") for key in match.state)
+def test_without_a_head_torchvision_gives_features(tmp_path: Path) -> None:
+    teacher = require_same(set_all(models.resnet18(), fc=nn.Identity()), tmp_path, (3, 64, 64))
+    assert teacher.probe[next(iter(teacher.probe))].shape == (4, 512)
 
 
-def test_regnet_is_recognised() -> None:
-    assert architectures.recognise(state_of("regnet_x_400mf", 3)).name == "regnet_x_400mf"
+def test_a_grey_stem_has_a_shape_and_no_normalisation(tmp_path: Path) -> None:
+    theirs = set_all(models.resnet18(num_classes=3), conv1=nn.Conv2d(1, 64, 7, 2, 3, bias=False))
+    torch.save(randomised(theirs).state_dict(), tmp_path / "net.pth")
+    teacher = load_model(ModelOptions(str(tmp_path / "net.pth"), mean=(0.5,), std=(0.5,)))
+    assert teacher.spec.shape == (1, 224, 224)
+    with pytest.raises(OptionsError, match="normalisation is unknown"):
+        load_model(ModelOptions(str(tmp_path / "net.pth")))
 
 
-def test_order_of_the_names_does_not_matter() -> None:
-    state = on_meta("vgg11_bn", 3)
-    assert architectures.recognise(dict(sorted(state.items(), reverse=True))).name == "vgg11_bn"
+@pytest.mark.parametrize("arch", ["timm:test_resnet", "timm:test_resnet(num_classes=5)"])
+def test_timms_input_is_assumed(arch: str, tmp_path: Path) -> None:
+    torch.save(of_timm("test_resnet", num_classes=5).state_dict(), tmp_path / "net.pth")
+    teacher = load_model(ModelOptions(str(tmp_path / "net.pth"), arch=arch))
+    assert teacher.spec.shape == (3, 160, 160)
+    assert teacher.spec.mean == (0.5, 0.5, 0.5)
+    assert any("assumed the input of timm's test_resnet: 3x160x160" in note for note in teacher.notes)
 
 
-def test_common_prefix_and_old_densenet_names() -> None:
-    state = {f"backbone.{key}": value for key, value in on_meta("resnet18", 4).items()}
-    assert architectures.recognise(state).name == "resnet18"
-    old = {
-        key.replace("norm1", "norm.1").replace("conv2", "conv.2"): value
-        for key, value in on_meta("densenet121", 1000).items()
-    }
-    assert architectures.recognise(old).name == "densenet121"
-
-
-def test_unknown_weights_name_the_nearest(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without a look at all architectures, of which some take a second each."""
-    state = on_meta("resnet34", 10)
-    del state["layer3.5.conv2.weight"]
-    shapes, looked_at = architectures._shapes, set()
-    monkeypatch.setattr(
-        architectures, "_shapes", lambda name, classes: looked_at.add(name) or shapes(name, classes)
+def test_a_named_architecture_takes_another_head(tmp_path: Path) -> None:
+    """Also the one of several that the weights fit."""
+    require_same(
+        of_timm("test_efficientnet_ln", num_classes=3),
+        tmp_path,
+        (3, 64, 64),
+        arch="timm:test_efficientnet_ln",
     )
-    with pytest.raises(ArchitectureError, match=r"nearest: resnet34 \(99 % of the names agree, 9\d % with"):
-        architectures.recognise(state)
-    print(len(looked_at), len(architectures.names()))
-    assert len(looked_at) < len(architectures.names()) / 2
-    with pytest.raises(ArchitectureError, match=r"these 1 tensors \(w\); nearest: none. Name the network"):
-        architectures.recognise({"w": torch.zeros(3)})
+    theirs = set_all(models.resnet18(), fc=two_layers(512)[:4])
+    require_same(theirs, tmp_path, (3, 64, 64), arch="resnet18")
 
 
-def test_weights_that_fit_several(monkeypatch: pytest.MonkeyPatch) -> None:
-    state = on_meta("resnet18", 10)
-    monkeypatch.setattr(architectures, "_of_same_size", lambda *_: ["resnet18", "twin"])
-    monkeypatch.setattr(architectures, "_shapes", lambda *_: architectures._comparable(state))
+@pytest.mark.parametrize(
+    ("arch", "message"),
+    [
+        ("timm:resnet26q", r"timm \S+ has no model resnet26q \(did you mean timm:resnet26"),
+        ("timm:test_resnet(depth=3)", r"timm \S+ failed to build test_resnet: TypeError: .*depth"),
+        ("timm:test_resnet(3)", r"expected --arch 'timm:test_resnet\(name=value, ...\)' with numbers"),
+        ("timm:test_vit", r"the weights don't fit timm:test_vit; tensors \d+ missing from the file"),
+    ],
+)
+def test_a_wrong_name_of_timm(arch: str, message: str, tmp_path: Path) -> None:
+    torch.save(of_timm("test_resnet", num_classes=5).state_dict(), tmp_path / "net.pth")
+    with pytest.raises(ArchitectureError, match=message):
+        load_model(ModelOptions(str(tmp_path / "net.pth"), arch=arch))
+
+
+def test_without_timm_the_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.save(of_timm("test_resnet", num_classes=5).state_dict(), tmp_path / "net.pth")
+    monkeypatch.setitem(sys.modules, "timm", None)
+    message = (
+        r"the network is timm's test_resnet; building it requires timm: pip install 'zscgan-convert\[timm\]'"
+    )
+    with pytest.raises(ArchitectureError, match=message):
+        load_model(ModelOptions(str(tmp_path / "net.pth")))
+    torch.save(state_of("resnet18", 4), tmp_path / "net.pth")
+    assert load_model(ModelOptions(str(tmp_path / "net.pth"), input_shape=(3, 64, 64))).parameters > 0
+
+
+def test_timms_name_as_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import timm
+
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
+    teacher = load_model(ModelOptions("timm:test_resnet"))
+    assert (teacher.name, teacher.spec.shape) == ("test_resnet", (3, 160, 160))
+    with pytest.raises(OptionsError, match="is a timm name and brings its architecture"):
+        load_model(ModelOptions("timm:test_resnet", arch="resnet18"))
+    with pytest.raises(LoadError, match="has no model resnet1x"):
+        load_model(ModelOptions("timm:resnet1x"))
+    with pytest.raises(LoadError, match=r"timm has no pretrained weights for resnet152s; give a file"):
+        load_model(ModelOptions("timm:resnet152s"))
+    with pytest.raises(LoadError, match="for timm's type timm:test_resnet"):
+        load_model(ModelOptions("test_resnet"))
+
+
+def test_timms_name_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    import timm
+
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(timm, "create_model", offline)
     with pytest.raises(
-        ArchitectureError, match=r"several .*alike: resnet18, twin; say which: --arch resnet18"
+        LoadError, match=r"weights of timm:test_resnet can't be loaded \(Name or service not known\)"
     ):
-        architectures.recognise(state)
+        load_model(ModelOptions("timm:test_resnet"))
 
 
 def test_our_build_matches_theirs_and_notes_the_assumption(tmp_path: Path) -> None:
@@ -120,8 +275,8 @@ def test_named_architecture_takes_the_crop_of_its_weights(tmp_path: Path) -> Non
 
 
 def test_released_weights_are_known_by_their_digest() -> None:
-    assert architectures.released_weights("resnet18", "f37072fd" + "0" * 56) is not None
-    assert architectures.released_weights("resnet18", "0" * 64) is None
+    assert torchvision_names.released_weights("resnet18", "f37072fd" + "0" * 56) is not None
+    assert torchvision_names.released_weights("resnet18", "0" * 64) is None
 
 
 def test_torchvision_name_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

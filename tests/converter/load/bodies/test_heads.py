@@ -23,7 +23,9 @@ FASTAI = nn.Sequential(
 NORM_FIRST = nn.Sequential(nn.Linear(8, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 5))
 LINEAR_ALONE = nn.Sequential(nn.Linear(8, 6), nn.Linear(6, 5))
 PRELU = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 6), nn.PReLU(), nn.Linear(6, 5))
-NESTED = nn.Sequential(nn.Sequential(nn.Linear(8, 6), nn.ReLU()), nn.Sequential(nn.Dropout(), nn.Linear(6, 5)))
+NESTED = nn.Sequential(
+    nn.Sequential(nn.Linear(8, 6), nn.ReLU()), nn.Sequential(nn.Dropout(), nn.Linear(6, 5))
+)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,11 @@ def two_layers(shapes: dict[str, Shape], place: str) -> dict[str, Shape]:
 
 SPREAD = [
     *(("resnet18", "fc"), ("vgg16_bn", "classifier.6"), ("densenet121", "classifier")),
-    *(("mobilenet_v2", "classifier.1"), ("efficientnet_b1", "classifier.1"), ("convnext_tiny", "classifier.2")),
+    *(
+        ("mobilenet_v2", "classifier.1"),
+        ("efficientnet_b1", "classifier.1"),
+        ("convnext_tiny", "classifier.2"),
+    ),
     *(("timm:resnet26d", "fc"), ("timm:convnext_atto", "head.fc"), ("timm:regnety_002", "head.fc")),
     *(("timm:resnetv2_50", "head.fc"), ("timm:ghostnet_100", "classifier"), ("timm:repvgg_a0", "head.fc")),
 ]
@@ -58,9 +62,7 @@ def test_the_body_is_told_with_any_head_and_stem(name: str, place: str) -> None:
     for channels in (1, 4):
         grey = recognise(plain | {weight: (plain[weight][0], channels, *plain[weight][2:])})
         assert (grey.architecture.name, grey.stem) == (name, Stem(channels, small=False))
-    fewer = {
-        key: (7, *shape[1:]) if key.startswith(f"{place}.") else shape for key, shape in plain.items()
-    }
+    fewer = {key: (7, *shape[1:]) if key.startswith(f"{place}.") else shape for key, shape in plain.items()}
     assert (recognise(fewer).architecture.name, recognise(fewer).classes) == (name, 7)
     deep = recognise(two_layers(plain, place))
     assert (deep.architecture.name, deep.classes, deep.place) == (name, 7, place)
@@ -174,7 +176,10 @@ def test_what_fits_nothing_names_the_nearest_and_what_differs() -> None:
         {"w": (3,)},
         {"": (3,)},
         {"model.layers.0.self_attn.q_proj.weight": (64, 64), "model.embed_tokens.weight": (1000, 64)},
-        {"base_model.model.layer.0.lora_A.weight": (8, 64), "base_model.model.layer.0.lora_B.weight": (64, 8)},
+        {
+            "base_model.model.layer.0.lora_A.weight": (8, 64),
+            "base_model.model.layer.0.lora_B.weight": (64, 8),
+        },
     ],
 )
 def test_other_weights_are_near_nothing(shapes: dict[str, Shape]) -> None:
@@ -189,9 +194,11 @@ def test_a_head_that_is_no_chain() -> None:
             self.query = nn.Parameter(torch.zeros(1, 512))
             self.out = nn.Linear(512, 7)
 
-    with pytest.raises(ArchitectureError, match=r"Its body fits, but the head can't be rebuilt: .* has query"):
+    with pytest.raises(
+        ArchitectureError, match=r"Its body fits, but the head can't be rebuilt: .* has query"
+    ):
         fit_to(resnet_with(fc=Attention()))
-    with pytest.raises(ArchitectureError, match="beside fc the file has decoder.weight, decoder.bias"):
+    with pytest.raises(ArchitectureError, match=r"beside fc the file has decoder\.weight, decoder\.bias"):
         fit_to(resnet_with(decoder=nn.Conv2d(512, 9, 3)))
     with pytest.raises(ArchitectureError, match="it takes 256 values and the body gives 512"):
         fit_to(resnet_with(fc=nn.Linear(256, 7)))
@@ -199,7 +206,9 @@ def test_a_head_that_is_no_chain() -> None:
 
 def test_no_classes() -> None:
     shapes = torchvision("resnet18") | {"fc.weight": (0, 512), "fc.bias": (0,)}
-    with pytest.raises(ArchitectureError, match=r"the head of these weights, torchvision's resnet18, has 0 classes"):
+    with pytest.raises(
+        ArchitectureError, match=r"the head of these weights, torchvision's resnet18, has 0 classes"
+    ):
         recognise(shapes)
 
 
