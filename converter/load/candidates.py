@@ -40,9 +40,6 @@ _DELAYED = re.compile(r"(^|_)(target|momentum|k)(_|$)")
 _AVERAGES = "n_averaged"
 """AveragedModel's counter."""
 _DEEPEST, _MOST = 4, 4
-_OF_A_BODY = 0.5
-"""The least share of all weights that the body in front of a head has."""
-
 
 Entry = tuple[tuple[str, ...], Mapping[Any, Any]]
 """Named tensors in a container, and the keys that lead there."""
@@ -142,8 +139,7 @@ def variants(state: State) -> tuple[Candidate, ...]:
     """The ways to read one state, the likeliest first.
 
     A group of names under one first part comes before the whole where all else belongs to training: losses, metrics,
-    counters, a copy of the same network. Then the whole; then, where the whole has one first part, what is behind it;
-    then the body and its head under the names of one network.
+    counters, a copy of the same network. Then the whole; then, where the whole has one first part, what is behind it.
     """
     state = _unwrapped(state)
     groups = _groups(state)
@@ -155,7 +151,7 @@ def variants(state: State) -> tuple[Candidate, ...]:
     for name in sorted(groups, key=lambda name: _precedence(name, groups)):
         if _is_beside_training(name, groups, state):
             ahead += _behind(name, groups[name], state)
-    return (*ahead, *whole, *_bodies_with_heads(state, groups))
+    return (*ahead, *whole)
 
 
 def _unwrapped(state: State) -> State:
@@ -221,26 +217,6 @@ def _behind(name: str, group: State, state: State) -> list[Candidate]:
 
 def _first_parts(names: list[str]) -> list[str]:
     return list(dict.fromkeys(f"{n.partition('.')[0]}.*" if "." in n else n for n in names))
-
-
-def _bodies_with_heads(state: State, groups: Mapping[str, State]) -> list[Candidate]:
-    """A body under a name of its own and its head, as one network; MMPretrain's ``head.fc`` is torchvision's ``fc``."""
-    if len(groups) < 2:
-        return []
-    name = max(groups, key=lambda name: weights_in(groups[name]))
-    head = {key.removeprefix("head."): value for key, value in state.items() if key.startswith("head.fc.")}
-    rest = {k: x for k, x in state.items() if not k.startswith((f"{name}.", "head.fc."))} | head
-    body = _unwrapped(groups[name])
-    if weights_in(body) < _OF_A_BODY * weights_in(state) or body.keys() & rest.keys():
-        return []
-    parts = {key.partition(".")[0] for key in body}
-    if sum(not part.isdecimal() for part in parts) < 3:  # a block or a Sequential, and no body
-        return []
-    return [
-        Candidate(
-            body | rest, (f"took {name}.* as the body and {cut(_first_parts(list(rest)), 3)} behind it",)
-        )
-    ]
 
 
 def weights_in(state: Mapping[str, Tensor]) -> int:

@@ -101,17 +101,15 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
         mean, std = (0.0,), (1.0 / origin.white,)
     elif published is not None and published.mean is not None and published.std is not None:
         mean, std = published.mean, published.std
-        notes += (f"took mean {_commas(mean)}, std {_commas(std)} from {published.source}",)
+        if published.folder is None:
+            notes += (_note_of_assumed(options, shape, mean, std, published.source),)
+        else:
+            notes += (f"took mean {_commas(mean)}, std {_commas(std)} from {published.source}",)
     elif origin.weights is not None:
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
         if origin.assumed:
-            typed = options.input_shape is not None
-            notes += (
-                f"assumed the input of torchvision's {origin.weights}: "
-                f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
-                f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
-            )
+            notes += (_note_of_assumed(options, shape, mean, std, f"torchvision's {origin.weights}"),)
     else:
         raise OptionsError(
             "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
@@ -135,6 +133,22 @@ def _notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int
         )
     return (
         f"input {_times(shape)}: the only usual size that the network runs on (--input-shape says otherwise)",
+    )
+
+
+def _note_of_assumed(
+    options: ModelOptions,
+    shape: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    source: str,
+) -> str:
+    """What to say of an input that is a guess from the architecture, of ``source``."""
+    typed = options.input_shape is not None
+    return (
+        f"assumed the input of {source}: "
+        f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
+        f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std"
     )
 
 

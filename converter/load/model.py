@@ -4,10 +4,8 @@ Weights are read without running code of the file (see ``checkpoint`` and ``pt2`
 changes that. TorchScript runs no Python; its tensor operations do run.
 """
 
-import difflib
 import hashlib
 import inspect
-import urllib.error
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -27,17 +25,17 @@ from converter.graph.one_by_one import takes_one_image
 from converter.graph.outputs import tensors_of
 from converter.graph.tail import Tail
 from converter.graph.twin import output_names
-from converter.load import architectures
 from converter.load.answer import outputs_of
+from converter.load.bodies.index import TIMM
 from converter.load.candidates import Candidate, candidates_of, variants
 from converter.load.determinism import refuse_random
 from converter.load.ends import orders
-from converter.load.fastai import is_fastai, torchvision_body, with_fastai_head
 from converter.load.float_only import refuse_lowered
 from converter.load.folder import ModelFiles, files_of
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_size import sizes_that_run
 from converter.load.input_spec import Origin, is_shape_known, shape_from_options, spec_from_options
+from converter.load.network import network_for_state, network_from_name
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.other_kinds import refuse_other_kinds
@@ -60,7 +58,6 @@ from converter.load.torch_source import (
     source_from_program,
     source_from_script,
 )
-from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
 
 PROBES = 4
@@ -119,9 +116,10 @@ def load_model(options: ModelOptions) -> Teacher:
         network = _network_from_files(files, path, options, sha256)
         name = _name_of(path)
     else:
-        network = _network_from_torchvision(options)
-        sha256 = fingerprint(network.module.state_dict())
-        name = options.model
+        module, origin = network_from_name(options)
+        network = _Network(module, origin)
+        sha256 = fingerprint(module.state_dict())
+        name = options.model.removeprefix(TIMM)
     module, source = network.module.eval().float().requires_grad_(False), network.source
     origin = network.origin
     if not is_shape_known(options, origin):
@@ -202,40 +200,6 @@ def _sha256_of_files(files: ModelFiles) -> str:
     return digest.hexdigest()
 
 
-def _network_from_torchvision(options: ModelOptions) -> _Network:
-    """The pretrained torchvision classifier that ``options.model`` names."""
-    name = options.model
-    if name not in architectures.names():
-        raise LoadError(_no_such_model(name))
-    if options.arch is not None:
-        raise OptionsError(
-            f"{name} is a torchvision name and brings its architecture; leave --arch {options.arch} out"
-        )
-    weights = architectures.default_weights(name)
-    try:
-        module = architectures.load_pretrained(name)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise LoadError(
-            f"the weights of {name} can't be downloaded ({reason}); fetch {weights.url} on another machine "
-            f"and put it into {folder}"
-        ) from error
-    except RuntimeError as error:
-        raise LoadError(
-            f"the weights of {name} are damaged ({error}); remove them from {torch.hub.get_dir()}"
-        ) from error
-    return _Network(module, Origin(weights))
-
-
-def _no_such_model(name: str) -> str:
-    """The message for a MODEL that is neither a file nor a torchvision name."""
-    near = difflib.get_close_matches(name.lower(), architectures.names(), n=3, cutoff=0.6)
-    if "/" in name or "." in name or not near:
-        return f"there is no file {name}, nor a torchvision classifier of that name; {EXPECTED}"
-    return f"{name} is neither a file nor a torchvision classifier; did you mean {', '.join(near)}?"
-
-
 def _network_from_files(files: ModelFiles, path: Path, options: ModelOptions, sha256: str) -> _Network:
     """The network in MODEL's files: exported, scripted, pickled, or built around its weights."""
     first = files.weights[0]
@@ -286,28 +250,15 @@ def _network_for_candidates(
             if options.arch is None and published is not None and published.arch is not None:
                 module, notes = network_of_published(published, candidate.state)
                 origin = Origin()
-            elif is_fastai(candidate.state):
-                module, origin, notes = _fastai_network(candidate.state, options, sha256)
             else:
-                module, origin, notes = _network_for_state(candidate.state, options, sha256)
+                module, origin, notes = network_for_state(candidate.state, options.arch, sha256)
         except ArchitectureError as error:
             refused = refused or error
             continue
-        return _Network(module, replace(origin, published=published), candidate.notes + notes)
+        if published is not None:
+            origin = replace(origin, published=published)
+        return _Network(module, origin, candidate.notes + notes)
     raise refused or ArchitectureError(f"{path} holds no tensors; {EXPECTED}")
-
-
-def _fastai_network(
-    state: State, options: ModelOptions, sha256: str
-) -> tuple[nn.Module, Origin, tuple[str, ...]]:
-    """fastai's network around a ResNet of torchvision, or the one of the user's where ``--arch`` names a callable."""
-    if options.arch is not None and options.arch not in architectures.names():
-        return _network_for_state(state, options, sha256)
-    name = options.arch or architectures.recognise(torchvision_body(state)).name
-    module = with_fastai_head(architectures.build(name), state)
-    notes = architectures.fit(module, state, f"fastai's network around {name}")
-    origin = Origin(architectures.default_weights(name), assumed=True)
-    return module, origin, (f"recognised fastai's network around torchvision's {name}", *notes)
 
 
 def _source_from_file(path: Path, kind: Kind, options: ModelOptions) -> OnnxSource:
@@ -360,38 +311,6 @@ def _unwrapped(loaded: Any) -> nn.Module | None:
             return loaded
         loaded = inner
     return None
-
-
-def _network_for_state(
-    state: State, options: ModelOptions, sha256: str
-) -> tuple[nn.Module, Origin, tuple[str, ...]]:
-    """The network that ``--arch`` names, or that the weights fit, with the weights in it."""
-    if options.arch is not None and options.arch not in architectures.names():
-        if ":" not in options.arch:
-            near = difflib.get_close_matches(options.arch, architectures.names(), n=3, cutoff=0.6)
-            hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            raise ArchitectureError(f"torchvision has no classifier {options.arch}{hint}; expected {FORMS}")
-        module = module_from_callable(options.arch)
-        return module, Origin(), architectures.fit(module, state, options.arch)
-    if options.arch is None:
-        match = architectures.recognise(state)
-        name, classes, state = match.name, match.classes, match.state
-        notes: tuple[str, ...] = (f"recognised torchvision's {name} with {classes} classes",)
-    else:
-        name, state, notes = options.arch, architectures.torchvision_names(state), ()
-        classes = architectures.classes_of(state) or 1000
-    released = architectures.released_weights(name, sha256)
-    # The released GoogLeNet and Inception weights expect the normalisation of TensorFlow.
-    transform_input = released is not None
-    module = architectures.build(name, classes, transform_input=transform_input)
-    notes += architectures.fit(module, state, name)
-    if released is None and getattr(module, "transform_input", None) is False:
-        notes += (
-            f"built {name} with transform_input=False; weights fine-tuned from torchvision's pretrained ones need "
-            "transform_input=True: name a function that returns such a network by --arch file.py:callable",
-        )
-    weights = released or architectures.default_weights(name)
-    return module, Origin(weights, assumed=released is None), notes
 
 
 def _check_weights(module: nn.Module, source: str) -> None:

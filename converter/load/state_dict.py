@@ -249,14 +249,6 @@ def without_wrappers(state: State) -> State:
         state = {name.removeprefix(prefix): value for name, value in state.items()}
 
 
-def without_common_prefix(state: State) -> State | None:
-    """``state`` without the one first part that all names share (``model.`` of Lightning), or None."""
-    firsts = {name.partition(".")[0] for name in state}
-    if len(firsts) != 1 or any("." not in name for name in state):
-        return None
-    return {name.partition(".")[2]: value for name, value in state.items()}
-
-
 def is_state(value: object) -> bool:
     """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
     if not isinstance(value, Mapping) or not value:
