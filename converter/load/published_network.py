@@ -1,20 +1,20 @@
 """The network that files beside the weights describe, built by timm or transformers."""
 
-import importlib
 import re
 
 from torch import nn
 
-from converter.errors import ArchitectureError, LoadError
+from converter.errors import ArchitectureError
 from converter.load import architectures
+from converter.load.bodies import timm_names
+from converter.load.bodies.index import TIMM
 from converter.load.published import Published
 from converter.load.state_dict import State
 from converter.load.transformers_network import network_of_transformers
-from zscgan_common.text import first_line, shortened
+from zscgan_common.text import shortened
 
 _FETCHING = ("pretrained", "checkpoint", "cache")
 """How the arguments of timm's builder begin that read weights of other places."""
-TIMM_EXTRA = 'pip install "zscgan-convert[timm]"'
 
 
 def network_of_published(published: Published, state: State) -> tuple[nn.Module, tuple[str, ...]]:
@@ -37,11 +37,7 @@ def network_of_published(published: Published, state: State) -> tuple[nn.Module,
 
 
 def _network_of_timm(name: str, published: Published) -> nn.Module:
-    """timm's network ``name``, its weights still to be filled; raises LoadError without timm."""
-    try:
-        timm = importlib.import_module("timm")
-    except ImportError as error:
-        raise LoadError(f"timm builds timm:{name}: {TIMM_EXTRA} ({first_line(error)})") from error
+    """timm's network ``name``, its weights still to be filled."""
     if not re.fullmatch(r"[\w.]+", name):  # timm takes others as places to fetch from
         raise ArchitectureError(
             f"expected the name of a network of timm in config.json, got {shortened(name, 60)}"
@@ -49,10 +45,4 @@ def _network_of_timm(name: str, published: Published) -> nn.Module:
     channels = None if published.shape is None else published.shape[0]
     arguments = {key: value for key, value in published.arguments.items() if not key.startswith(_FETCHING)}
     given = {"num_classes": published.classes, "in_chans": channels, **arguments}
-    try:
-        network: nn.Module = timm.create_model(
-            name, pretrained=False, **{key: value for key, value in given.items() if value is not None}
-        )
-    except Exception as error:  # timm raises what its builders do
-        raise ArchitectureError(f"timm {timm.__version__} can't build {name}: {first_line(error)}") from error
-    return network
+    return timm_names.build(TIMM + name, **{key: value for key, value in given.items() if value is not None})

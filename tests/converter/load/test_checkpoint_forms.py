@@ -337,14 +337,14 @@ RECOGNISED = {
         note=r"took the network under ema_model. \(averaged weights\) and skipped what is beside it.*: model.\*",
     ),
     "body and head under their own names: `backbone.*` and `fc.*`": of_object(
-        body_and_head("backbone.", "fc"), resnet, note=r"took backbone.\* as the body and fc.\* behind it"
+        body_and_head("backbone.", "fc"), resnet, note=r"recognised torchvision's resnet18 with 7 classes"
     ),
     "MMPretrain: `backbone.*` and `head.fc.*` of a ResNet": of_object(
         lambda: {"meta": {"epoch": 3}, "state_dict": body_and_head("backbone.", "head.fc")()}, resnet
     ),
     "MMEngine's checkpoint with `ema_state_dict`": of_object(mmengine),
     "fastai's `learn.save`, `cnn_learner` on a ResNet": of_object(
-        of_fastai, fastai, note="recognised fastai's network around torchvision's resnet18"
+        of_fastai, fastai, note="the maximum and the mean of each channel, BatchNorm, Linear 1024→16, ReLU"
     ),
     "DeepSpeed: the folder with `latest`, or `mp_rank_00_model_states.pt`": Form(deepspeed),
     "accelerate's or Trainer's folder, with `optimizer.bin` and others beside the weights": Form(accelerate),
