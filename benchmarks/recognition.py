@@ -5,7 +5,7 @@ itself or one that computes the same; ``named together`` is one of several of eq
 ``wrong`` is anything else. Seconds are processor time, those of the first recognition with the reading of the index.
 timm isn't imported.
 
-    python benchmarks/recognition.py
+    python benchmarks/recognition.py [--wrong]
 """
 
 import argparse
@@ -14,6 +14,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from multiprocessing import Pool
 
 from converter.errors import ArchitectureError
 from converter.load.bodies.index import Architecture, index
@@ -21,7 +22,7 @@ from converter.load.bodies.recognise import recognise
 from converter.load.bodies.tree import Node, Shape
 
 Shapes = dict[str, Shape]
-KINDS = ("plain", "7 classes", "grey stem", "two layers")
+OUTCOMES = ("right", "named together", "wrong")
 
 
 @dataclass(frozen=True)
@@ -89,33 +90,45 @@ def is_convolutional(architecture: Architecture) -> bool:
     return bool(architecture.stem)
 
 
+def results_of(architecture: Architecture) -> list[tuple[str, str, float]]:
+    """Kind, outcome and seconds of each case of an architecture."""
+    results = []
+    for case in cases_of(architecture):
+        start = time.process_time()
+        result = outcome(case)
+        results.append((case.kind, result, time.process_time() - start))
+    return results
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--wrong", action="store_true", help="name those that are not recognised")
+    parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
+    start = time.process_time()
+    outcome(next(cases_of(index().architectures[0])))
+    first = time.process_time() - start
     counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     seconds = []
-    for architecture in index().architectures:
-        library = "torchvision"
-        if architecture.of_timm:
-            library = "timm, convolutional" if is_convolutional(architecture) else "timm, others"
-        for case in cases_of(architecture):
-            start = time.process_time()
-            result = outcome(case)
-            seconds.append(time.process_time() - start)
-            counts[library, case.kind][result] += 1 + len(architecture.same) * (library != "torchvision")
-            if arguments.wrong and result == "wrong":
-                print(f"wrong: {architecture.name}, {case.kind}")
+    architectures = index().architectures
+    with Pool(arguments.processes) as pool:
+        for architecture, results in zip(architectures, pool.imap(results_of, architectures, 8), strict=True):
+            library = "torchvision"
+            if architecture.of_timm:
+                library = "timm, convolutional" if is_convolutional(architecture) else "timm, others"
+            for kind, result, duration in results:
+                counts[library, kind][result] += 1
+                seconds.append(duration)
+                if arguments.wrong and result == "wrong":
+                    print(f"wrong: {architecture.name}, {kind}")
     assert "timm" not in sys.modules
     for (library, kind), found in counts.items():
         total = sum(found.values())
-        shares = ", ".join(
-            f"{found[r]} {r} ({100 * found[r] / total:.1f} %)" for r in ("right", "named together", "wrong")
-        )
+        shares = ", ".join(f"{found[name]} {name} ({100 * found[name] / total:.1f} %)" for name in OUTCOMES)
         print(f"{library}, {kind}: {total}: {shares}")
-    later = sorted(seconds[1:])
+    later = sorted(seconds)
     print(
-        f"seconds: {seconds[0]:.2f} the first, median {later[len(later) // 2]:.2f}, at most {later[-1]:.2f}"
+        f"seconds: {first:.2f} the first, then median {later[len(later) // 2]:.3f}, at most {later[-1]:.3f}"
     )
 
 

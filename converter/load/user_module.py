@@ -84,7 +84,7 @@ def _hint_on_arguments(place: str, arguments: Mapping[str, Any]) -> str:
     """How it was called, for the message of a call that failed."""
     typed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
     how = f"with {typed}" if typed else "without arguments"
-    return f" (it is called {how}; to pass others, type --arch '{place}(name=value)')"
+    return f" (it is called {how}); to pass others, type --arch '{place}(name=value)'"
 
 
 def decoder_from_callable(decode: str) -> Callable[..., Any]:

@@ -14,8 +14,8 @@ from converter.load.bodies.index import Architecture, index
 from converter.load.bodies.tree import Comparison, Difference, Node, Shape, at, difference, names_of, tree_of
 from zscgan_common.text import cut
 
-_LOOKED_AT = 200
-"""Nearest architectures that are looked at tensor by tensor."""
+_OTHERS = 40
+"""Tensors of head and stem in which a file and an architecture may differ that fit."""
 _ALIKE = 0.3
 """The share of names with equal shapes from which on an architecture is worth naming as the nearest."""
 
@@ -125,7 +125,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Fit:
     near: list[_Near] = []
     for variant in _variants(shapes):
         found = _nearest(variant, index().architectures)
-        near += found
+        near += found[:1]
         fits = _fits(found, shapes)
         if fits:
             return _with_classes(_only(fits))
@@ -206,12 +206,13 @@ def _nearest(variant: _Variant, architectures: Iterable[Architecture]) -> list[_
         for entry in architectures
     ]
     # Their order is kept among equal ones: torchvision's come first.
-    return sorted(found, key=lambda near: near.distance)[:_LOOKED_AT]
+    return sorted(found, key=lambda near: near.distance)
 
 
 def _fits(near: Iterable[_Near], shapes: Mapping[str, Shape]) -> list[Fit]:
     """The architectures that fit, of which the least had to be replaced."""
-    found = [fit for item in near if isinstance(fit := _fit(item, shapes), Fit)]
+    close = [item for item in near if item.distance <= _OTHERS]
+    found = [fit for item in close if isinstance(fit := _fit(item, shapes), Fit)]
     least = min((fit.oddity for fit in found), default=0)
     return [fit for fit in found if fit.oddity == least]
 

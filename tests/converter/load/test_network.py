@@ -227,8 +227,8 @@ def test_timms_name_as_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
         load_model(ModelOptions("timm:test_resnet", arch="resnet18"))
     with pytest.raises(LoadError, match="has no model resnet1x"):
         load_model(ModelOptions("timm:resnet1x"))
-    with pytest.raises(LoadError, match=r"timm has no pretrained weights for resnet152s; give a file"):
-        load_model(ModelOptions("timm:resnet152s"))
+    with pytest.raises(LoadError, match=r"timm has no pretrained weights for resnetblur18; give a file"):
+        load_model(ModelOptions("timm:resnetblur18"))
     with pytest.raises(LoadError, match="for timm's type timm:test_resnet"):
         load_model(ModelOptions("test_resnet"))
 
