@@ -23,8 +23,9 @@ LOGS = (
 
 model_options = cloup.option_group(
     "Model and input",
-    cloup.option("--arch", metavar="NAME", help="torchvision name, package.module:callable or file.py:callable; "
-                 "absent: the torchvision architecture that fits the weights."),
+    cloup.option("--arch", metavar="NAME", help="torchvision name, timm:name, package.module:callable or "
+                 "file.py:callable, these three also with arguments: 'file.py:build(num_classes=7)'; absent: the "
+                 "architecture of torchvision or timm that fits the weights."),
     cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
     cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
     cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),

@@ -5,7 +5,9 @@ from typing import Any
 
 from calibrators.data.input_spec import PRESETS, InputSpec
 from converter.errors import LoadError, OptionsError
+from converter.load.input_size import SizesThatRun
 from converter.load.options import ModelOptions
+from converter.load.published import Published
 
 _PRESET_NAMES = "|".join(PRESETS)
 
@@ -17,20 +19,48 @@ class Origin:
     ``weights`` are the torchvision weights (an entry of its enum) whose preprocessing applies; ``assumed``
     says that it's a guess from the architecture. ``sizes`` are (channels, height, width) as the file fixed
     them, -1 where it leaves one open. ``white`` is the value of a white pixel, where the network normalises its own
-    input and black is 0.
+    input and black is 0. ``published`` is what files beside the weights say. ``tried`` are the usual sizes that the
+    network runs on, where nothing else says its size.
     """
 
     weights: Any | None = None
     assumed: bool = False
     sizes: tuple[int, ...] = (-1, -1, -1)
     white: float | None = None
+    published: Published | None = None
+    tried: SizesThatRun | None = None
+
+
+def is_shape_known(options: ModelOptions, origin: Origin) -> bool:
+    """Whether ``shape_from_options`` knows the shape without a run of the network."""
+    return _known_shape(options, origin) is not None
 
 
 def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int, int]:
-    """The flag's shape, else the file's fixed one, the preset's, or the crop of torchvision's weights.
+    """The flag's shape, else the file's fixed one, the preset's, the published one, or that of torchvision's weights.
 
-    Raises OptionsError where none is known, LoadError where the flag contradicts the file.
+    Without any of these, the only usual one that the network runs on. Raises OptionsError where none is known,
+    LoadError where the flag contradicts the file.
     """
+    known = _known_shape(options, origin)
+    if known is not None:
+        return known
+    shapes = () if origin.tried is None else origin.tried.shapes
+    if len(shapes) == 1:
+        return shapes[0]
+    reason = ""
+    if len(shapes) > 1:
+        reason = f" (the network runs on {', '.join(map(_times, shapes))})"
+    elif origin.tried is not None and origin.tried.any_size:
+        reason = f" (the network runs on any; {origin.tried.usual})"
+    raise OptionsError(
+        f"the input's shape is unknown{reason}: type --input-shape, for example --input-shape "
+        f"{_times(shapes[0]) if shapes else '3x32x32'}, or a --preset "
+        f"that has one ({'|'.join(name for name, entry in PRESETS.items() if entry.shape)})"
+    )
+
+
+def _known_shape(options: ModelOptions, origin: Origin) -> tuple[int, int, int] | None:
     sizes = origin.sizes
     if options.input_shape is not None:
         if any(fixed not in (-1, given) for fixed, given in zip(sizes, options.input_shape, strict=True)):
@@ -44,40 +74,42 @@ def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int,
     preset = None if options.preset is None else PRESETS[options.preset].shape
     if preset is not None:
         return preset
+    if origin.published is not None and origin.published.shape is not None:
+        return origin.published.shape
     if origin.weights is not None:
         (crop,) = set(origin.weights.transforms().crop_size)
         return (3, crop, crop)
-    raise OptionsError(
-        "the input's shape is unknown: type --input-shape, for example --input-shape 3x32x32, or a --preset "
-        f"that has one ({'|'.join(name for name, entry in PRESETS.items() if entry.shape)})"
-    )
+    return None
 
 
 def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec, tuple[str, ...]]:
     """Shape and normalisation of the input, and a note where the normalisation wasn't typed and is not certain.
 
-    Flags come before the preset, the preset before what the network does itself and before torchvision's weights.
+    Flags come before the preset, the preset before what the network does itself: where its graph normalises the pixels,
+    what is published beside the weights was made a part of it. Then that, then torchvision's weights.
     Raises OptionsError where something is unknown: a wrong normalisation would quietly cost accuracy, so none is made
     up.
     """
     shape = shape_from_options(options, origin)
-    notes: tuple[str, ...] = ()
+    notes = _notes_on_shape(options, origin, shape)
+    published = origin.published
     if options.mean is not None and options.std is not None:
         mean, std = options.mean, options.std
     elif options.preset is not None:
         mean, std = PRESETS[options.preset].mean, PRESETS[options.preset].std
     elif origin.white is not None:
         mean, std = (0.0,), (1.0 / origin.white,)
+    elif published is not None and published.mean is not None and published.std is not None:
+        mean, std = published.mean, published.std
+        if published.folder is None:
+            notes += (_note_of_assumed(options, shape, mean, std, published.source),)
+        else:
+            notes += (f"took mean {_commas(mean)}, std {_commas(std)} from {published.source}",)
     elif origin.weights is not None:
         transforms = origin.weights.transforms()
         mean, std = tuple(transforms.mean), tuple(transforms.std)
         if origin.assumed:
-            typed = options.input_shape is not None
-            notes = (
-                f"assumed the input of torchvision's {origin.weights}: "
-                f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
-                f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
-            )
+            notes += (_note_of_assumed(options, shape, mean, std, f"torchvision's {origin.weights}"),)
     else:
         raise OptionsError(
             "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
@@ -88,6 +120,36 @@ def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec,
     except ValueError as error:
         raise OptionsError(str(error)) from error
     return spec, notes + _note_of_own(spec, origin.white)
+
+
+def _notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> tuple[str, ...]:
+    """What to say of a shape that only the network told, or that was published with a crop."""
+    published = origin.published
+    if is_shape_known(options, origin):
+        if published is None or published.resize is None or shape != published.shape:
+            return ()
+        return (
+            f"{published.source} prepares images as --resize {published.resize} --crop {shape[1]} would for --val",
+        )
+    return (
+        f"input {_times(shape)}: the only usual size that the network runs on (--input-shape says otherwise)",
+    )
+
+
+def _note_of_assumed(
+    options: ModelOptions,
+    shape: tuple[int, ...],
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    source: str,
+) -> str:
+    """What to say of an input that is a guess from the architecture, of ``source``."""
+    typed = options.input_shape is not None
+    return (
+        f"assumed the input of {source}: "
+        f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
+        f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std"
+    )
 
 
 def _note_of_own(spec: InputSpec, white: float | None) -> tuple[str, ...]:

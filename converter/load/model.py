@@ -4,13 +4,11 @@ Weights are read without running code of the file (see ``checkpoint`` and ``pt2`
 changes that. TorchScript runs no Python; its tensor operations do run.
 """
 
-import difflib
 import hashlib
 import inspect
-import urllib.error
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +25,22 @@ from converter.graph.one_by_one import takes_one_image
 from converter.graph.outputs import tensors_of
 from converter.graph.tail import Tail
 from converter.graph.twin import output_names
-from converter.load import architectures
 from converter.load.answer import outputs_of
+from converter.load.bodies.index import TIMM
+from converter.load.candidates import Candidate, candidates_of, variants
 from converter.load.determinism import refuse_random
 from converter.load.ends import orders
 from converter.load.float_only import refuse_lowered
+from converter.load.folder import ModelFiles, files_of
 from converter.load.input_normalisation import white_pixel
-from converter.load.input_spec import Origin, shape_from_options, spec_from_options
+from converter.load.input_size import sizes_that_run
+from converter.load.input_spec import Origin, is_shape_known, shape_from_options, spec_from_options
+from converter.load.network import network_for_state, network_from_name
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
+from converter.load.other_kinds import refuse_other_kinds
+from converter.load.published import Published, published_beside, published_in
+from converter.load.published_network import network_of_published
 from converter.load.state_dict import (
     EXPECTED,
     Kind,
@@ -44,9 +49,7 @@ from converter.load.state_dict import (
     kind_of_file,
     object_from_file,
     require_real,
-    state_from_object,
     state_from_safetensors,
-    without_wrappers,
 )
 from converter.load.torch_export import program_from_pt2, script_from_archive
 from converter.load.torch_source import (
@@ -55,7 +58,6 @@ from converter.load.torch_source import (
     source_from_program,
     source_from_script,
 )
-from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
 
 PROBES = 4
@@ -109,15 +111,20 @@ def load_model(options: ModelOptions) -> Teacher:
     """
     path = Path(options.model)
     if _exists(path):
-        sha256 = _sha256_of_file(path)
-        network = _network_from_file(path, options, sha256)
+        files = files_of(path)
+        sha256 = _sha256_of_files(files)
+        network = _network_from_files(files, path, options, sha256)
         name = _name_of(path)
     else:
-        network = _network_from_torchvision(options)
-        sha256 = fingerprint(network.module.state_dict())
-        name = options.model
-    spec, notes = spec_from_options(options, network.origin)
+        module, origin = network_from_name(options)
+        network = _Network(module, origin)
+        sha256 = fingerprint(module.state_dict())
+        name = options.model.removeprefix(TIMM)
     module, source = network.module.eval().float().requires_grad_(False), network.source
+    origin = network.origin
+    if not is_shape_known(options, origin):
+        origin = replace(origin, tried=sizes_that_run(module))
+    spec, notes = spec_from_options(options, origin)
     _check_weights(module, name)
     if source is None:
         source = _source_of_choice(module, path, spec)
@@ -127,15 +134,11 @@ def load_model(options: ModelOptions) -> Teacher:
         notes = (source.freed, *notes) if source.freed else notes
         notes = (*notes, source.tail.describe()) if source.tail else notes
     probe = _probed(module, spec, source)
-    weights = network.origin.weights
-    class_names = (
-        tuple(weights.meta["categories"]) if weights is not None and not network.origin.assumed else None
-    )
     return Teacher(
         module=module,
         spec=spec,
         probe=probe,
-        class_names=class_names,
+        class_names=_class_names(origin, probe),
         name=name,
         sha256=sha256,
         parameters=sum(parameter.numel() for parameter in module.parameters()),
@@ -144,6 +147,14 @@ def load_model(options: ModelOptions) -> Teacher:
         onnx=None if source is None else source.model,
         tail=None if source is None else source.tail,
     )
+
+
+def _class_names(origin: Origin, probe: Mapping[str, Tensor]) -> tuple[str, ...] | None:
+    """The names that were published for the classes: of the released weights, or as many as the network has outputs."""
+    if origin.weights is not None and not origin.assumed:
+        return tuple(origin.weights.meta["categories"])
+    names = None if origin.published is None else origin.published.class_names
+    return names if names and any(output.shape[1:2] == (len(names),) for output in probe.values()) else None
 
 
 def require_batch_norm(teacher: Teacher) -> None:
@@ -167,78 +178,87 @@ def _exists(path: Path) -> bool:
 
 
 def _name_of(path: Path) -> str:
-    """The file's name without its extension, also one such as ``.pth.tar``."""
+    """The file's name without its extension, also one such as ``.pth.tar``; a folder's whole name."""
+    if path.is_dir():
+        return path.resolve().name
     inner = Path(path.stem)
     return inner.stem if path.suffix == ".tar" and inner.suffix in (".pth", ".pt", ".ckpt") else path.stem
 
 
-def _sha256_of_file(path: Path) -> str:
-    """SHA-256 of a file's bytes; kind_of_file has the errors for what is no readable file."""
-    kind_of_file(path)
+def _sha256_of_files(files: ModelFiles) -> str:
+    """SHA-256 of the bytes of all ``files`` one after another; kind_of_file has the errors for what is not readable."""
     digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
+    for path in files.weights:
+        kind_of_file(path)
+    try:
+        for path in (*files.descriptions, *files.weights):
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    except OSError as error:
+        raise LoadError(f"{path} can't be read: {error.strerror or error}") from error
     return digest.hexdigest()
 
 
-def _network_from_torchvision(options: ModelOptions) -> _Network:
-    """The pretrained torchvision classifier that ``options.model`` names."""
-    name = options.model
-    if name not in architectures.names():
-        raise LoadError(_no_such_model(name))
-    if options.arch is not None:
-        raise OptionsError(
-            f"{name} is a torchvision name and brings its architecture; leave --arch {options.arch} out"
-        )
-    weights = architectures.default_weights(name)
-    try:
-        module = architectures.load_pretrained(name)
-    except (urllib.error.URLError, OSError) as error:
-        reason = getattr(error, "reason", None) or error
-        folder = Path(torch.hub.get_dir()) / "checkpoints"
-        raise LoadError(
-            f"the weights of {name} can't be downloaded ({reason}); fetch {weights.url} on another machine "
-            f"and put it into {folder}"
-        ) from error
-    except RuntimeError as error:
-        raise LoadError(
-            f"the weights of {name} are damaged ({error}); remove them from {torch.hub.get_dir()}"
-        ) from error
-    return _Network(module, Origin(weights))
-
-
-def _no_such_model(name: str) -> str:
-    """The message for a MODEL that is neither a file nor a torchvision name."""
-    near = difflib.get_close_matches(name.lower(), architectures.names(), n=3, cutoff=0.6)
-    if "/" in name or "." in name or not near:
-        return f"there is no file {name}, nor a torchvision classifier of that name; {EXPECTED}"
-    return f"{name} is neither a file nor a torchvision classifier; did you mean {', '.join(near)}?"
-
-
-def _network_from_file(path: Path, options: ModelOptions, sha256: str) -> _Network:
-    """The network in a file: exported, scripted, pickled, or built around its weights."""
-    kind = kind_of_file(path)
+def _network_from_files(files: ModelFiles, path: Path, options: ModelOptions, sha256: str) -> _Network:
+    """The network in MODEL's files: exported, scripted, pickled, or built around its weights."""
+    first = files.weights[0]
+    published = published_in(path) if path.is_dir() else published_beside(path)
+    kind = kind_of_file(first)
     if kind in ("exported", "torchscript", "onnx"):
         if options.arch is not None:
-            raise OptionsError(f"{path} brings its architecture; leave --arch {options.arch} out")
-        source = _source_from_file(path, kind, options)
-        origin = Origin(sizes=source.sizes, white=white_pixel(source.model))
+            raise OptionsError(f"{first} brings its architecture; leave --arch {options.arch} out")
+        source = _source_from_file(first, kind, options)
+        origin = Origin(sizes=source.sizes, white=white_pixel(source.model), published=published)
         return _Network(source.module, origin, source.notes, source)
-    if kind == "safetensors":
-        state = without_wrappers(state_from_safetensors(path))
-        notes: tuple[str, ...] = ()
+    if kind == "safetensors" or len(files.weights) > 1:
+        state = {name: x for file in files.weights for name, x in _tensors_from(file, options).items()}
+        candidates = variants(state)
     else:
-        loaded = object_from_file(path, trust_pickle=options.trust_pickle)
+        loaded = object_from_file(first, trust_pickle=options.trust_pickle)
         whole, where = _whole_module(loaded) if options.trust_pickle else (None, "")
         if whole is not None:
-            _require_sound(whole, path)
+            _require_sound(whole, first)
         if whole is not None and options.arch is None:
-            return _Network(whole, Origin(), (f"took the whole pickled network from the file{where}",))
-        state, notes = state_from_object(loaded if whole is None else whole.state_dict(), path)
-    require_real(state, path)
-    module, origin, more = _network_for_state(state, options, sha256)
-    return _Network(module, origin, notes + more)
+            notes = (f"took the whole pickled network from the file{where}",)
+            return _Network(whole, Origin(published=published), notes)
+        candidates = candidates_of(loaded if whole is None else whole.state_dict(), first)
+    return _network_for_candidates(candidates, first, options, published, sha256)
+
+
+def _tensors_from(file: Path, options: ModelOptions) -> State:
+    """The tensors of one of the files that share the weights."""
+    if kind_of_file(file) == "safetensors":
+        return state_from_safetensors(file)
+    return candidates_of(object_from_file(file, trust_pickle=options.trust_pickle), file)[0].state
+
+
+def _network_for_candidates(
+    candidates: tuple[Candidate, ...],
+    path: Path,
+    options: ModelOptions,
+    published: Published | None,
+    sha256: str,
+) -> _Network:
+    """The network for the first of ``candidates`` that fits; raises the error of the likeliest where none does."""
+    if options.arch is None:
+        refuse_other_kinds(candidates[0].state, path)
+    refused: ArchitectureError | None = None
+    for candidate in candidates:
+        require_real(candidate.state, path)
+        try:
+            if options.arch is None and published is not None and published.arch is not None:
+                module, notes = network_of_published(published, candidate.state)
+                origin = Origin()
+            else:
+                module, origin, notes = network_for_state(candidate.state, options.arch, sha256)
+        except ArchitectureError as error:
+            refused = refused or error
+            continue
+        if published is not None:
+            origin = replace(origin, published=published)
+        return _Network(module, origin, candidate.notes + notes)
+    raise refused or ArchitectureError(f"{path} holds no tensors; {EXPECTED}")
 
 
 def _source_from_file(path: Path, kind: Kind, options: ModelOptions) -> OnnxSource:
@@ -291,39 +311,6 @@ def _unwrapped(loaded: Any) -> nn.Module | None:
             return loaded
         loaded = inner
     return None
-
-
-def _network_for_state(
-    state: State, options: ModelOptions, sha256: str
-) -> tuple[nn.Module, Origin, tuple[str, ...]]:
-    """The network that ``--arch`` names, or that the weights fit, with the weights in it."""
-    if options.arch is not None and options.arch not in architectures.names():
-        if ":" not in options.arch:
-            near = difflib.get_close_matches(options.arch, architectures.names(), n=3, cutoff=0.6)
-            hint = f" (did you mean {', '.join(near)}?)" if near else ""
-            raise ArchitectureError(f"torchvision has no classifier {options.arch}{hint}; expected {FORMS}")
-        module = module_from_callable(options.arch)
-        architectures.fit(module, state, options.arch)
-        return module, Origin(), ()
-    if options.arch is None:
-        match = architectures.recognise(state)
-        name, classes, state = match.name, match.classes, match.state
-        notes: tuple[str, ...] = (f"recognised torchvision's {name} with {classes} classes",)
-    else:
-        name, state, notes = options.arch, architectures.torchvision_names(state), ()
-        classes = architectures.classes_of(state) or 1000
-    released = architectures.released_weights(name, sha256)
-    # The released GoogLeNet and Inception weights expect the normalisation of TensorFlow.
-    transform_input = released is not None
-    module = architectures.build(name, classes, transform_input=transform_input)
-    architectures.fit(module, state, name)
-    if released is None and getattr(module, "transform_input", None) is False:
-        notes += (
-            f"built {name} with transform_input=False; weights fine-tuned from torchvision's pretrained ones need "
-            "transform_input=True: name a function that returns such a network by --arch file.py:callable",
-        )
-    weights = released or architectures.default_weights(name)
-    return module, Origin(weights, assumed=released is None), notes
 
 
 def _check_weights(module: nn.Module, source: str) -> None:
@@ -383,7 +370,11 @@ def _probed(module: nn.Module, spec: InputSpec, source: OnnxSource | None) -> di
             ) from error
         _require_one_input(module, x, error)
         reason = next(iter(str(error).splitlines()), "") or type(error).__name__
-        raise LoadError(f"the network fails on an input of {shape}: {reason}; check --input-shape") from error
+        fitting = [] if source is not None else sizes_that_run(module).shapes
+        advice = ", or ".join(f"type --input-shape {'x'.join(map(str, size))}" for size in fitting[:2])
+        raise LoadError(
+            f"the network fails on an input of {shape}: {reason}; {advice or 'check --input-shape'}"
+        ) from error
     if source is not None:
         values = result if isinstance(result, tuple) else (result,)
         result = dict(zip(output_names(source.module), values, strict=True))

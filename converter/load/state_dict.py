@@ -7,49 +7,56 @@ import re
 import struct
 import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from converter.errors import LoadError
-from converter.load.metadata import safe_globals
+from converter.load.metadata import StoredArray, safe_globals
 from converter.load.user_module import on_sys_path
-from zscgan_common.text import cut, first_line, shortened
+from zscgan_common.text import first_line, shortened
 
 State = dict[str, Tensor]
 Kind = Literal["weights", "safetensors", "torchscript", "exported", "onnx"]
 
-# Averaged weights come first: they are what the authors of such checkpoints evaluate.
-_EMA_KEYS = ("state_dict_ema", "model_ema", "ema_state_dict", "ema")
-_PLAIN_KEYS = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "weights")
 _WRAPPERS = ("module.", "_orig_mod.")  # DataParallel and AveragedModel; torch.compile
-_OPTIMIZER_KEYS = {"param_groups", "optimizer", "optimizer_state_dict", "scheduler", "lr_scheduler"}
 _FOREIGN = (
     (b"\xff\xd8\xff", "a JPEG image"),
     (b"\x89PNG", "a PNG image"),
     (b"GIF8", "a GIF image"),
     (b"\x93NUMPY", "a NumPy array"),
-    (b"\x89HDF", "an HDF5 file (Keras?)"),
+    (b"\x89HDF", "an HDF5 file (Keras?): export it as ONNX with python -m tf2onnx.convert"),
+    (b"GGUF", "a GGUF file, of a language model as a rule"),
+    (b"ftrt", "a plan of TensorRT, which is already built for one GPU"),
     (b"\x1f\x8b", "a gzip archive: unpack it first"),
     (b"%PDF", "a PDF"),
     (b"version https://git-lfs", "a Git LFS pointer: run `git lfs pull` to get the file itself"),
     (b"<!doctype html", "a web page: the download did not give the file"),
     (b"<html", "a web page: the download did not give the file"),
 )
+_FOREIGN_SUFFIXES = {
+    ".pb": "a graph of TensorFlow: export it as ONNX with python -m tf2onnx.convert",
+    ".keras": "a network of Keras: export it as ONNX with model.export('model.onnx', format='onnx')",
+    ".mlmodel": "a Core ML model: convert the network that it was made from",
+    ".engine": "a plan of TensorRT, which is already built for one GPU",
+    ".plan": "a plan of TensorRT, which is already built for one GPU",
+    ".trt": "a plan of TensorRT, which is already built for one GPU",
+    ".pdparams": "weights of PaddlePaddle: export the network as ONNX with paddle2onnx",
+    ".pdmodel": "a graph of PaddlePaddle: export it as ONNX with paddle2onnx",
+}
 EXPECTED = (
     "expected a PyTorch state_dict (.pth, .pt, .th, .bin, .safetensors), a TorchScript archive, an "
-    "ExportedProgram (.pt2) or an ONNX model (.onnx)"
+    "ExportedProgram (.pt2), an ONNX model (.onnx), or a folder of timm or transformers with one of these"
 )
 
 
 def kind_of_file(path: Path) -> Kind:
     """What ``path`` holds, told from its first bytes and its zip directory; raises LoadError for the rest."""
-    if path.is_dir():
-        raise LoadError(f"{path} is a folder; {EXPECTED}")
     try:
         with path.open("rb") as file:
             head = file.read(64)
@@ -60,6 +67,12 @@ def kind_of_file(path: Path) -> Kind:
     for magic, name in _FOREIGN:
         if head.lower().startswith(magic.lower()):
             raise LoadError(f"{path} is {name}; {EXPECTED}")
+    if head[4:8] == b"TFL3":
+        raise LoadError(
+            f"{path} is a TensorFlow Lite file: convert the network that it was made from; {EXPECTED}"
+        )
+    if path.suffix in _FOREIGN_SUFFIXES:
+        raise LoadError(f"{path} is {_FOREIGN_SUFFIXES[path.suffix]}; {EXPECTED}")
     if path.suffix == ".onnx":
         return "onnx"
     if head[4:8] == b"PTMF" or re.fullmatch(rb"ET\d\d", head[4:8]):
@@ -136,6 +149,11 @@ def _refusal(path: Path, reason: str) -> str:
     # Damage makes names too; those of modules have a dot.
     if found is None or not ("." in found[1] or hasattr(builtins, found[1])):
         return f"{path} is truncated, damaged or no checkpoint; {EXPECTED}"
+    if found[1].startswith(("fastai.", "fastcore.")):
+        return (
+            f"{path} is a whole Learner of fastai, written by learn.export() ({found[1]}); where fastai is installed, "
+            "learn.save('weights', with_opt=False) writes the weights alone, which are recognised"
+        )
     return (
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
         "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
@@ -173,32 +191,30 @@ def state_from_safetensors(path: Path) -> State:
         ) from error
 
 
-def state_from_object(loaded: object, path: Path) -> tuple[State, tuple[str, ...]]:
-    """The state_dict inside what a checkpoint holds, and notes on the choices made.
+def tensors_of_state(entry: Mapping[Any, Any]) -> State:
+    """The tensors of a mapping from names; NumPy's arrays become tensors."""
+    arrays = {name: as_tensor(value) for name, value in entry.items()}
+    return {str(name): value for name, value in arrays.items() if value is not None}
 
-    Looks one level into the usual keys; averaged (EMA) weights are preferred and noted. Prefixes of
-    DataParallel and ``torch.compile`` are removed. Raises LoadError where there are no named tensors.
-    """
-    if not isinstance(loaded, Mapping):
-        raise LoadError(f"{path} holds a {type(loaded).__name__}, no state_dict; {EXPECTED}")
-    notes: tuple[str, ...] = ()
-    if not is_state(loaded):
-        key = next((k for k in _EMA_KEYS + _PLAIN_KEYS if is_state(loaded.get(k))), None)
-        if key is None:
-            raise LoadError(_no_state(loaded, path))
-        if key in _EMA_KEYS:
-            notes = (f"took the averaged (EMA) weights, entry {key!r} of {path.name}",)
-        nested: Mapping[str, Any] = loaded[key]
-        loaded = nested
-    state = {str(name): value for name, value in loaded.items() if isinstance(value, Tensor)}
-    state.pop("n_averaged", None)  # AveragedModel's counter
-    state = without_wrappers(state)
+
+def as_tensor(value: object) -> Tensor | None:
+    """``value`` as a tensor, or None for what is neither a tensor nor an array of numbers."""
+    if isinstance(value, Tensor):
+        return value
+    if isinstance(value, StoredArray):
+        return value.tensor()
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        return torch.from_numpy(np.array(value, order="C"))
+    return None
+
+
+def require_float_model(names: Iterable[str], state: State, path: Path) -> None:
+    """Raise LoadError for weights of an integer network."""
     quantized = next((name for name, value in state.items() if value.is_quantized), None)
     if quantized is not None:
         raise LoadError(f"{path} is already quantized (tensor {quantized}); expected the float model")
-    if any(name.endswith("._packed_params") for name in loaded):
+    if any(name.endswith("._packed_params") for name in names):
         raise LoadError(f"{path} is already quantized (packed parameters); expected the float model")
-    return state, notes
 
 
 def require_real(state: State, path: Path) -> None:
@@ -222,39 +238,26 @@ def _becomes_float32(dtype: torch.dtype) -> bool:
 
 
 def without_wrappers(state: State) -> State:
-    """``state`` without the prefixes ``module.`` and ``_orig_mod.``, in whatever order they were put on."""
+    """``state`` without the prefixes ``module.`` and ``_orig_mod.``, in whatever order they were put on.
+
+    ``torch.compile`` leaves its own also inside of names, where a part of the network was compiled.
+    """
     while True:
         prefix = next((p for p in _WRAPPERS if all(name.startswith(p) for name in state)), None)
         if prefix is None or not state:
-            return state
+            return {name.replace("._orig_mod.", "."): value for name, value in state.items()}
         state = {name.removeprefix(prefix): value for name, value in state.items()}
-
-
-def without_common_prefix(state: State) -> State | None:
-    """``state`` without the one first part that all names share (``model.`` of Lightning), or None."""
-    firsts = {name.partition(".")[0] for name in state}
-    if len(firsts) != 1 or any("." not in name for name in state):
-        return None
-    return {name.partition(".")[2]: value for name, value in state.items()}
 
 
 def is_state(value: object) -> bool:
     """Whether ``value`` maps names to tensors (a non-tensor extra, as some layers store, does no harm)."""
     if not isinstance(value, Mapping) or not value:
         return False
-    tensors = sum(isinstance(entry, Tensor) and isinstance(name, str) for name, entry in value.items())
-    return tensors > 0 and tensors * 2 >= len(value)
-
-
-def _no_state(loaded: Mapping[Any, Any], path: Path) -> str:
-    """The message for a dictionary without weights."""
-    keys = cut([repr(key) for key in loaded], 8) or "none"
-    if (loaded and set(loaded) & _OPTIMIZER_KEYS) or set(loaded) == {"state", "param_groups"}:
-        return f"{path} holds the state of an optimizer and no weights (keys: {keys}); {EXPECTED}"
-    return (
-        f"{path} is a dictionary without a state_dict (keys: {keys}); expected names with tensors, or one of "
-        f"the keys {', '.join(_PLAIN_KEYS)} with them"
+    tensors = sum(
+        isinstance(name, str) and isinstance(entry, Tensor | StoredArray | np.ndarray)
+        for name, entry in value.items()
     )
+    return tensors > 0 and tensors * 2 >= len(value)
 
 
 @contextmanager

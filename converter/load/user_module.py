@@ -4,9 +4,10 @@ import ast
 import difflib
 import importlib
 import importlib.util
+import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
@@ -15,24 +16,27 @@ from typing import Any
 from torch import nn
 
 from converter.errors import ArchitectureError, ConversionError, DecodeError
-from zscgan_common.text import cut
+from zscgan_common.text import cut, shortened
 
-FORMS = "--arch torchvision_name | package.module:callable | file.py:callable"
+FORMS = "--arch torchvision_name | timm:name | package.module:callable | file.py:callable"
 DECODE_FORMS = "--decode file.py:callable | package.module:callable"
 
 
-def module_from_callable(arch: str) -> nn.Module:
-    """The network that the callable named by ``arch`` returns; it is called without arguments.
+def module_from_callable(arch: str, **known: int | None) -> nn.Module:
+    """The network that the callable named by ``arch`` returns, called with the arguments that ``arch`` types.
 
-    The folder of ``file.py``, or the current one for a package, is on ``sys.path`` until it has returned.
-    Raises ArchitectureError with the file and line of an error in the user's code.
+    Those of ``known`` that aren't None are passed too where it has parameters of their names and nothing else is typed.
+    The folder of ``file.py``, or the current one for a package, is on ``sys.path`` until it has returned. Raises
+    ArchitectureError with the file and line of an error in the user's code.
     """
+    place, typed = arguments_of(arch)
     given = f"--arch {arch}"
-    with _named(given, FORMS, ArchitectureError) as (build, file):
+    with _named(f"--arch {place}", FORMS, ArchitectureError) as (build, file):
+        arguments = typed if typed is not None else _taken(build, known)
         try:
-            network = build()
+            network = build(**arguments)
         except Exception as error:  # its constructor can raise anything
-            hint = " (it is called without arguments)" if isinstance(error, TypeError) else ""
+            hint = _hint_on_arguments(place, arguments) if isinstance(error, TypeError) else ""
             raise ArchitectureError(_user_error(given, "calling", error, file) + hint) from error
     if not isinstance(network, nn.Module):
         raise ArchitectureError(
@@ -40,6 +44,47 @@ def module_from_callable(arch: str) -> nn.Module:
             "the network's class or at a function that returns the network"
         )
     return network
+
+
+def arguments_of(arch: str) -> tuple[str, dict[str, Any] | None]:
+    """``arch`` without its arguments, and these; None where it types none, so no brackets.
+
+    ``file.py:build(num_classes=7)``: names with literals. Raises ArchitectureError for anything else.
+    """
+    place, bracket, rest = arch.partition("(")
+    if not bracket:
+        return arch, None
+    refusal = ArchitectureError(
+        f"expected --arch '{place}(name=value, ...)' with numbers, texts, True, False, None or lists of these as "
+        f"values, got --arch {shortened(arch)}"
+    )
+    try:
+        call = ast.parse(f"f({rest}", mode="eval").body
+        if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Name) or call.args:
+            raise refusal
+        named = [(keyword.arg, ast.literal_eval(keyword.value)) for keyword in call.keywords]
+    except (ValueError, SyntaxError, TypeError, RecursionError, MemoryError) as error:
+        raise refusal from error
+    arguments = {name: value for name, value in named if name is not None}
+    if len(arguments) != len(named):
+        raise refusal
+    return place, arguments
+
+
+def _taken(build: Callable[..., Any], known: Mapping[str, int | None]) -> dict[str, int]:
+    """The arguments of ``known`` that ``build`` has parameters for, by name."""
+    try:
+        parameters = inspect.signature(build).parameters
+    except (TypeError, ValueError):  # of a class in C
+        return {}
+    return {name: value for name, value in known.items() if value is not None and name in parameters}
+
+
+def _hint_on_arguments(place: str, arguments: Mapping[str, Any]) -> str:
+    """How it was called, for the message of a call that failed."""
+    typed = ", ".join(f"{name}={value!r}" for name, value in arguments.items())
+    how = f"with {typed}" if typed else "without arguments"
+    return f" (it is called {how}); to pass others, type --arch '{place}(name=value)'"
 
 
 def decoder_from_callable(decode: str) -> Callable[..., Any]:

@@ -29,9 +29,11 @@ from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.resume import restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
 from calibrators.zscgan.successive import new_ensemble, train_ensemble
-from converter.errors import ArchitectureError, ConversionError
+from converter.errors import ArchitectureError, ConversionError, OptionsError
+from converter.load.input_spec import Origin, spec_from_options
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
+from converter.load.published import published_in
 from converter.report.document import save_report
 from converter.report.html.__main__ import command as page
 from converter.workspace import SAMPLES
@@ -105,6 +107,54 @@ def _safetensors(folder: Path) -> Path:
 
     save_file(dict(trained().state_dict()), folder / "net.safetensors", {"format": "pt"})
     return folder / "net.safetensors"
+
+
+def _numpy_state(folder: Path) -> Path:
+    return _saved(folder / "net.pth", {name: value.numpy() for name, value in trained().state_dict().items()})
+
+
+def _model_config(folder: Path) -> Path:
+    config = {
+        "architecture": "resnet10t",
+        "architectures": ["ResNetForImageClassification"],
+        "model_type": "resnet",
+        "num_classes": 2,
+        "label_names": ["a", "b"],
+        "id2label": {"0": "a", "1": "b"},
+        "pretrained_cfg": {"input_size": [3, 8, 8], "mean": [0.5], "std": [0.5], "crop_pct": 0.9},
+    }
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder / "config.json"
+
+
+def _processor_config(folder: Path) -> Path:
+    (folder / "config.json").write_text('{"model_type": "resnet", "architectures": ["ResNetModel"]}')
+    size = {"shortest_edge": 10, "height": 8, "width": 8}
+    processor = {"size": size, "crop_size": size, "do_center_crop": True, "do_normalize": True, "rescale_factor": 0.1,
+                 "image_mean": [0.5], "image_std": [0.5], "image_processor_type": "EfficientNet"}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(processor))
+    return folder / "preprocessor_config.json"
+
+
+def _read_configs(path: Path) -> object:
+    """What they say; the network itself is left out, which a damaged size would make too large for any memory."""
+    found = published_in(path.parent)
+    options = ModelOptions("net.pth", input_shape=(3, 8, 8))
+    with suppress(OptionsError):
+        spec_from_options(options, Origin(published=found))
+    return found
+
+
+def _shard_index(folder: Path) -> Path:
+    from safetensors.torch import save_file
+
+    state = trained().state_dict()
+    places = {name: f"model-{number % 2}.safetensors" for number, name in enumerate(sorted(state))}
+    for file in set(places.values()):
+        save_file({name: state[name] for name in state if places[name] == file}, folder / file)
+    index = {"metadata": {"total_size": 1}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return folder / "model.safetensors.index.json"
 
 
 def _torchscript(folder: Path) -> Path:
@@ -410,6 +460,10 @@ KINDS: dict[str, Kind] = {
         lambda f: _saved(f / "net.pth", trained()), partial(_network, trust_pickle=True), m.ZIP
     ),
     "safetensors": Kind(_safetensors, partial(_network, arch=TINY), (m.safetensors_header,)),
+    "state_dict of NumPy arrays": Kind(_numpy_state, partial(_network, arch=TINY), m.ZIP),
+    "config.json": Kind(_model_config, _read_configs, m.JSON),
+    "preprocessor_config.json": Kind(_processor_config, _read_configs, m.JSON),
+    "index of shards": Kind(_shard_index, lambda path: _network(path.parent, TINY), m.JSON),
     "TorchScript": Kind(_torchscript, _network, m.ZIP),
     "pt2": Kind(_exported, _network, m.ZIP),
     "generator.pt": Kind(_generator, _read_generator, m.ZIP),

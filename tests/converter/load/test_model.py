@@ -237,7 +237,7 @@ def test_importable_module_from_the_current_folder(
         ("{code}:constant", "constant is a int; expected a class or function"),
         ("{code}:number", "returned a int; expected a torch.nn.Module"),
         ("{code}:broken", r"calling it failed at .*nets.py:\d+: RuntimeError: no such luck"),
-        ("{code}:needs", r"TypeError: needs.. missing 1 .*\(it is called without arguments\)"),
+        ("{code}:needs", r"TypeError: needs.. missing 1 .*\(it is called without arguments; to pass others"),
         ("gone.py:Tiny", "there is no file gone.py"),
         ("no_such_package_here:Tiny", "ModuleNotFoundError: No module named 'no_such_package_here'"),
         ("{folder}/bad.py:Tiny", r"importing it failed at .*bad.py:2: SyntaxError"),
@@ -392,7 +392,9 @@ def test_options_that_contradict(given: dict[str, object], message: str) -> None
 def test_input_is_never_guessed(network: Tiny, code: Path) -> None:
     path = saved(network.state_dict(), code.parent / "net.pth")
     arch = f"{code}:Tiny"
-    with pytest.raises(OptionsError, match=r"shape is unknown: type --input-shape.*--preset"):
+    with pytest.raises(
+        OptionsError, match=r"shape is unknown \(the network runs on any;.*: type --input-shape.*--preset"
+    ):
         load(path, arch, input_shape=None)
     with pytest.raises(OptionsError, match=r"normalisation is unknown: type --mean and --std.*unit"):
         load(path, arch, preset=None)

@@ -88,7 +88,7 @@ def test_contents_that_are_no_weights(content: object, message: str, tmp_path: P
 
 
 def test_places_that_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(LoadError, match="is a folder; expected"):
+    with pytest.raises(LoadError, match="is a folder without weights: it holds nothing; expected"):
         load(tmp_path)
     with pytest.raises(LoadError, match=r"there is no file .*gone.pth"):
         load(tmp_path / "gone.pth")

@@ -1,11 +1,11 @@
-"""The user's function for boxes, by file and by package."""
+"""The user's network and function for boxes, by file and by package."""
 
 from pathlib import Path
 
 import pytest
 
-from converter.errors import DecodeError
-from converter.load.user_module import decoder_from_callable
+from converter.errors import ArchitectureError, DecodeError
+from converter.load.user_module import arguments_of, decoder_from_callable, module_from_callable
 
 
 @pytest.fixture
@@ -51,3 +51,61 @@ def test_a_relative_import_names_the_option(folder: Path) -> None:
     (folder / "pack" / "boxes.py").write_text("from . import other\n")
     with pytest.raises(DecodeError, match=r"type --decode pack\.boxes:boxes$"):
         decoder_from_callable("pack/boxes.py:boxes")
+
+
+@pytest.fixture
+def builder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file whose functions note in the module that they return how they were called."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "builder_of_this_test.py").write_text(
+        "from torch import nn\n\n\ndef build(width=3, num_classes=10):\n    return nn.Linear(width, num_classes)\n\n\n"
+        "def bare(width=3):\n    return nn.Linear(width, 10)\n"
+    )
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("call", "sizes"),
+    [
+        ("build", (3, 7)),  # the weights' classes are passed by themselves
+        ("bare", (3, 10)),
+        ("build(num_classes=5)", (3, 5)),
+        ("build(width=2)", (2, 10)),
+        ("build()", (3, 10)),
+    ],
+)
+def test_arguments_are_typed_or_known(builder: Path, call: str, sizes: tuple[int, int]) -> None:
+    arch = f"builder_of_this_test.py:{call}"
+    network = module_from_callable(arch, num_classes=7)
+    assert (network.in_features, network.out_features) == sizes
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "build(3)",
+        "build(**{'width': 3})",
+        "build(width=open('x'))",
+        "build(width=3",
+        "build(width=3)(4)",
+        "build(a=1, a=2)",
+    ],
+)
+def test_only_names_with_literals_are_arguments(builder: Path, call: str) -> None:
+    with pytest.raises(
+        ArchitectureError, match=r"expected --arch 'builder_of_this_test.py:build\(name=value, ...\)'"
+    ):
+        module_from_callable(f"builder_of_this_test.py:{call}")
+
+
+def test_an_argument_that_the_callable_lacks(builder: Path) -> None:
+    with pytest.raises(
+        ArchitectureError, match=r"calling it failed.*'depth'.*\(it is called with depth=3\); to pass others"
+    ):
+        module_from_callable("builder_of_this_test.py:build(depth=3)")
+
+
+def test_literals_of_all_kinds() -> None:
+    place, arguments = arguments_of("a.py:f(x=[1, (2.5, 'b')], y={'c': None}, z=True)")
+    assert (place, arguments) == ("a.py:f", {"x": [1, (2.5, "b")], "y": {"c": None}, "z": True})
+    assert arguments_of("a.py:f") == ("a.py:f", None)
