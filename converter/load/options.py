@@ -11,9 +11,10 @@ class ModelOptions:
     """Where the classifier is and how its input looks.
 
     ``model`` is a file, the name of a torchvision classifier, or ``timm:name``. ``arch`` is a torchvision
-    name, ``timm:name``, ``package.module:callable`` or ``file.py:callable``, the last three also with arguments in
-    brackets; None recognises the architectures of torchvision and timm by their weights. ``trust_pickle`` lets a file run its own code while it is read. ``input_shape`` is
-    (channels, height, width); ``mean`` and ``std`` normalise pixels in [0, 1], one value or one a channel.
+    name, ``timm:name``, ``package.module:callable`` or ``file.py:callable``, the last three also with
+    arguments in brackets; None recognises the architectures of torchvision and timm by their weights.
+    ``trust_pickle`` lets a file run its own code while it is read. ``input_shape`` is (channels, height,
+    width); ``mean`` and ``std`` normalise pixels in [0, 1], one value or one a channel.
     ``preset`` names an entry of ``PRESETS``. Whatever is None comes from the preset, then from the
     torchvision weights. Raises OptionsError for values that are wrong by themselves or together.
     """
