@@ -378,16 +378,15 @@ def _unrecognised(shapes: Mapping[str, Shape], near: Iterable[_Near]) -> str:
         f"({cut(list(shapes), 3)}); "
     )
     command = "Name the network by a function that returns it: --arch file.py:callable"
-    agreeing = (
-        0 if best is None else (best.variant.tree.count + best.architecture.tree.count - best.distance) // 2
-    )
-    if best is None or agreeing < _ALIKE * best.architecture.tree.count:
+    if best is None:
         return f"{known}nearest: none. {command}"
-    total = best.architecture.tree.count
+    found, total = best.difference(), best.architecture.tree.count
+    agreeing = total - len(found.missing) - len(found.reshaped)
+    if agreeing < _ALIKE * total:
+        return f"{known}nearest: none. {command}"
     title = f"nearest: {best.architecture.title}, of whose {total} tensors {agreeing} agree"
     if reason := _fit(best, shapes):
         return f"{known}{title}. Its body fits, but the head can't be rebuilt: {reason}. {command}"
-    found = best.difference()
     parts = [
         f"{len(names)} {what}: {cut(names, 3)}"
         for what, names in (
