@@ -209,6 +209,8 @@ def test_a_head_that_is_no_chain() -> None:
         fit_to(resnet_with(fc=Attention()))
     with pytest.raises(ArchitectureError, match=r"beside fc the file has decoder\.weight, decoder\.bias"):
         fit_to(resnet_with(decoder=nn.Conv2d(512, 9, 3)))
+    with pytest.raises(ArchitectureError, match="it begins with Conv2d, where Linear is expected"):
+        fit_to(resnet_with(fc=nn.Conv2d(512, 7, 1)))
     with pytest.raises(ArchitectureError, match="it takes 256 values and the body gives 512"):
         fit_to(resnet_with(fc=nn.Linear(256, 7)))
 
