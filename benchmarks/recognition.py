@@ -2,8 +2,8 @@
 
 Each is taken as it is, with 7 classes, with a grey stem, and with a head of two layers. ``right`` is the architecture
 itself or one that computes the same; ``named together`` is one of several of equal shapes, all of which are named;
-``wrong`` is anything else. Seconds are processor time, those of the first recognition with the reading of the index.
-timm isn't imported.
+``wrong`` is anything else. Names and shapes are those of the index, which the tests hold against the libraries. Seconds
+are processor time, those of the first recognition with the reading of the index. timm isn't imported.
 
     python benchmarks/recognition.py [--wrong]
 """

@@ -84,10 +84,10 @@ def command(
     """Turn the vision network MODEL, of PyTorch or ONNX, into an INT8 engine without any data.
 
     MODEL is a state_dict (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
-    TorchScript archive, an exported program (.pt2) or the name of a torchvision classifier. It takes one image input
-    and may be a classifier, a detector, a segmenter, an embedding or any other network. The output folder gets FP32 and
-    INT8 ONNX, the ranges, the generator and a picture of its samples, the engine, report.json and the same as a page,
-    report.html.
+    TorchScript archive, an exported program (.pt2), or the name of a torchvision classifier or timm:name. It takes one
+    image input and may be a classifier, a detector, a segmenter, an embedding or any other network. The output folder
+    gets FP32 and INT8 ONNX, the ranges, the generator and a picture of its samples, the engine, report.json and the
+    same as a page, report.html.
     """
     if not int8:
         raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")

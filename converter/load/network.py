@@ -131,6 +131,8 @@ def _network_of(
         module, {fit.names[key]: value for key, value in state.items() if key in fit.names}, name
     )
     notes = () if named else (f"recognised {fit.title}",)
+    if fit.image_size is not None:
+        origin = replace(origin, sizes=(3, fit.image_size, fit.image_size))
     if fit.stem is not None:
         origin = _origin_of_stem(fit, origin)
     return (

@@ -29,7 +29,9 @@ def network_from_fit(fit: Fit, **kwargs: Any) -> nn.Module:
                 classes = 0
             network = timm_names.build(architecture.name, num_classes=classes, in_chans=channels, **kwargs)
         else:
-            network = torchvision_names.build(architecture.name, classes or 1, **kwargs)
+            network = torchvision_names.build(
+                architecture.name, classes or 1, image_size=fit.image_size, **kwargs
+            )
         if fit.place is not None and fit.head is not None:
             network.set_submodule(fit.place, fit.head.build())
         elif fit.place is not None and not architecture.of_timm:

@@ -7,6 +7,7 @@ absent; its first convolution may take another number of channels, or be that of
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from math import isqrt
 
 from converter.errors import ArchitectureError
 from converter.load.bodies.heads import Head, NotAHeadError, head_from_shapes
@@ -25,6 +26,7 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _USUAL_HEAD = re.compile(
     r"^(?:\w+\.)?(?:fc|head|heads|classifier|last_linear|linear|logits)(?:\.(?:\d+|head|fc|linear))*\.weight$"
 )
+_POSITIONS = "encoder.pos_embedding"
 _SHORTCUT = re.compile(r"(layer\d+\.\d+)\.shortcut\.")
 
 
@@ -43,7 +45,8 @@ class Fit:
     ``names`` has the architecture's name for each name of the file. ``classes`` is None for a network without a head;
     ``place`` and ``head`` are the module that was replaced and the layers that replace it. ``others`` are architectures
     of the same names and shapes that compute something else. ``pools_twice`` says that the head takes the maximum and
-    the mean of each channel, as fastai's heads do.
+    the mean of each channel, as fastai's heads do. ``image_size`` is that of a transformer for other
+    images than the architecture's.
     """
 
     architecture: Architecture
@@ -53,6 +56,7 @@ class Fit:
     head: Head | None = None
     stem: Stem | None = None
     pools_twice: bool = False
+    image_size: int | None = None
     others: tuple[str, ...] = ()
 
     @property
@@ -236,12 +240,14 @@ def _fit(near: _Near, shapes: Mapping[str, Shape]) -> Fit | str:
     found = near.difference()
     stem = _stem(near, found)
     kept = {f"{path}.weight" for path in architecture.stem} if stem is not None else set()
+    image_size = _image_size(near)
+    kept |= {_POSITIONS} if image_size is not None else set()
     reason = ""
     for scope in _scopes(architecture):
         odd = {name for name in (*found.missing, *found.reshaped) if not _within(name, *scope)}
         if odd <= kept:
             try:
-                return _with_head(near, found, scope, stem, shapes)
+                return replace(_with_head(near, found, scope, stem, shapes), image_size=image_size)
             except NotAHeadError as error:
                 reason = str(error)
     return reason
@@ -277,6 +283,19 @@ def _stem(near: _Near, found: Difference) -> Stem | None:
             return None
         stems.add(Stem(ours[1], small))
     return stems.pop() if len(stems) == 1 else None
+
+
+def _image_size(near: _Near) -> int | None:
+    """The size of images that a transformer of torchvision has positions for, where it isn't the architecture's."""
+    tree, theirs = near.variant.tree_for(near.architecture), near.architecture.tree
+    ours, own = at(tree, _POSITIONS), at(theirs, _POSITIONS)
+    patches = at(theirs, f"{near.architecture.stem[0]}.weight") if near.architecture.stem else None
+    if not isinstance(ours, tuple) or not isinstance(own, tuple) or not isinstance(patches, tuple):
+        return None
+    if len(ours) != 3 or ours == own or (ours[0], ours[2]) != (own[0], own[2]):
+        return None
+    side = isqrt(max(ours[1] - 1, 0))
+    return side * patches[-1] if side and side**2 == ours[1] - 1 else None
 
 
 def _has_pool(architecture: Architecture) -> bool:
@@ -340,7 +359,11 @@ def _pools_twice(head: Head, architecture: Architecture, place: str) -> bool:
     assert isinstance(own, Node)
     theirs = head_from_shapes({name: _shape(own, name) for name in names_of(own)})
     twice = head.inputs == 2 * theirs.inputs and place == architecture.head[0] and not head.spatial
-    if head.spatial != theirs.spatial or not (twice or head.inputs == theirs.inputs):
+    if head.spatial != theirs.spatial:
+        raise NotAHeadError(
+            f"it begins with {head.layers[0].kind}, where {theirs.layers[0].kind} is expected"
+        )
+    if not (twice or head.inputs == theirs.inputs):
         raise NotAHeadError(f"it takes {head.inputs} values and the body gives {theirs.inputs}")
     return twice
 
@@ -378,16 +401,15 @@ def _unrecognised(shapes: Mapping[str, Shape], near: Iterable[_Near]) -> str:
         f"({cut(list(shapes), 3)}); "
     )
     command = "Name the network by a function that returns it: --arch file.py:callable"
-    agreeing = (
-        0 if best is None else (best.variant.tree.count + best.architecture.tree.count - best.distance) // 2
-    )
-    if best is None or agreeing < _ALIKE * best.architecture.tree.count:
+    if best is None:
         return f"{known}nearest: none. {command}"
-    total = best.architecture.tree.count
+    found, total = best.difference(), best.architecture.tree.count
+    agreeing = total - len(found.missing) - len(found.reshaped)
+    if agreeing < _ALIKE * total:
+        return f"{known}nearest: none. {command}"
     title = f"nearest: {best.architecture.title}, of whose {total} tensors {agreeing} agree"
     if reason := _fit(best, shapes):
         return f"{known}{title}. Its body fits, but the head can't be rebuilt: {reason}. {command}"
-    found = best.difference()
     parts = [
         f"{len(names)} {what}: {cut(names, 3)}"
         for what, names in (

@@ -31,12 +31,14 @@ def released_weights(name: str, sha256: str) -> Any | None:
     return None
 
 
-def build(name: str, classes: int = 1000, *, transform_input: bool = False) -> nn.Module:
+def build(
+    name: str, classes: int = 1000, *, transform_input: bool = False, image_size: int | None = None
+) -> nn.Module:
     """A torchvision classifier without auxiliary classifiers.
 
-    ``transform_input`` counts for GoogLeNet and Inception alone.
+    ``transform_input`` counts for GoogLeNet and Inception alone, ``image_size`` is for its vision transformers.
     """
-    kwargs: dict[str, Any] = {}
+    kwargs: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
     if name in WITH_AUXILIARY:
         kwargs = {"aux_logits": False, "init_weights": False, "transform_input": transform_input}
     network: nn.Module = models.get_model(name, weights=None, num_classes=classes, **kwargs)

@@ -143,7 +143,7 @@ ReLU = "ReLU is assumed, as weights don't tell activations: for another, name a 
             (1, 64, 64),
             "timm's test_resnet with 6 classes",
         ),
-        (lambda: set_all(of_timm("test_resnet"), fc=two_layers(384)[:4]), (3, 64, 64), ReLU),
+        (lambda: set_all(of_timm("test_resnet"), fc=two_layers(96)[:4]), (3, 64, 64), ReLU),
         (lambda: of_timm("test_efficientnet", num_classes=0), (3, 64, 64), "the file has no head"),
     ],
 )
@@ -152,6 +152,16 @@ def test_what_tutorials_make_computes_the_same(
 ) -> None:
     teacher = require_same(build(), tmp_path, shape)
     assert any(note in line for line in teacher.notes)
+
+
+def test_a_transformer_for_other_images(tmp_path: Path) -> None:
+    theirs = models.vit_b_32(image_size=96, num_classes=3).eval()
+    torch.save(theirs.state_dict(), tmp_path / "net.pth")
+    teacher = load_model(ModelOptions(str(tmp_path / "net.pth")))
+    assert teacher.spec.shape == (3, 96, 96)
+    x = torch.rand(1, 3, 96, 96)
+    with torch.no_grad():
+        torch.testing.assert_close(teacher.module(x), theirs(x), rtol=0, atol=0)
 
 
 def test_without_a_head_torchvision_gives_features(tmp_path: Path) -> None:

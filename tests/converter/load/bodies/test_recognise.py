@@ -8,6 +8,7 @@ from torch import nn
 from torchvision import models
 
 from converter.errors import ArchitectureError
+from converter.load.bodies.index import index
 from converter.load.bodies.recognise import Fit, Stem, classes_of, recognise
 from converter.load.bodies.tree import Shape
 
@@ -55,21 +56,29 @@ SPREAD = [
 @pytest.mark.parametrize(("name", "place"), SPREAD)
 def test_the_body_is_told_with_any_head_and_stem(name: str, place: str) -> None:
     plain = timm(name.removeprefix("timm:")) if name.startswith("timm:") else torchvision(name)
-    fit = recognise(plain)
-    assert (fit.architecture.name, fit.classes, fit.head, fit.stem) == (name, 1000, None, None)
-    (stem,) = fit.architecture.stem
-    weight = f"{stem}.weight"
-    for channels in (1, 4):
-        grey = recognise(plain | {weight: (plain[weight][0], channels, *plain[weight][2:])})
-        assert (grey.architecture.name, grey.stem) == (name, Stem(channels, small=False))
+    entry = index().named(name)
+    assert entry is not None
+    weight = f"{entry.stem[0]}.weight"
+
+    def with_channels(channels: int) -> dict[str, Shape]:
+        stems = [f"{path}.weight" for path in entry.stem]
+        return {stem: (plain[stem][0], channels, *plain[stem][2:]) for stem in stems}
+
+    assert plain[weight][1] == 3
     fewer = {key: (7, *shape[1:]) if key.startswith(f"{place}.") else shape for key, shape in plain.items()}
-    assert (recognise(fewer).architecture.name, recognise(fewer).classes) == (name, 7)
-    deep = recognise(two_layers(plain, place))
-    assert (deep.architecture.name, deep.classes, deep.place) == (name, 7, place)
+    fit = recognise(fewer | with_channels(4))
+    assert (fit.architecture.name, fit.classes, fit.head, fit.stem) == (name, 7, None, Stem(4, small=False))
+    deep = recognise(two_layers(plain, place) | with_channels(1))
+    assert (deep.architecture.name, deep.classes, deep.place, deep.stem) == (
+        name,
+        7,
+        place,
+        Stem(1, small=False),
+    )
     assert deep.head is not None
     assert len(deep.head.activated) == 1
     none = recognise({key: shape for key, shape in plain.items() if not key.startswith(f"{place}.")})
-    assert (none.architecture.name, none.classes) == (name, None)
+    assert (none.architecture.name, none.classes, none.stem) == (name, None, None)
 
 
 @pytest.mark.parametrize("auxiliary", [True, False])
@@ -115,7 +124,7 @@ def without_fc(rename: Callable[[str], str], **beside: Shape) -> dict[str, Shape
 @pytest.mark.parametrize("head", ["head", "classifier", "last_linear", "classification_head.linear"])
 def test_a_head_of_another_name_beside_the_body(head: str) -> None:
     """Also where the body is a module of its own."""
-    for prefix in ("", "encoder."):
+    for prefix in ("",) if head == "head" else ("encoder.",):
         beside = {f"{head}.weight": (9, 512), f"{head}.bias": (9,)}
         fit = recognise(without_fc(lambda key, prefix=prefix: prefix + key, **beside))  # type: ignore[misc]
         assert (fit.architecture.name, fit.classes, fit.names[f"{head}.bias"]) == ("resnet18", 9, "fc.bias")
@@ -200,6 +209,8 @@ def test_a_head_that_is_no_chain() -> None:
         fit_to(resnet_with(fc=Attention()))
     with pytest.raises(ArchitectureError, match=r"beside fc the file has decoder\.weight, decoder\.bias"):
         fit_to(resnet_with(decoder=nn.Conv2d(512, 9, 3)))
+    with pytest.raises(ArchitectureError, match="it begins with Conv2d, where Linear is expected"):
+        fit_to(resnet_with(fc=nn.Conv2d(512, 7, 1)))
     with pytest.raises(ArchitectureError, match="it takes 256 values and the body gives 512"):
         fit_to(resnet_with(fc=nn.Linear(256, 7)))
 
