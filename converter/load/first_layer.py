@@ -60,7 +60,7 @@ class _Watch(TorchDispatchMode):
     """Ends the forward pass at the batch norm that takes what the first convolution gave."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.seen: _Seen | None = None
         self._arguments: tuple[Any, ...] = ()
         self._output: Tensor | None = None
@@ -125,7 +125,9 @@ def first_layer(module: nn.Module, shape: tuple[int, int, int]) -> FirstLayer | 
 def _watched(module: nn.Module, x: Float[Tensor, "1 channels height width"]) -> _Seen | None:
     """What ``x`` meets in ``module``; None where no convolution leads to a batch norm, or the network fails."""
     watch = _Watch()
-    run = module.forward if isinstance(module, fx.GraphModule) else module  # called, it prints what goes wrong
+    run = (
+        module.forward if isinstance(module, fx.GraphModule) else module
+    )  # called, it prints what goes wrong
     try:
         with watch:
             run(x)

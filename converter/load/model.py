@@ -33,7 +33,8 @@ from converter.load.determinism import refuse_random
 from converter.load.ends import orders
 from converter.load.float_only import refuse_lowered
 from converter.load.input_normalisation import white_pixel
-from converter.load.input_spec import Origin, shape_from_options, spec_from_options
+from converter.load.input_spec import NormalisationSource, Origin, shape_from_options, spec_from_options
+from converter.load.normalisation import estimate_normalisation
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.state_dict import (
@@ -57,6 +58,7 @@ from converter.load.torch_source import (
 )
 from converter.load.user_module import FORMS, module_from_callable
 from zscgan_common.text import first_line
+from zscgan_common.warning_message import WarningMessage
 
 PROBES = 4
 """Images whose outputs tell what these mean."""
@@ -69,7 +71,8 @@ class Teacher:
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``probe`` has the outputs, by name, for ``PROBES``
     images of random pixels, each less bright than the one before. ``notes`` are choices that the user should
-    see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
+    see, one line each; ``warnings`` are doubts about what was typed, ``normalisation_from`` is what says the
+    normalisation. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
     chooses, whose twin ``module`` then is; both end before ``tail``.
     """
 
@@ -82,6 +85,8 @@ class Teacher:
     parameters: int
     bn_layers: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[WarningMessage, ...] = ()
+    normalisation_from: NormalisationSource = "typed"
     onnx: ModelProto | None = None
     tail: Tail | None = None
 
@@ -116,9 +121,11 @@ def load_model(options: ModelOptions) -> Teacher:
         network = _network_from_torchvision(options)
         sha256 = fingerprint(network.module.state_dict())
         name = options.model
-    spec, notes = spec_from_options(options, network.origin)
     module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
+    estimate = estimate_normalisation(module, shape_from_options(options, network.origin))
+    chosen = spec_from_options(options, network.origin, estimate)
+    spec, notes = chosen.spec, chosen.notes
     if source is None:
         source = _source_of_choice(module, path, spec)
     if source is not None:
@@ -141,6 +148,8 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
+        warnings=chosen.warnings,
+        normalisation_from=chosen.source,
         onnx=None if source is None else source.model,
         tail=None if source is None else source.tail,
     )

@@ -30,12 +30,16 @@ _CIFAR_SIDE = 32
 
 @dataclass(frozen=True)
 class Choice:
-    """What the network says of its input: a preset, or mean and std that are none's, for pixels in [0, 1]."""
+    """What the network says of its input: a preset, or mean and std that are none's, for pixels in [0, 1].
+
+    ``told`` says that the order of the channels is seen too, and not only what is usual.
+    """
 
     preset: str | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
     order: ChannelOrder
+    told: bool
 
     @property
     def flags(self) -> str:
@@ -49,22 +53,23 @@ class Choice:
         return flags if self.order == usual else f"{flags} --channel-order {self.order}"
 
 
-def choose_normalisation(estimate: NormalisationEstimate | None, shape: tuple[int, int, int]) -> Choice | None:
+def choose_normalisation(
+    estimate: NormalisationEstimate | None, shape: tuple[int, int, int]
+) -> Choice | None:
     """The preset that is clearly the nearest, or the estimate itself where none is near; None where it's not clear."""
     if estimate is None or not estimate.confident:
         return None
     distances = {name: _distance(estimate, *preset.for_channels(shape[0])) for name, preset in _kinds(shape)}
     (least, name), *others = sorted((distance, name) for name, distance in distances.items())
     if least > _FAR:
-        std = STD / estimate.deviation
-        mean = MEAN - std * sum(estimate.mean) / len(estimate.mean)
-        return Choice(None, (round(mean, 4),), (float(f"{std:.4g}"),), channel_order(estimate) or "rgb")
+        scale, told = STD / estimate.deviation, channel_order(estimate)
+        middle = MEAN - scale * _average(estimate.mean)
+        return Choice(None, (round(middle, 4),), (float(f"{scale:.4g}"),), told or "rgb", told is not None)
     if least > _NEAR or (others and others[0][0] - least < _MARGIN) or _is_own(estimate, name, shape):
         return None
     mean, std = PRESETS[name].for_channels(shape[0])
     told = channel_order(estimate) if len(set(mean)) == 1 else None
-    order = "rgb" if shape[0] != 3 else told or PRESETS[name].order
-    return Choice(name, mean, std, order)
+    return Choice(name, mean, std, told or PRESETS[name].order, told is not None)
 
 
 def is_standardised(estimate: NormalisationEstimate | None) -> bool:

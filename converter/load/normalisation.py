@@ -27,8 +27,8 @@ _DEAD = 1e-6
 _ROUNDS, _OUTLIER = 10, 2.0
 """Of the reweighted least squares; deviations from which on an error counts less."""
 _SPREAD, _ERROR = 0.2, 0.2
-"""Largest misfit of the variances (as a factor's logarithm) and standard error of the mean, in deviations of the pixels,
-of an estimate that says anything."""
+"""Largest misfit of the variances (as a factor's logarithm) and standard error of the mean, in deviations of the
+pixels, of an estimate that says anything."""
 
 
 @dataclass(frozen=True)
@@ -36,9 +36,9 @@ class NormalisationEstimate:
     """What the pixels were when they came to the network: the ``mean`` of each channel and one ``deviation``.
 
     ``r_squared`` is of the batch norm's means; it says little where the pixels' means are near zero. ``error`` and
-    ``slope_error`` are the standard errors of the mean over the channels, and of the ``slope``, that of the last channel
-    less that of the first. ``spread`` is the mean difference of the logarithms of the filters' deviations from those
-    of the fit; ``near`` and ``colour`` are the correlations that fit best.
+    ``slope_error`` are the standard errors of the mean over the channels and of the ``slope``. ``spread`` is the mean
+    difference of the logarithms of the filters' deviations from those of the fit; ``near`` and ``colour`` are the
+    correlations that fit best.
     """
 
     mean: tuple[float, ...]
@@ -133,14 +133,18 @@ def _deviation_of(
 ) -> tuple[float, float, float, float]:
     """The pixels' deviation, the misfit, and the correlations of neighbouring pixels and channels."""
     channels = sums.weight.shape[1]
-    ys, xs = (torch.arange(size) * step for size, step in zip(layer.weight.shape[2:], layer.dilation, strict=True))
+    ys, xs = (
+        torch.arange(size) * step for size, step in zip(layer.weight.shape[2:], layer.dilation, strict=True)
+    )
     taps = torch.cartesian_prod(ys.double(), xs.double())
     distance = torch.cdist(taps, taps)
     apart = (torch.arange(channels)[:, None] - torch.arange(channels)).abs()
     best = (1.0, torch.inf, 0.0, 0.0)
     for near, colour in product(_NEAR, _COLOUR if channels > 1 else (1.0,)):
         covariance = sums.common * near**distance
-        unit = torch.einsum("ock,odl,cd,kl->o", sums.weight, sums.weight, colour ** apart.double(), covariance)
+        unit = torch.einsum(
+            "ock,odl,cd,kl->o", sums.weight, sums.weight, colour ** apart.double(), covariance
+        )
         log = 0.5 * (_pixels_variance(sums, mean) / unit.clamp_min(1e-30)).log()
         spread = float((log - log.median()).abs().clamp_max(0.5).mean())
         if spread < best[1]:
