@@ -1,5 +1,6 @@
 """What a valid input of the classifier is: its shape and the bounds of a pixel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
 from typing import Literal, get_args
@@ -44,6 +45,11 @@ PRESETS = {
 }
 
 
+def as_typed(values: Sequence[float]) -> str:
+    """Mean or std as a flag takes it; one value where all are alike."""
+    return ",".join(f"{value:.6g}" for value in (values[:1] if len(set(values)) == 1 else values))
+
+
 @dataclass(frozen=True)
 class InputSpec:
     """Shape of one input and its normalisation ``(pixel - mean) / std`` for pixels in [0, 1].
@@ -82,6 +88,12 @@ class InputSpec:
             raise ValueError(
                 f"expected an input of 3 channels for --channel-order bgr, got {channels}; leave it out"
             )
+
+    @property
+    def flags(self) -> str:
+        """What to type for this normalisation."""
+        order = "" if self.channel_order == "rgb" else f" --channel-order {self.channel_order}"
+        return f"--mean {as_typed(self.mean)} --std {as_typed(self.std)}{order}"
 
     @property
     def low(self) -> tuple[float, ...]:

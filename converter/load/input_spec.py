@@ -3,12 +3,11 @@
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec
+from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, as_typed
 from converter.errors import LoadError, OptionsError
 from converter.load.nearest_preset import (
     Choice,
     choose_normalisation,
-    commas,
     contradicts,
     is_standardised,
 )
@@ -160,7 +159,7 @@ def _notes(
 ) -> tuple[str, ...]:
     """What to say of an input that wasn't typed value by value."""
     spec, typed = chosen.spec, options.input_shape is not None
-    values = f"mean {commas(spec.mean)}, std {commas(spec.std)}"
+    values = f"mean {as_typed(spec.mean)}, std {as_typed(spec.std)}"
     if spec.channel_order == "bgr":
         values += ", blue first"
     if chosen.source == "preset":

@@ -8,7 +8,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, Preset
+from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, Preset, as_typed
 from calibrators.data.procedural import MEAN, STD
 from converter.load.normalisation import NormalisationEstimate
 
@@ -47,7 +47,7 @@ class Choice:
         flags = (
             f"--preset {self.preset}"
             if self.preset
-            else f"--mean {commas(self.mean)} --std {commas(self.std)}"
+            else f"--mean {as_typed(self.mean)} --std {as_typed(self.std)}"
         )
         usual = PRESETS[self.preset].order if self.preset else "rgb"
         return flags if self.order == usual else f"{flags} --channel-order {self.order}"
@@ -110,11 +110,6 @@ def channel_order(estimate: NormalisationEstimate) -> ChannelOrder | None:
     if not min(estimate.mean[::2]) - beyond <= estimate.mean[1] <= max(estimate.mean[::2]) + beyond:
         return None
     return "bgr" if slope > 0 else "rgb"
-
-
-def commas(values: Sequence[float]) -> str:
-    """The values as they are typed; one where all are alike."""
-    return ",".join(f"{value:.6g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 
 def _kinds(shape: tuple[int, int, int]) -> list[tuple[str, Preset]]:
