@@ -1,9 +1,9 @@
 """The network's input: from the user's options, the file, the training of torchvision's weights, or the network."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
-from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, as_typed
+from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, Preset, as_typed
 from converter.errors import LoadError, OptionsError
 from converter.load.nearest_preset import (
     Choice,
@@ -86,68 +86,71 @@ def spec_from_options(
     shape = shape_from_options(options, origin)
     choice = choose_normalisation(estimate, shape)
     known = _known(options, origin, shape)
-    if known is not None:
-        mean, std, source = known
-        unfit = estimate is not None and contradicts(estimate, _spec(shape, mean, std), choice)
-    if known is None or (source == "assumed" and unfit):
-        mean, std, source = _from_network(choice, estimate)
-        unfit = False
-    told = choice.order if choice and choice.told and not unfit and len(set(mean)) == 1 else None
-    order = options.channel_order or (_usual_order(options, choice, source) if told is None else told)
-    chosen = InputChoice(_spec(shape, mean, std, order), source)
-    notes, warnings = _notes(chosen, options, origin, estimate), []
+    unfit = known is not None and _is_unfit(known, shape, estimate, choice)
+    if known is None or (unfit and known.source == "assumed"):
+        known, unfit = _from_network(choice, estimate), False
+    told = choice.told if choice and not unfit and len(set(known.values.mean)) == 1 else None
+    order = options.order or told or known.values.order
+    spec = _spec(shape, known, order)
+    warnings: tuple[WarningMessage, ...] = ()
     if estimate is not None and choice is not None and options.normalisation_flags:
         if unfit:
-            warnings.append(_contradiction(chosen, options, estimate, choice))
+            warnings = (_contradiction(spec, options, estimate, choice),)
         elif told not in (None, order):
-            warnings.append(_other_order(chosen, estimate))
-    return replace(chosen, notes=notes + _note_of_own(chosen.spec, origin.white), warnings=tuple(warnings))
+            warnings = (_other_order(order, estimate),)
+    notes = _notes(spec, known, options, origin, estimate)
+    return InputChoice(spec, known.source, notes + _note_of_own(spec, origin.white), warnings)
 
 
-def _known(
-    options: ModelOptions, origin: Origin, shape: tuple[int, int, int]
-) -> tuple[tuple[float, ...], tuple[float, ...], NormalisationSource] | None:
-    """Mean and std that the user, the file or the architecture says, and which of them does."""
+@dataclass(frozen=True)
+class _Known:
+    """Mean and std with what says them; those that were typed are in the network's order, all others of RGB."""
+
+    values: Preset
+    source: NormalisationSource
+    name: str | None = None
+
+
+def _known(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> _Known | None:
+    """Mean and std that the user, the file or the architecture says; None where none does."""
     if options.mean is not None and options.std is not None:
-        return options.mean, options.std, "typed"
+        return _Known(Preset(options.mean, options.std, None), "typed")
     if options.preset is not None:
-        return *PRESETS[options.preset].for_channels(shape[0], options.channel_order), "preset"
+        return _Known(PRESETS[options.preset], "preset", options.preset)
     if origin.white is not None:
-        return (0.0,), (1.0 / origin.white,), "graph"
-    if origin.weights is not None:
+        return _Known(Preset((0.0,), (1.0 / origin.white,), None), "graph")
+    if origin.weights is not None and shape[0] in (1, 3):
         transforms = origin.weights.transforms()
-        return tuple(transforms.mean), tuple(transforms.std), "assumed" if origin.assumed else "metadata"
+        values = Preset(tuple(transforms.mean), tuple(transforms.std), None)
+        return _Known(values, "assumed" if origin.assumed else "metadata")
     return None
 
 
-def _from_network(
-    choice: Choice | None, estimate: NormalisationEstimate | None
-) -> tuple[tuple[float, ...], tuple[float, ...], NormalisationSource]:
+def _is_unfit(
+    known: _Known, shape: tuple[int, int, int], estimate: NormalisationEstimate | None, choice: Choice | None
+) -> bool:
+    """Whether the network was clearly trained with another normalisation."""
+    return estimate is not None and contradicts(estimate, _spec(shape, known, known.values.order), choice)
+
+
+def _from_network(choice: Choice | None, estimate: NormalisationEstimate | None) -> _Known:
     """Mean and std that the network says; raises OptionsError where it doesn't."""
     if choice is not None:
-        return choice.mean, choice.std, "network"
+        return _Known(choice.preset, "network", choice.name)
     hint = ""
     if is_standardised(estimate):
-        hint = "; the network saw pixels of mean 0 and deviation 1, as after the mean and std of its training images"
+        hint = "; the network saw values of mean 0 and deviation 1, as after the mean and std of its training images"
     raise OptionsError(
         "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
         f"0.485,0.456,0.406 --std 0.229,0.224,0.225, or --preset {_PRESET_NAMES} (unit: pixels in [0, 1]){hint}"
     )
 
 
-def _usual_order(options: ModelOptions, choice: Choice | None, source: NormalisationSource) -> ChannelOrder:
-    """The order of the channels where nothing tells it."""
-    if source == "preset" and options.preset is not None:
-        return PRESETS[options.preset].order
-    return choice.order if choice is not None and source == "network" else "rgb"
-
-
-def _spec(
-    shape: tuple[int, int, int],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    order: ChannelOrder = "rgb",
-) -> InputSpec:
+def _spec(shape: tuple[int, int, int], known: _Known, order: ChannelOrder) -> InputSpec:
+    """The input with its channels in ``order``."""
+    values = known.values
+    typed = known.source == "typed"
+    mean, std = (values.mean, values.std) if typed else values.for_channels(shape[0], order)
     try:
         return InputSpec(shape, mean, std, order)
     except ValueError as error:
@@ -155,56 +158,57 @@ def _spec(
 
 
 def _notes(
-    chosen: InputChoice, options: ModelOptions, origin: Origin, estimate: NormalisationEstimate | None
+    spec: InputSpec,
+    known: _Known,
+    options: ModelOptions,
+    origin: Origin,
+    estimate: NormalisationEstimate | None,
 ) -> tuple[str, ...]:
     """What to say of an input that wasn't typed value by value."""
-    spec, typed = chosen.spec, options.input_shape is not None
     values = f"mean {as_typed(spec.mean)}, std {as_typed(spec.std)}"
     if spec.channel_order == "bgr":
         values += ", blue first"
-    if chosen.source == "preset":
-        return (f"--preset {options.preset}: {values} (for pixels in [0, 1])",)
-    if chosen.source == "assumed":
+    if known.source == "assumed":
+        size, flag = ("", "") if options.input_shape else (f"{_times(spec.shape)}, ", "--input-shape, ")
         return (
-            f"assumed the input of torchvision's {origin.weights}: {'' if typed else f'{_times(spec.shape)}, '}"
-            f"{values}; if training differed, say so with {'' if typed else '--input-shape, '}--mean and --std",
+            f"assumed the input of torchvision's {origin.weights}: {size}{values}; if training differed, say so with "
+            f"{flag}--mean and --std",
         )
-    if chosen.source == "network" and estimate is not None:
-        choice = choose_normalisation(estimate, spec.shape)
-        assert choice is not None
-        name = f"--preset {choice.preset}: " if choice.preset else ""
+    notes: tuple[str, ...] = ()
+    if known.source == "preset":
+        notes = (f"--preset {known.name}: {values} (for pixels in [0, 1])",)
+    if estimate is None:
+        return notes
+    if known.source == "network":
+        name = f"--preset {known.name}: " if known.name else ""
         return (
-            f"read the normalisation from the network, {_seen(estimate)}; took {name}{values} (for pixels in [0, 1]); "
+            f"read the normalisation from the network: {_seen(estimate)}; took {name}{values} (for pixels in [0, 1]); "
             "if training differed, say so with --preset, or --mean and --std, and --channel-order",
         )
-    if spec.channel_order == "bgr" and options.channel_order is None and estimate is not None:
-        return (
-            f"the network takes blue first, as {_seen(estimate)}; if training differed, type --channel-order rgb",
-        )
-    return ()
+    if spec.channel_order == "bgr" and options.order is None and known.values.order == "rgb":
+        notes += (f"the network takes blue first: {_seen(estimate)}; else type --channel-order rgb",)
+    return notes
 
 
 def _seen(estimate: NormalisationEstimate) -> str:
     """What the network's first layer remembers."""
     means = ",".join(f"{value:.3g}" for value in estimate.mean)
-    return f"its first layer saw pixels of mean {means} and deviation {estimate.deviation:.3g}"
+    return f"the first layer was trained on values of mean {means} and deviation {estimate.deviation:.3g}"
 
 
 def _contradiction(
-    chosen: InputChoice, options: ModelOptions, estimate: NormalisationEstimate, choice: Choice
+    spec: InputSpec, options: ModelOptions, estimate: NormalisationEstimate, choice: Choice
 ) -> WarningMessage:
-    low, high = min(chosen.spec.low), max(chosen.spec.high)
     return WarningMessage(
         "normalisation-contradicted",
-        f"{options.normalisation_flags} gives the network values of {low:.3g} to {high:.3g}, but {_seen(estimate)}; "
-        f"{choice.flags} agrees with it",
+        f"{options.normalisation_flags} gives the network values of {min(spec.low):.3g} to {max(spec.high):.3g}, but "
+        f"{_seen(estimate)}; {choice.flags} agrees with it",
         "A wrong normalisation costs accuracy in FP32 and INT8 alike, and calibrates INT8 for pixels that the network "
         "never sees. Type the normalisation of the training; if it is the one you typed, measure with --val.",
     )
 
 
-def _other_order(chosen: InputChoice, estimate: NormalisationEstimate) -> WarningMessage:
-    order = chosen.spec.channel_order
+def _other_order(order: ChannelOrder, estimate: NormalisationEstimate) -> WarningMessage:
     other = "rgb" if order == "bgr" else "bgr"
     return WarningMessage(
         "channel-order-contradicted",

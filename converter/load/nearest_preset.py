@@ -30,27 +30,24 @@ _CIFAR_SIDE = 32
 
 @dataclass(frozen=True)
 class Choice:
-    """What the network says of its input: a preset, or mean and std that are none's, for pixels in [0, 1].
+    """What the network says of its input: a normalisation, and the ``name`` it has among the presets, if any.
 
-    ``told`` says that the order of the channels is seen too, and not only what is usual.
+    ``told`` is the order of the channels, where the network tells that too.
     """
 
-    preset: str | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
-    order: ChannelOrder
-    told: bool
+    name: str | None
+    preset: Preset
+    told: ChannelOrder | None
 
     @property
     def flags(self) -> str:
         """What to type for it."""
         flags = (
-            f"--preset {self.preset}"
-            if self.preset
-            else f"--mean {as_typed(self.mean)} --std {as_typed(self.std)}"
+            f"--preset {self.name}"
+            if self.name
+            else f"--mean {as_typed(self.preset.mean)} --std {as_typed(self.preset.std)}"
         )
-        usual = PRESETS[self.preset].order if self.preset else "rgb"
-        return flags if self.order == usual else f"{flags} --channel-order {self.order}"
+        return f"{flags} --channel-order bgr" if self.told == "bgr" else flags
 
 
 def choose_normalisation(
@@ -62,14 +59,14 @@ def choose_normalisation(
     distances = {name: _distance(estimate, *preset.for_channels(shape[0])) for name, preset in _kinds(shape)}
     (least, name), *others = sorted((distance, name) for name, distance in distances.items())
     if least > _FAR:
-        scale, told = STD / estimate.deviation, channel_order(estimate)
+        scale = STD / estimate.deviation
         middle = MEAN - scale * _average(estimate.mean)
-        return Choice(None, (round(middle, 4),), (float(f"{scale:.4g}"),), told or "rgb", told is not None)
+        own = Preset((round(middle, 4),), (float(f"{scale:.4g}"),), None)
+        return Choice(None, own, channel_order(estimate))
     if least > _NEAR or (others and others[0][0] - least < _MARGIN) or _is_own(estimate, name, shape):
         return None
-    mean, std = PRESETS[name].for_channels(shape[0])
-    told = channel_order(estimate) if len(set(mean)) == 1 else None
-    return Choice(name, mean, std, told or PRESETS[name].order, told is not None)
+    alike = len(PRESETS[name].mean) == 1
+    return Choice(name, PRESETS[name], channel_order(estimate) if alike else None)
 
 
 def is_standardised(estimate: NormalisationEstimate | None) -> bool:
@@ -88,9 +85,9 @@ def contradicts(estimate: NormalisationEstimate, spec: InputSpec, choice: Choice
     Only where the pixels would have a deviation that is ``_FACTOR`` times too large or too small, or none that values
     in [0, 1] can have: small differences are the images'.
     """
-    if choice is None or choice.preset is None:
+    if choice is None or choice.name is None:
         return False
-    ours = _distance(estimate, choice.mean, choice.std)
+    ours = _distance(estimate, *choice.preset.for_channels(spec.shape[0]))
     theirs = _distance(estimate, spec.mean, spec.std)
     if theirs - ours < _MARGIN:
         return False

@@ -30,7 +30,7 @@ class ModelOptions:
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
     preset: str | None = None
-    channel_order: ChannelOrder | None = None
+    channel_order: str | None = None
 
     def __post_init__(self) -> None:
         if not self.model.strip():
@@ -56,6 +56,11 @@ class ModelOptions:
         self._check_values()
 
     @property
+    def order(self) -> ChannelOrder | None:
+        """``channel_order``, which was checked."""
+        return next((order for order in ORDERS if order == self.channel_order), None)
+
+    @property
     def normalisation_flags(self) -> str:
         """What was typed of the normalisation; empty where nothing was."""
         typed = (
@@ -69,7 +74,7 @@ class ModelOptions:
         channels = max(len(self.mean or ()), len(self.std or ()), 1)
         try:
             InputSpec(self.input_shape or (channels, 1, 1), self.mean or (0.0,), self.std or (1.0,))
-            if self.input_shape is not None and self.channel_order is not None:
-                InputSpec(self.input_shape, channel_order=self.channel_order)
+            if self.input_shape is not None:
+                InputSpec(self.input_shape, channel_order=self.order or "rgb")
         except ValueError as error:
             raise OptionsError(str(error)) from error
