@@ -103,15 +103,15 @@ def first_layer(module: nn.Module, shape: tuple[int, int, int]) -> FirstLayer | 
     if transposed or weight.dim() != 4 or inputs[0].dim() != 4 or inputs[0].shape[1] != channels:
         return None
     border = _border(inputs, shape, [channels, *weight.shape[2:]])
-    mean, variance = found[0].mean.double(), found[0].variance.double()
+    mean, variance = found[0].mean.detach().double(), found[0].variance.detach().double()
     if border is None or _is_new(mean, variance) or len(weight) < _LEAST_FILTERS * channels:
         return None
     inside = torch.nn.functional.unfold(
         border.on_image, weight.shape[2:], dilation=dilation, padding=padding, stride=stride
     )[0]
     return FirstLayer(
-        weight=_ungrouped(weight, groups).double(),
-        bias=torch.zeros_like(mean) if bias is None else bias.double(),
+        weight=_ungrouped(weight.detach(), groups).double(),
+        bias=torch.zeros_like(mean) if bias is None else bias.detach().double(),
         mean=mean,
         variance=variance,
         matrix=border.matrix,

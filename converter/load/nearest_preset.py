@@ -12,7 +12,7 @@ from calibrators.data.input_spec import PRESETS, ChannelOrder, InputSpec, Preset
 from calibrators.data.procedural import MEAN, STD
 from converter.load.normalisation import NormalisationEstimate
 
-_MEAN_SPREAD, _STD, _STD_SPREAD = 0.12, 0.275, 0.2
+_MEAN_SPREAD, _STD, _STD_SPREAD = 0.12, 0.265, 0.2
 """Of the pixels of training images: how far means are from MEAN, and the deviation, augmented, and its logarithm's."""
 _LARGEST_STD = 1.15
 """Of the largest deviation that values in [0, 1] of a mean can have, for the error of the estimate."""

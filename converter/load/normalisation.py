@@ -139,13 +139,12 @@ def _deviation_of(
     taps = torch.cartesian_prod(ys.double(), xs.double())
     distance = torch.cdist(taps, taps)
     apart = (torch.arange(channels)[:, None] - torch.arange(channels)).abs()
+    variance = _pixels_variance(sums, mean)
     best = (1.0, torch.inf, 0.0, 0.0)
     for near, colour in product(_NEAR, _COLOUR if channels > 1 else (1.0,)):
-        covariance = sums.common * near**distance
-        unit = torch.einsum(
-            "ock,odl,cd,kl->o", sums.weight, sums.weight, colour ** apart.double(), covariance
-        )
-        log = 0.5 * (_pixels_variance(sums, mean) / unit.clamp_min(1e-30)).log()
+        # w' C w for each filter, C being the product of both correlations.
+        seen = colour ** apart.double() @ (sums.weight @ (sums.common * near**distance))
+        log = 0.5 * (variance / (sums.weight * seen).sum((1, 2)).clamp_min(1e-30)).log()
         spread = float((log - log.median()).abs().clamp_max(0.5).mean())
         if spread < best[1]:
             best = float(log.median().exp()), spread, near, colour
