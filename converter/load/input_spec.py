@@ -90,7 +90,7 @@ def spec_from_options(
     if known is None or (unfit and known.source == "assumed"):
         known, unfit = _from_network(choice, estimate), False
     told = choice.told if choice and not unfit and len(set(known.values.mean)) == 1 else None
-    order = options.order or told or known.values.order
+    order = options.order or told or known.order(shape[0])
     spec = _spec(shape, known, order)
     warnings: tuple[WarningMessage, ...] = ()
     if estimate is not None and choice is not None and options.normalisation_flags:
@@ -109,6 +109,10 @@ class _Known:
     values: Preset
     source: NormalisationSource
     name: str | None = None
+
+    def order(self, channels: int) -> ChannelOrder:
+        """The usual order of the channels."""
+        return self.values.order if channels == 3 else "rgb"
 
 
 def _known(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> _Known | None:
@@ -130,7 +134,7 @@ def _is_unfit(
     known: _Known, shape: tuple[int, int, int], estimate: NormalisationEstimate | None, choice: Choice | None
 ) -> bool:
     """Whether the network was clearly trained with another normalisation."""
-    return estimate is not None and contradicts(estimate, _spec(shape, known, known.values.order), choice)
+    return estimate is not None and contradicts(estimate, _spec(shape, known, known.order(shape[0])), choice)
 
 
 def _from_network(choice: Choice | None, estimate: NormalisationEstimate | None) -> _Known:

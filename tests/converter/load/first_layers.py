@@ -9,7 +9,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.data.procedural import procedural_images
 
 SIDE = 32
-TINT = (1.0, 0.95, 0.85)
+TINT = (1.0, 0.97, 0.92)
 """Of red, green and blue, as in photographs."""
 
 
