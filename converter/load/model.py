@@ -32,8 +32,9 @@ from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
 from converter.load.ends import orders
 from converter.load.float_only import refuse_lowered
+from converter.load.input_choice import NormalisationSource, choose_input
 from converter.load.input_normalisation import white_pixel
-from converter.load.input_spec import NormalisationSource, Origin, shape_from_options, spec_from_options
+from converter.load.input_spec import Origin, shape_from_options
 from converter.load.normalisation import estimate_normalisation
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
@@ -124,7 +125,7 @@ def load_model(options: ModelOptions) -> Teacher:
     module, source = network.module.eval().float().requires_grad_(False), network.source
     _check_weights(module, name)
     estimate = estimate_normalisation(module, shape_from_options(options, network.origin))
-    chosen = spec_from_options(options, network.origin, estimate)
+    chosen = choose_input(options, network.origin, estimate)
     spec, notes = chosen.spec, chosen.notes
     if source is None:
         source = _source_of_choice(module, path, spec)

@@ -9,7 +9,8 @@ import torch
 
 from calibrators.data.input_spec import PRESETS, InputSpec
 from converter.errors import OptionsError
-from converter.load.input_spec import InputChoice, Origin, spec_from_options
+from converter.load.input_choice import InputChoice, choose_input
+from converter.load.input_spec import Origin
 from converter.load.model import load_model
 from converter.load.normalisation import NormalisationEstimate
 from converter.load.options import ModelOptions
@@ -35,7 +36,7 @@ def chosen(
     found: NormalisationEstimate | None = None, origin: Origin | None = None, **given: Any
 ) -> InputChoice:
     options = ModelOptions("net.pth", **({"input_shape": SHAPE} | given))
-    return spec_from_options(options, origin or Origin(), found)
+    return choose_input(options, origin or Origin(), found)
 
 
 def usual(name: str, order: Any = "rgb") -> InputSpec:
