@@ -143,6 +143,7 @@ def _notes(
         return notes
     if known.source == "network":
         name = f"--preset {known.name}: " if known.name else ""
+        values += " (imagenet's are nearly the same)" if known.name == "cifar10" else ""
         return (
             f"read the normalisation from the network: {_seen(estimate)}; took {name}{values} (for pixels in [0, 1]); "
             "if training differed, say so with --preset, or --mean and --std, and --channel-order",
