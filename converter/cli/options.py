@@ -17,21 +17,25 @@ CHANNELS = Numbers(float, "0.485,0.456,0.406")
 """A number for each channel, or one for all."""
 
 model_options = cloup.option_group(
-    "Model and input",
+    "Model",
     cloup.option("--arch", metavar="NAME", help="torchvision name, package.module:callable or file.py:callable; "
                  "absent: the torchvision architecture that fits the weights."),
     cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
-    cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
-    cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
-    cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
-    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="Usual mean, std and shape; auto, as without it: "
-                 "from the file, or read from the network's first layer."),
-    cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the network's colours, and of "
-                 "--mean and --std; auto, as without it: the preset's, or where the network tells it, else rgb."),
     cloup.option("--task", type=click.Choice(TASKS), default=ConvertOptions.task, show_default=True,
                  help="What the outputs mean; auto recognises it and says so."),
     cloup.option("--decode", metavar="FILE.py:CALLABLE", help="Finds a detector's boxes in its outputs, where their "
                  "layout is not a known one."),
+)  # fmt: skip
+
+input_options = cloup.option_group(
+    "Input",
+    cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
+    cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
+    cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
+    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="Usual mean, std and shape, in place of --mean "
+                 "and --std; auto, as without it: from the file, or read from the network's first layer."),
+    cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the network's colours, and of "
+                 "--mean and --std; auto, as without it: the preset's, or where the network tells it, else rgb."),
 )  # fmt: skip
 
 sample_options = cloup.option_group(
