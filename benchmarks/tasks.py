@@ -103,6 +103,7 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
             preset=args.preset,
             mean=numbers(args.mean),
             std=numbers(args.std),
+            channel_order="bgr" if args.bgr else "rgb",
         ),
         synthesis=ZSCGANOptions(
             steps=args.steps, steps_without_labels=args.steps, batch=args.batch, seed=seed
@@ -115,12 +116,11 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
 
 @dataclass(frozen=True)
 class Stretched:
-    """Images stretched to the input's size, their channels backwards where ``bgr``."""
+    """Images stretched to the input's size, in the network's order."""
 
     files: list[Path]
     spec: InputSpec
     batch_size: int
-    bgr: bool
 
     @property
     def num_samples(self) -> int:
@@ -139,7 +139,7 @@ class Stretched:
             )
         x = torch.from_numpy(pixels).reshape(height, width, channels).permute(2, 0, 1) / 255
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (self.spec.mean, self.spec.std))
-        return ((x.flip(0) if self.bgr else x) - mean) / std
+        return ((x.flip(0) if self.spec.channel_order == "bgr" else x) - mean) / std
 
 
 def halves(job: Job, args: argparse.Namespace) -> tuple[Batches, Batches]:
@@ -148,7 +148,7 @@ def halves(job: Job, args: argparse.Namespace) -> tuple[Batches, Batches]:
     order = np.random.default_rng(0).permutation(len(files))
     shuffled = [files[place] for place in order]
     calibrating, judged = shuffled[args.judged :][: args.samples], shuffled[: args.judged]
-    one, other = (Stretched(part, job.teacher.spec, job.batch, args.bgr) for part in (calibrating, judged))
+    one, other = (Stretched(part, job.teacher.spec, job.batch) for part in (calibrating, judged))
     return one, other
 
 

@@ -185,6 +185,8 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         stage.detail = network_line(teacher, task)
     for note in teacher.notes:
         console.info(f"note: {note}")
+    for warning in teacher.warnings:
+        console.warn(warning)
     console.info(found)
     console.info(f"engine: {choice.name} ({choice.reason})")
     if teacher.one_by_one:

@@ -176,6 +176,7 @@ def model_of(job: Job, largest_difference: float) -> ModelSection:
         bn_layers=teacher.bn_layers,
         classes=job.task.classes if job.task.classes > 1 else None,
         input=teacher.spec,
+        normalisation_from=teacher.normalisation_from,
         task=job.task.name,
         outputs={name: list(output.shape[1:]) for name, output in teacher.probe.items()},
         notes=list(teacher.notes),

@@ -36,6 +36,8 @@ def input_from_image(path: Path, report: dict[str, Any]) -> NDArray[np.float32]:
     if image.size != (width, height):
         raise SystemExit(f"expected an image of {height}x{width}, got {image.height}x{image.width}: {path}")
     pixels = np.asarray(image, np.float32).reshape(height, width, channels) / 255
+    if spec["channel_order"] == "bgr":
+        pixels = pixels[:, :, ::-1]
     normalised = (pixels - np.float32(spec["mean"])) / np.float32(spec["std"])
     return np.ascontiguousarray(normalised.transpose(2, 0, 1)[None])
 

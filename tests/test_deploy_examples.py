@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from calibrators.data.images import images_from_path
-from calibrators.data.input_spec import InputSpec, Resize
+from calibrators.data.input_spec import ORDERS, ChannelOrder, InputSpec, Resize
 from converter.cli.convert import command
 from converter.report.document import plain
 from engines.onnxruntime.engine import OnnxRuntimeEngine
@@ -111,6 +111,7 @@ def test_both_prepare_images_by_the_same_code() -> None:
     assert parts(ON_CPU) == parts(ON_GPU)
 
 
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize(
     ("size", "shape", "resize", "crop"),
     [
@@ -127,13 +128,14 @@ def test_input_is_the_one_that_the_conversion_measures_with(
     shape: tuple[int, int, int],
     resize: Resize | None,
     crop: int | None,
+    order: ChannelOrder,
     tmp_path: Path,
 ) -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "image.png")
-    spec = InputSpec(shape, (0.4,) * shape[0], (0.2,) * shape[0])
+    spec = InputSpec(shape, (0.4, 0.5, 0.6)[: shape[0]], (0.2,) * shape[0], order if shape[0] == 3 else "rgb")
     report = {
-        "model": {"input": {"shape": shape, "mean": spec.mean, "std": spec.std}},
+        "model": {"input": plain(spec)},
         "options": {"images": {"resize": plain(resize), "crop": crop}},
     }
     ours = runpy.run_path(str(ON_CPU))["input_from_image"](tmp_path / "image.png", report)

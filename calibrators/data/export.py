@@ -29,9 +29,10 @@ Report = Callable[[int], None]
 
 
 def levels(x: Float[Tensor, "batch channels height width"], spec: InputSpec) -> Float[Tensor, "..."]:
-    """Inputs as pixels, 0 for black to 1 for white, channels last."""
+    """Inputs as pixels, 0 for black to 1 for white, channels last and red first."""
     mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (spec.mean, spec.std))
-    return (x.cpu() * std + mean).permute(0, 2, 3, 1)
+    pixels = x.cpu() * std + mean
+    return (pixels.flip(1) if spec.channel_order == "bgr" else pixels).permute(0, 2, 3, 1)
 
 
 def holds_bytes(x: Float[Tensor, "batch channels height width"], spec: InputSpec) -> bool:

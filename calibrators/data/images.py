@@ -281,7 +281,7 @@ def sides(resize: Resize) -> list[int]:
 def pixels_from_image(
     image: Image.Image, spec: InputSpec, resize: Resize | None = None, crop: int | None = None
 ) -> Float[Tensor, "channels height width"]:
-    """``(pixel / 255 - mean) / std`` of ``image`` as RGB or grey, resized, its centre cut out.
+    """``(pixel / 255 - mean) / std`` of ``image`` in the network's order or as grey, resized, its centre cut out.
 
     Bit for bit as the transforms that come with torchvision's weights do it, bilinear and antialiased: therefore on
     the decoded image, and without v2's ``to_dtype``, which multiplies by a rounded 1 / 255. A crop that is larger
@@ -292,7 +292,9 @@ def pixels_from_image(
         image = F.resize(image, sides(resize))
     if crop is not None and min(image.size) >= crop:
         image = F.center_crop(image, [crop])
-    normalised: Tensor = F.normalize(F.pil_to_tensor(image) / 255, list(spec.mean), list(spec.std))
+    pixels = F.pil_to_tensor(image)
+    pixels = pixels.flip(0) if spec.channel_order == "bgr" else pixels
+    normalised: Tensor = F.normalize(pixels / 255, list(spec.mean), list(spec.std))
     return normalised
 
 

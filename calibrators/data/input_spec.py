@@ -1,19 +1,38 @@
 """What a valid input of the classifier is: its shape and the bounds of a pixel."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import isfinite
+from typing import Literal, get_args
 
 Resize = int | tuple[int, int]
 """What images are resized to: the shorter side, or height and width, to which they are stretched."""
 
 
+ChannelOrder = Literal["rgb", "bgr"]
+"""In which order a network takes the colours of a pixel."""
+ORDERS: tuple[ChannelOrder, ...] = get_args(ChannelOrder)
+
+
 @dataclass(frozen=True)
 class Preset:
-    """A normalisation that many checkpoints share, with its usual input shape."""
+    """A normalisation that many checkpoints share, of red, green and blue, with its usual input shape and order."""
 
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shape: tuple[int, int, int] | None
+    order: ChannelOrder = "rgb"
+
+    def for_channels(
+        self, channels: int, order: ChannelOrder | None = None
+    ) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Mean and std of each channel in the network's order; those of a grey image are the colours' averages."""
+        if channels == 1:
+            return (sum(self.mean) / len(self.mean),), (sum(self.std) / len(self.std),)
+        step = -1 if (order or self.order) == "bgr" else 1
+        values = self.mean[::step], self.std[::step]
+        mean, std = (each * channels if len(each) == 1 else each for each in values)
+        return mean, std
 
 
 PRESETS = {
@@ -21,20 +40,29 @@ PRESETS = {
     "cifar10": Preset((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616), (3, 32, 32)),
     "inception": Preset((0.5,), (0.5,), (3, 299, 299)),
     "unit": Preset((0.0,), (1.0,), None),
+    "bytes": Preset((0.0,), (1 / 255,), None),
+    "caffe": Preset((123.68 / 255, 116.779 / 255, 103.939 / 255), (1 / 255,), (3, 224, 224), "bgr"),
 }
+
+
+def as_typed(values: Sequence[float]) -> str:
+    """Mean or std as a flag takes it; one value where all are alike."""
+    return ",".join(f"{value:.6g}" for value in (values[:1] if len(set(values)) == 1 else values))
 
 
 @dataclass(frozen=True)
 class InputSpec:
     """Shape of one input and its normalisation ``(pixel - mean) / std`` for pixels in [0, 1].
 
-    ``shape`` is (channels, height, width). ``mean`` and ``std`` hold one value a channel; a single value
-    is repeated. Raises ValueError for sizes below 1, a wrong number of values or a std that is not positive.
+    ``shape`` is (channels, height, width). ``mean`` and ``std`` hold one value a channel, in the network's order, which
+    is ``channel_order``; a single value is repeated. Raises ValueError for sizes below 1, a wrong number of values, a
+    std that is not positive, or an order of colours where there are none.
     """
 
     shape: tuple[int, int, int]
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+    channel_order: ChannelOrder = "rgb"
 
     def __post_init__(self) -> None:
         channels = self.shape[0]
@@ -54,6 +82,18 @@ class InputSpec:
             raise ValueError(f"expected --std above 0 and finite, got {', '.join(map(str, self.std))}")
         if not all(map(isfinite, self.mean)):
             raise ValueError(f"expected finite --mean, got {', '.join(map(str, self.mean))}")
+        if self.channel_order not in ORDERS:
+            raise ValueError(f"expected --channel-order {'|'.join(ORDERS)}, got {self.channel_order!r}")
+        if self.channel_order == "bgr" and channels != 3:
+            raise ValueError(
+                f"expected an input of 3 channels for --channel-order bgr, got {channels}; leave it out"
+            )
+
+    @property
+    def flags(self) -> str:
+        """What to type for this normalisation."""
+        order = "" if self.channel_order == "rgb" else f" --channel-order {self.channel_order}"
+        return f"--mean {as_typed(self.mean)} --std {as_typed(self.std)}{order}"
 
     @property
     def low(self) -> tuple[float, ...]:

@@ -82,6 +82,8 @@ def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: Input
     """The sample as an RGB picture. One channel is shown as grey, of others than three the first three."""
     mean, std = torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)
     pixels = ((sample * std + mean).clamp(0, 1) * 255).round().byte()
+    if spec.channel_order == "bgr":
+        pixels = pixels.flip(0)
     if len(pixels) < 3:
         pixels = pixels[:1].expand(3, -1, -1)
     tile = Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())

@@ -117,7 +117,7 @@ def generator_from_document(
     if config.spec != spec:
         raise GeneratorError(
             f"expected {path} to give inputs {spec}, but it gives {config.spec}; "
-            "leave --generator out, or give the same --input-shape, --mean and --std"
+            "leave --generator out, or give the same --input-shape, --mean, --std and --channel-order"
         )
     weights = document["weights"]
     _check_weights(weights, config, document["generators"])

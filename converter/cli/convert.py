@@ -17,6 +17,7 @@ from converter.cli.options import (
     calibration_options,
     engine_options,
     image_options,
+    input_options,
     model_options,
     output_options,
     precision_options,
@@ -69,6 +70,7 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 @click.argument("model", metavar="MODEL")
 @precision_options
 @model_options
+@input_options
 @sample_options
 @calibration_options
 @image_options

@@ -3,10 +3,10 @@
 import click
 import cloup
 
-from calibrators.data.input_spec import PRESETS
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter.cli.params import ResizeType, ShapeType
+from converter.load.options import ORDER_CHOICES, PRESET_CHOICES
 from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
 from converter.qat.options import BACKENDS, QATOptions
 from engines.cli.options import profile_options
@@ -22,19 +22,26 @@ LOGS = (
 )
 
 model_options = cloup.option_group(
-    "Model and input",
+    "Model",
     cloup.option("--arch", metavar="NAME", help="torchvision name, timm:name, package.module:callable or "
                  "file.py:callable, these three also with arguments: 'file.py:build(num_classes=7)'; absent: the "
                  "architecture of torchvision or timm that fits the weights."),
     cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
-    cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
-    cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
-    cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
-    cloup.option("--preset", type=click.Choice(list(PRESETS)), help="Usual mean, std and shape."),
     cloup.option("--task", type=click.Choice(TASKS), default=ConvertOptions.task, show_default=True,
                  help="What the outputs mean; auto recognises it and says so."),
     cloup.option("--decode", metavar="FILE.py:CALLABLE", help="Finds a detector's boxes in its outputs, where their "
                  "layout is not a known one."),
+)  # fmt: skip
+
+input_options = cloup.option_group(
+    "Input",
+    cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
+    cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
+    cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
+    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="Usual mean, std and shape, in place of --mean "
+                 "and --std; auto, as without it: from the file, or read from the network's first layer."),
+    cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the network's colours, and of "
+                 "--mean and --std; auto, as without it: the preset's, or where the network tells it, else rgb."),
 )  # fmt: skip
 
 sample_options = cloup.option_group(

@@ -1,15 +1,13 @@
-"""The classifier's input: from the user's options, the file, or the training of torchvision's weights."""
+"""The shape of the input: from the user's options, the file, or the training of torchvision's weights."""
 
 from dataclasses import dataclass
 from typing import Any
 
-from calibrators.data.input_spec import PRESETS, InputSpec
+from calibrators.data.input_spec import PRESETS
 from converter.errors import LoadError, OptionsError
 from converter.load.input_size import SizesThatRun
 from converter.load.options import ModelOptions
 from converter.load.published import Published
-
-_PRESET_NAMES = "|".join(PRESETS)
 
 
 @dataclass(frozen=True)
@@ -50,12 +48,12 @@ def shape_from_options(options: ModelOptions, origin: Origin) -> tuple[int, int,
         return shapes[0]
     reason = ""
     if len(shapes) > 1:
-        reason = f" (the network runs on {', '.join(map(_times, shapes))})"
+        reason = f" (the network runs on {', '.join(map(times, shapes))})"
     elif origin.tried is not None and origin.tried.any_size:
         reason = f" (the network runs on any; {origin.tried.usual})"
     raise OptionsError(
         f"the input's shape is unknown{reason}: type --input-shape, for example --input-shape "
-        f"{_times(shapes[0]) if shapes else '3x32x32'}, or a --preset "
+        f"{times(shapes[0]) if shapes else '3x32x32'}, or a --preset "
         f"that has one ({'|'.join(name for name, entry in PRESETS.items() if entry.shape)})"
     )
 
@@ -65,8 +63,8 @@ def _known_shape(options: ModelOptions, origin: Origin) -> tuple[int, int, int] 
     if options.input_shape is not None:
         if any(fixed not in (-1, given) for fixed, given in zip(sizes, options.input_shape, strict=True)):
             raise LoadError(
-                f"the file was exported for inputs of {_times(sizes)}, got --input-shape "
-                f"{_times(options.input_shape)}; leave the flag out"
+                f"the file was exported for inputs of {times(sizes)}, got --input-shape "
+                f"{times(options.input_shape)}; leave the flag out"
             )
         return options.input_shape
     if min(sizes) > 0:
@@ -82,47 +80,7 @@ def _known_shape(options: ModelOptions, origin: Origin) -> tuple[int, int, int] 
     return None
 
 
-def spec_from_options(options: ModelOptions, origin: Origin) -> tuple[InputSpec, tuple[str, ...]]:
-    """Shape and normalisation of the input, and a note where the normalisation wasn't typed and is not certain.
-
-    Flags come before the preset, the preset before what the network does itself: where its graph normalises the pixels,
-    what is published beside the weights was made a part of it. Then that, then torchvision's weights.
-    Raises OptionsError where something is unknown: a wrong normalisation would quietly cost accuracy, so none is made
-    up.
-    """
-    shape = shape_from_options(options, origin)
-    notes = _notes_on_shape(options, origin, shape)
-    published = origin.published
-    if options.mean is not None and options.std is not None:
-        mean, std = options.mean, options.std
-    elif options.preset is not None:
-        mean, std = PRESETS[options.preset].mean, PRESETS[options.preset].std
-    elif origin.white is not None:
-        mean, std = (0.0,), (1.0 / origin.white,)
-    elif published is not None and published.mean is not None and published.std is not None:
-        mean, std = published.mean, published.std
-        if published.folder is None:
-            notes += (_note_of_assumed(options, shape, mean, std, published.source),)
-        else:
-            notes += (f"took mean {_commas(mean)}, std {_commas(std)} from {published.source}",)
-    elif origin.weights is not None:
-        transforms = origin.weights.transforms()
-        mean, std = tuple(transforms.mean), tuple(transforms.std)
-        if origin.assumed:
-            notes += (_note_of_assumed(options, shape, mean, std, f"torchvision's {origin.weights}"),)
-    else:
-        raise OptionsError(
-            "the input's normalisation is unknown: type --mean and --std as in training, for example --mean "
-            f"0.485,0.456,0.406 --std 0.229,0.224,0.225, or --preset {_PRESET_NAMES} (unit: pixels in [0, 1])"
-        )
-    try:
-        spec = InputSpec(shape, mean, std)
-    except ValueError as error:
-        raise OptionsError(str(error)) from error
-    return spec, notes + _note_of_own(spec, origin.white)
-
-
-def _notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> tuple[str, ...]:
+def notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int, int]) -> tuple[str, ...]:
     """What to say of a shape that only the network told, or that was published with a crop."""
     published = origin.published
     if is_shape_known(options, origin):
@@ -132,43 +90,10 @@ def _notes_on_shape(options: ModelOptions, origin: Origin, shape: tuple[int, int
             f"{published.source} prepares images as --resize {published.resize} --crop {shape[1]} would for --val",
         )
     return (
-        f"input {_times(shape)}: the only usual size that the network runs on (--input-shape says otherwise)",
+        f"input {times(shape)}: the only usual size that the network runs on (--input-shape says otherwise)",
     )
 
 
-def _note_of_assumed(
-    options: ModelOptions,
-    shape: tuple[int, ...],
-    mean: tuple[float, ...],
-    std: tuple[float, ...],
-    source: str,
-) -> str:
-    """What to say of an input that is a guess from the architecture, of ``source``."""
-    typed = options.input_shape is not None
-    return (
-        f"assumed the input of {source}: "
-        f"{'' if typed else f'{_times(shape)}, '}mean {_commas(mean)}, std {_commas(std)}; if training "
-        f"differed, say so with {'' if typed else '--input-shape, '}--mean and --std"
-    )
-
-
-def _note_of_own(spec: InputSpec, white: float | None) -> tuple[str, ...]:
-    """What to say of a network that normalises its own input."""
-    if white is None:
-        return ()
-    if max(map(abs, spec.low)) == 0 and all(abs(high - white) <= 1e-3 * white for high in spec.high):
-        return (
-            f"the graph normalises its own input: pixels are 0 to {white:g} (--mean and --std say otherwise)",
-        )
-    return (
-        f"the graph normalises its own input, for pixels of 0 to {white:g}, and what was typed comes before that: it "
-        f"gets values of {min(spec.low):g} to {max(spec.high):g}",
-    )
-
-
-def _times(shape: tuple[int, ...]) -> str:
+def times(shape: tuple[int, ...]) -> str:
+    """The shape as it is typed."""
     return "x".join(str(size) if size > 0 else "?" for size in shape)
-
-
-def _commas(values: tuple[float, ...]) -> str:
-    return ",".join(f"{value:g}" for value in values)

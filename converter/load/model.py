@@ -32,10 +32,12 @@ from converter.load.determinism import refuse_random
 from converter.load.ends import orders
 from converter.load.float_only import refuse_lowered
 from converter.load.folder import ModelFiles, files_of
+from converter.load.input_choice import NormalisationSource, choose_input
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_size import sizes_that_run
-from converter.load.input_spec import Origin, is_shape_known, shape_from_options, spec_from_options
+from converter.load.input_spec import Origin, is_shape_known, shape_from_options
 from converter.load.network import network_for_state, network_from_name
+from converter.load.normalisation import estimate_normalisation
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
 from converter.load.other_kinds import refuse_other_kinds
@@ -59,6 +61,7 @@ from converter.load.torch_source import (
     source_from_script,
 )
 from zscgan_common.text import first_line
+from zscgan_common.warning_message import WarningMessage
 
 PROBES = 4
 """Images whose outputs tell what these mean."""
@@ -71,7 +74,8 @@ class Teacher:
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``probe`` has the outputs, by name, for ``PROBES``
     images of random pixels, each less bright than the one before. ``notes`` are choices that the user should
-    see, one line each. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
+    see, one line each; ``warnings`` are doubts about what was typed, ``normalisation_from`` is what says the
+    normalisation. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
     chooses, whose twin ``module`` then is; both end before ``tail``.
     """
 
@@ -84,6 +88,8 @@ class Teacher:
     parameters: int
     bn_layers: int
     notes: tuple[str, ...] = ()
+    warnings: tuple[WarningMessage, ...] = ()
+    normalisation_from: NormalisationSource = "typed"
     onnx: ModelProto | None = None
     tail: Tail | None = None
 
@@ -124,8 +130,10 @@ def load_model(options: ModelOptions) -> Teacher:
     origin = network.origin
     if not is_shape_known(options, origin):
         origin = replace(origin, tried=sizes_that_run(module))
-    spec, notes = spec_from_options(options, origin)
     _check_weights(module, name)
+    estimate = estimate_normalisation(module, shape_from_options(options, origin))
+    chosen = choose_input(options, origin, estimate)
+    spec, notes = chosen.spec, chosen.notes
     if source is None:
         source = _source_of_choice(module, path, spec)
     if source is not None:
@@ -144,6 +152,8 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
+        warnings=chosen.warnings,
+        normalisation_from=chosen.source,
         onnx=None if source is None else source.model,
         tail=None if source is None else source.tail,
     )

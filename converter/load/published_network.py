@@ -27,7 +27,7 @@ def network_of_published(published: Published, state: State) -> tuple[nn.Module,
     file = published.folder / "config.json"
     built = f"built {name} of {library}, which {file.name} names"
     if library == "transformers":
-        network, notes = network_of_transformers(published.folder, name, state, bgr=published.bgr)
+        network, notes = network_of_transformers(published.folder, name, state)
         return network, (built, *notes)
     network = _network_of_timm(name, published)
     try:

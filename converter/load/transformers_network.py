@@ -25,17 +25,15 @@ _RESULTS = ("logits", "pred_boxes", "pooler_output", "last_hidden_state")
 class ImagesToTensors(nn.Module):
     """``network`` of transformers, which takes the images alone and returns its results as plain tensors.
 
-    These are the logits, for a detector with the boxes; of a network without logits its pooled or last features. With
-    ``bgr`` the images come as RGB and are turned round.
+    These are the logits, for a detector with the boxes; of a network without logits its pooled or last features.
     """
 
-    def __init__(self, network: nn.Module, *, bgr: bool) -> None:
+    def __init__(self, network: nn.Module) -> None:
         super().__init__()
         self.network = network
-        self.bgr = bgr
 
     def forward(self, x: Tensor) -> Tensor | tuple[Tensor, ...]:
-        result = self.network(pixel_values=x.flip(1) if self.bgr else x, return_dict=True)
+        result = self.network(pixel_values=x, return_dict=True)
         found = [result[name] for name in _RESULTS if result.get(name) is not None]
         if "pred_boxes" in result:
             return (found[0], found[1])
@@ -43,9 +41,7 @@ class ImagesToTensors(nn.Module):
         return first.flatten(1) if first.shape[2:] == (1, 1) else first
 
 
-def network_of_transformers(
-    folder: Path, name: str, state: State, *, bgr: bool = False
-) -> tuple[nn.Module, tuple[str, ...]]:
+def network_of_transformers(folder: Path, name: str, state: State) -> tuple[nn.Module, tuple[str, ...]]:
     """The network that ``config.json`` in ``folder`` describes, of the class ``name``, with ``state`` in it.
 
     Also a note where tensors were skipped. Raises LoadError without transformers, for what isn't a network of images
@@ -82,7 +78,7 @@ def network_of_transformers(
         raise
     except Exception as error:  # a configuration can be wrong in any way that its class doesn't check
         raise LoadError(f"transformers can't build {name} from {file}: {first_line(error)}") from error
-    return ImagesToTensors(network, bgr=bgr), _notes(info, state, name, file)
+    return ImagesToTensors(network), _notes(info, state, name, file)
 
 
 def _plain(config: Any) -> Any:

@@ -46,6 +46,7 @@ class ModelSection:
     bn_layers: int
     classes: int | None
     input: InputSpec
+    normalisation_from: str = "typed"
     task: str = "classes"
     outputs: dict[str, list[int]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

@@ -231,11 +231,12 @@ def warn_of_poor_samples(job: Job, quality: SampleQuality) -> None:
             WarningMessage(
                 "poor-statistics",
                 f"the samples are far from the batch-norm statistics (KL {quality.bn_kl:.2f} nats, more than "
-                f"{POOR_STATISTICS:g}), so their ranges are doubtful; give more --gan-steps, or real images with "
-                "--calib-data",
+                f"{POOR_STATISTICS:g}), so their ranges are doubtful; check the normalisation first ("
+                f"{job.teacher.spec.flags}), then give more --gan-steps, or real images with --calib-data",
                 "The network does not see its training data in these samples, so INT8 may clip values or waste its "
-                "range. Train longer with --gan-steps, or calibrate with some hundred real images (--calib-data); "
-                "measure with --val.",
+                "range. A normalisation that isn't that of the training is the usual reason (--preset, --mean and "
+                "--std). Else train longer with --gan-steps, or calibrate with some hundred real images "
+                "(--calib-data); measure with --val.",
             )
         )
     if has_labels(job.task) and quality.label_accuracy < GOOD_LABELS:

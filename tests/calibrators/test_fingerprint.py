@@ -1,3 +1,5 @@
+import hashlib
+
 import pytest
 import torch
 
@@ -39,7 +41,15 @@ def test_an_input_of_its_own() -> None:
         InputSpec((1, 8, 9), (0.5,), (0.25,)),
         InputSpec((1, 8, 8), (0.5,), (0.5,)),
         InputSpec((1, 8, 8)),
+        InputSpec((3, 8, 8)),
+        InputSpec((3, 8, 8), channel_order="bgr"),
     ]
     found = {fingerprint_for_input(weights, each) for weights in ("a", "b") for each in (spec, *others)}
     assert {len(name) for name in found} == {64}
-    assert len(found) == 8
+    assert len(found) == 12
+
+
+def test_files_that_were_made_before_orders_fit() -> None:
+    text = "a InputSpec(shape=(1, 8, 8), mean=(0.5,), std=(0.25,))"
+    found = fingerprint_for_input("a", InputSpec((1, 8, 8), (0.5,), (0.25,)))
+    assert found == hashlib.sha256(text.encode()).hexdigest()

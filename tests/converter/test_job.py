@@ -24,6 +24,7 @@ from engines.choose import EngineChoice
 from engines.errors import EngineUnavailableError
 from tests.converter.digits import DIGITS, INPUT, MODEL
 from tests.converter.jobs import job_of
+from tests.converter.load.first_layers import stem
 
 SPEC = InputSpec((1, 8, 8), (0.305,), (0.376,))
 BEGUN = "the work began"
@@ -84,6 +85,21 @@ def test_the_generator_is_read_with_the_model(here: Path) -> None:
     assert "expected" in refused("--generator", other)
     assert "no such file" in refused("--generator", "none.pt")
     begun("--generator", generator(here / "c.pt", weights()))
+
+
+def test_a_contradicted_normalisation_is_told_before_the_work(here: Path) -> None:
+    code = "from torch import nn\n\ndef build():\n    return nn.Sequential(nn.Conv2d(3, 24, 3, padding=1, bias=False),"
+    (here / "net.py").write_text(f"{code} nn.BatchNorm2d(24), nn.AdaptiveAvgPool2d(1), nn.Flatten())\n")
+    torch.save(stem(InputSpec((3, 32, 32), (0.0,), (1 / 255,))).state_dict(), here / "net.pth")
+    flags = ["net.pth", "--int8", "--arch", "net.py:build", "--input-shape", "3x32x32"]
+    typed = CliRunner().invoke(command, [*flags, "--preset", "imagenet"])
+    assert str(typed.exception) == BEGUN, typed.output
+    assert "warning: --preset imagenet gives the network values of -2.12 to 2.64, but" in typed.output
+    assert "; --preset bytes agrees with it" in typed.output
+    auto = CliRunner().invoke(command, [*flags, "--preset", "auto", "--channel-order", "auto"])
+    assert str(auto.exception) == BEGUN, auto.output
+    assert "note: read the normalisation from the network: " in auto.output
+    assert "warning" not in auto.output
 
 
 @pytest.mark.slow

@@ -30,7 +30,8 @@ from calibrators.zscgan.resume import restore_checkpoint, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator, save_generator
 from calibrators.zscgan.successive import new_ensemble, train_ensemble
 from converter.errors import ArchitectureError, ConversionError, OptionsError
-from converter.load.input_spec import Origin, spec_from_options
+from converter.load.input_choice import choose_input
+from converter.load.input_spec import Origin
 from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.load.published import published_in
@@ -141,7 +142,7 @@ def _read_configs(path: Path) -> object:
     found = published_in(path.parent)
     options = ModelOptions("net.pth", input_shape=(3, 8, 8))
     with suppress(OptionsError):
-        spec_from_options(options, Origin(published=found))
+        choose_input(options, Origin(published=found))
     return found
 
 

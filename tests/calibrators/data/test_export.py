@@ -16,6 +16,9 @@ from calibrators.errors import DataError
 SPEC = InputSpec((3, 5, 6), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3))
 
 
+BGR = InputSpec((3, 5, 6), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3), "bgr")
+
+
 def some(count: int = 7, spec: InputSpec = SPEC, label: int | None = None) -> TensorBatches:
     labels = torch.arange(count) % 3 if label is None else torch.full((count,), label)
     return TensorBatches(random_pixels(spec, count, 0), labels, 3)
@@ -25,19 +28,20 @@ def nothing(_done: int) -> None:
     """Progress that nobody sees."""
 
 
-def inputs_at(path: Path) -> torch.Tensor:
-    return torch.cat([x for x, _ in images_from_path(path, SPEC)])
+def inputs_at(path: Path, spec: InputSpec = SPEC) -> torch.Tensor:
+    return torch.cat([x for x, _ in images_from_path(path, spec)])
 
 
-def test_an_archive_is_read_as_calibration_data(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spec", [SPEC, BGR], ids=lambda spec: spec.channel_order)
+def test_an_archive_is_read_as_calibration_data(tmp_path: Path, spec: InputSpec) -> None:
     told: list[int] = []
-    labels = write_images(some(), SPEC, tmp_path / "a.npz", told.append)
+    labels = write_images(some(), spec, tmp_path / "a.npz", told.append)
     assert (labels, told) == ([0, 1, 2, 0, 1, 2, 0], [3, 6, 7])
     with np.load(tmp_path / "a.npz") as archive:
         assert archive["images"].shape == (7, 5, 6, 3)
         assert archive["labels"].tolist() == labels
     half_level = 0.5 / 255 / torch.tensor(SPEC.std).view(-1, 1, 1)
-    assert ((inputs_at(tmp_path / "a.npz") - some().x).abs() <= half_level + 1e-6).all()
+    assert ((inputs_at(tmp_path / "a.npz", spec) - some().x).abs() <= half_level + 1e-6).all()
 
 
 def test_the_same_samples_are_the_same_bytes(tmp_path: Path) -> None:

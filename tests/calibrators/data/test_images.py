@@ -220,6 +220,13 @@ def test_grey_network_reads_colour_images(tmp_path: Path) -> None:
     torch.testing.assert_close(x[0, 0], torch.from_numpy(expected / np.float32(255)))
 
 
+def test_a_network_that_takes_blue_first_gets_it() -> None:
+    image = noise(8, 8)
+    rgb = pixels_from_image(image, InputSpec((3, 8, 8), (0.1, 0.2, 0.3), (1.0, 2.0, 4.0)))
+    bgr = pixels_from_image(image, InputSpec((3, 8, 8), (0.3, 0.2, 0.1), (4.0, 2.0, 1.0), "bgr"))
+    assert torch.equal(bgr, rgb.flip(0))
+
+
 def test_another_size_says_what_to_add(tmp_path: Path) -> None:
     png(tmp_path / "a.png", 1, (9, 7))
     with pytest.raises(DataError, match=r"a.png is 7x9 after .* takes 8x8; add --resize 8 --crop 8"):

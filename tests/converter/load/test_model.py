@@ -374,7 +374,16 @@ def options(**given) -> ModelOptions:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"preset": "cifar"}, r"expected --preset imagenet\|cifar10\|inception\|unit, got 'cifar'"),
+        (
+            {"preset": "cifar"},
+            r"expected --preset auto\|imagenet\|cifar10\|inception\|unit\|bytes\|caffe, got 'cifar'",
+        ),
+        ({"channel_order": "gbr"}, r"expected --channel-order auto\|rgb\|bgr, got 'gbr'"),
+        (
+            {"preset": "cifar10", "mean": (0.5,), "std": (0.5,)},
+            "--preset cifar10 and --mean conflict.*leave --preset out",
+        ),
+        ({"input_shape": (1, 8, 8), "channel_order": "bgr"}, "3 channels for --channel-order bgr, got 1"),
         ({"mean": (0.5,)}, "--mean and --std belong together: got --mean without --std"),
         (
             {"mean": (0.5, 0.5), "std": (1.0,), "input_shape": (3, 8, 8)},
@@ -399,5 +408,5 @@ def test_input_is_never_guessed(network: Tiny, code: Path) -> None:
     with pytest.raises(OptionsError, match=r"normalisation is unknown: type --mean and --std.*unit"):
         load(path, arch, preset=None)
     assert load(path, arch, preset="cifar10", input_shape=None).spec.shape == (3, 32, 32)
-    spec = load(path, arch, preset="cifar10", mean=(0.1,), std=(0.5,)).spec
+    spec = load(path, arch, preset="auto", mean=(0.1,), std=(0.5,)).spec
     assert spec == InputSpec((3, 8, 8), (0.1,), (0.5,))

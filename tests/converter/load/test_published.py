@@ -9,7 +9,8 @@ import pytest
 
 from calibrators.data.input_spec import InputSpec
 from converter.errors import LoadError
-from converter.load.input_spec import Origin, spec_from_options
+from converter.load.input_choice import choose_input
+from converter.load.input_spec import Origin
 from converter.load.options import ModelOptions
 from converter.load.published import Published, published_beside, published_in
 
@@ -126,7 +127,9 @@ def test_a_graph_that_normalises_its_own_input_comes_first() -> None:
     """What is published was made a part of such a graph; twice would be wrong."""
     beside = Published("transformers:ResNetModel", (3, 32, 32), (0.5,), (0.25,), None, "config.json")
     options = ModelOptions("net.onnx")
-    spec, notes = spec_from_options(options, Origin(white=255.0, published=beside))
-    assert spec == InputSpec((3, 32, 32), (0.0,), (1 / 255,))
-    assert "normalises its own input" in notes[0]
-    assert spec_from_options(options, Origin(published=beside))[0].mean == (0.5, 0.5, 0.5)
+    chosen = choose_input(options, Origin(white=255.0, published=beside))
+    assert chosen.spec == InputSpec((3, 32, 32), (0.0,), (1 / 255,))
+    assert "normalises its own input" in chosen.notes[0]
+    chosen = choose_input(options, Origin(published=beside))
+    assert (chosen.spec.mean, chosen.source) == ((0.5, 0.5, 0.5), "metadata")
+    assert chosen.notes == ("took mean 0.5, std 0.25 from config.json",)

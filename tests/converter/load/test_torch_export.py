@@ -55,7 +55,8 @@ def save_pt2(network: nn.Module, path: Path, *, dynamic: bool = True) -> Path:
 
 
 def load(path: Path, **options) -> Teacher:
-    return load_model(ModelOptions(str(path), **({"preset": "unit"} | options)))
+    usual = {} if "preset" in options else {"mean": (0.0,), "std": (1.0,)}
+    return load_model(ModelOptions(str(path), **(usual | options)))
 
 
 def assert_live_and_equal(teacher: Teacher, network: nn.Module, batch_norms: int = 3) -> None:
