@@ -4,11 +4,13 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from calibrators.data.export import bytes_from_inputs
 from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from zscgan_common.files import write_atomic
@@ -80,13 +82,10 @@ def save_tiles(tiles: Sequence[Image.Image], path: Path, *, columns: int, heads:
 
 def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: InputSpec) -> Image.Image:
     """The sample as an RGB picture. One channel is shown as grey, of others than three the first three."""
-    mean, std = torch.tensor(spec.mean).view(-1, 1, 1), torch.tensor(spec.std).view(-1, 1, 1)
-    pixels = ((sample * std + mean).clamp(0, 1) * 255).round().byte()
-    if spec.channel_order == "bgr":
-        pixels = pixels.flip(0)
-    if len(pixels) < 3:
-        pixels = pixels[:1].expand(3, -1, -1)
-    tile = Image.fromarray(pixels[:3].permute(1, 2, 0).contiguous().numpy())
+    pixels = bytes_from_inputs(sample[None], spec)[0]
+    if pixels.shape[2] < 3:
+        pixels = pixels[:, :, :1].repeat(3, axis=2)
+    tile = Image.fromarray(np.ascontiguousarray(pixels[:, :, :3]))
     factor = max(1, -(-SMALLEST_TILE // max(tile.size)))
     return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
 

@@ -103,7 +103,8 @@ def test_the_size_is_taken_and_said(tmp_path: Path) -> None:
     assert any(
         "input 3x96x96: the only usual size that the network runs on" in note for note in teacher.notes
     )
-    assert load(tmp_path, "flat", preset="unit", input_shape=(3, 95, 95)).notes == ()
+    notes = load(tmp_path, "flat", preset="unit", input_shape=(3, 95, 95)).notes
+    assert notes == ("--preset unit: mean 0, std 1 (for pixels in [0, 1])",)
 
 
 def test_a_size_that_fails_names_the_one_that_runs(tmp_path: Path) -> None:
