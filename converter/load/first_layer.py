@@ -99,9 +99,12 @@ def first_layer(module: nn.Module, shape: tuple[int, int, int]) -> FirstLayer | 
         return None
     found = [one for one in seen if one is not None]
     inputs = [one.image for one in found]
-    weight, bias, stride, padding, dilation, transposed, _, groups = found[0].arguments[1:9]
+    weight, bias, *sizes, transposed, _, groups = found[0].arguments[1:9]
     if transposed or weight.dim() != 4 or inputs[0].dim() != 4 or inputs[0].shape[1] != channels:
         return None
+    stride, padding, dilation = (
+        tuple(size) * (2 // len(size)) for size in sizes
+    )  # one number is for both axes
     border = _border(inputs, shape, [channels, *weight.shape[2:]])
     mean, variance = found[0].mean.detach().double(), found[0].variance.detach().double()
     if border is None or _is_new(mean, variance) or len(weight) < _LEAST_FILTERS * channels:

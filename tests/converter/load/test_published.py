@@ -125,7 +125,9 @@ def test_a_config_of_anything_else(tmp_path: Path) -> None:
 
 def test_a_graph_that_normalises_its_own_input_comes_first() -> None:
     """What is published was made a part of such a graph; twice would be wrong."""
-    beside = Published("transformers:ResNetModel", (3, 32, 32), (0.5,), (0.25,), None, "config.json")
+    beside = Published(
+        "transformers:ResNetModel", (3, 32, 32), (0.5,), (0.25,), None, "config.json", folder=Path()
+    )
     options = ModelOptions("net.onnx")
     chosen = choose_input(options, Origin(white=255.0, published=beside))
     assert chosen.spec == InputSpec((3, 32, 32), (0.0,), (1 / 255,))
