@@ -24,7 +24,7 @@ from converter.cli.options import (
     qat_options,
     sample_options,
 )
-from converter.cli.process import exit_code, spin_less
+from converter.cli.process import exit_code, tune_process
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import CALIBRATORS, ConvertOptions, ImageOptions
@@ -175,5 +175,5 @@ def run(
 
 def main() -> None:
     """The console script."""
-    spin_less()
+    tune_process()
     command()

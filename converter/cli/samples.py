@@ -13,7 +13,7 @@ from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
 from converter.cli.options import log_options, model_options, sample_options
-from converter.cli.process import exit_code, spin_less
+from converter.cli.process import exit_code, tune_process
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import SampleOptions
@@ -95,5 +95,5 @@ def _run(options: SampleOptions, quiet: bool) -> int:
 
 def main() -> None:
     """The console script."""
-    spin_less()
+    tune_process()
     command()
