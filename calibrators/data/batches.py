@@ -1,6 +1,7 @@
 """Batches: what every stage after the source of the data takes, synthetic or real."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from typing import Protocol, runtime_checkable
@@ -42,6 +43,18 @@ def every(batches: Batches, first: int, step: int) -> Iterator[Batch]:
     if isinstance(batches, Skipping):
         return batches.every(first, step)
     return islice(batches, first, None, step)
+
+
+def made_ahead(make: Callable[[int], Batch], places: Iterable[int]) -> Iterator[Batch]:
+    """``make(place)`` for each place; the next one is made in a thread while the caller works on the one before."""
+    with ThreadPoolExecutor(1) as pool:
+        following: Future[Batch] | None = None
+        for place in places:
+            done, following = following, pool.submit(make, place)
+            if done is not None:
+                yield done.result()
+        if following is not None:
+            yield following.result()
 
 
 @dataclass(frozen=True)

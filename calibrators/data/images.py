@@ -15,7 +15,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as F
 
-from calibrators.data.batches import Batch
+from calibrators.data.batches import Batch, made_ahead
 from calibrators.data.input_spec import InputSpec, Resize
 from calibrators.errors import DataError
 from zscgan_common.text import first_line, shortened
@@ -122,10 +122,14 @@ class ImageBatches:
 
     def every(self, first: int, step: int) -> Iterator[Batch]:
         """Every ``step``-th batch, from the ``first`` on; the images of the others are not decoded."""
-        for start in range(first * self.batch_size, len(self.order), step * self.batch_size):
-            chosen = self.order[start : start + self.batch_size]
-            x = torch.stack([self._normalised(index) for index in chosen])
-            yield x, torch.tensor([self.labels[index] for index in chosen], dtype=torch.int64)
+        return made_ahead(
+            self._batch, range(first * self.batch_size, len(self.order), step * self.batch_size)
+        )
+
+    def _batch(self, start: int) -> Batch:
+        chosen = self.order[start : start + self.batch_size]
+        x = torch.stack([self._normalised(index) for index in chosen])
+        return x, torch.tensor([self.labels[index] for index in chosen], dtype=torch.int64)
 
     def _normalised(self, index: int) -> Float[Tensor, "channels height width"]:
         """One image; raises DataError where its size isn't the network's."""

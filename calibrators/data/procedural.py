@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float, Float32
 from torch import Tensor
 
-from calibrators.data.batches import Batch
+from calibrators.data.batches import Batch, made_ahead
 from calibrators.data.dead_leaves import random_scene
 from calibrators.data.images import UNKNOWN
 from calibrators.data.input_spec import InputSpec
@@ -50,9 +50,13 @@ class ProceduralBatches:
 
     def every(self, first: int, step: int) -> Iterator[Batch]:
         """Each ``step``-th batch from the one with number ``first`` on; no other is made."""
-        for start in range(first * self.batch_size, self.num_samples, step * self.batch_size):
-            count = min(self.batch_size, self.num_samples - start)
-            yield procedural_images(self.spec, count, self.seed, start), torch.full((count,), UNKNOWN)
+        return made_ahead(
+            self._batch, range(first * self.batch_size, self.num_samples, step * self.batch_size)
+        )
+
+    def _batch(self, start: int) -> Batch:
+        count = min(self.batch_size, self.num_samples - start)
+        return procedural_images(self.spec, count, self.seed, start), torch.full((count,), UNKNOWN)
 
 
 def _pixels(spec: InputSpec, seed: np.random.SeedSequence) -> Float32[np.ndarray, "channels height width"]:

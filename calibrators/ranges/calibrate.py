@@ -1,6 +1,7 @@
 """Calibration: run the network over the batches, watch the named activations, choose a range for each."""
 
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -81,12 +82,9 @@ def observe_over(
     """
     collectors: Collectors = {}
     samples = 0
-    with torch.no_grad(), exact_kernels():
+    with torch.no_grad(), exact_kernels(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for x, done in _first_samples(batches, limit, ranks):
-            for name, activation in observe(x).items():
-                if name not in collectors:
-                    collectors[name] = collector(name)
-                collectors[name].collect(activation)
+            _collect(observe(x), collectors, collector, pool)
             samples += len(x)
             if on_batch is not None:
                 on_batch(done)
@@ -100,6 +98,22 @@ def observe_over(
             "expected activations to calibrate, got none: the network has no layer to quantize"
         )
     return Observed(collectors, samples)
+
+
+def _collect(
+    activations: Mapping[str, Tensor],
+    collectors: Collectors,
+    collector: type[AmaxCollector | HistogramCollector],
+    pool: ThreadPoolExecutor,
+) -> None:
+    """Let each activation's collector take it in. On a CPU a collector keeps to one thread, so several work at once."""
+    for name in activations:
+        if name not in collectors:
+            collectors[name] = collector(name)
+    on_cpu = all(activation.device.type == "cpu" for activation in activations.values())
+    run = pool.map if on_cpu else map
+    for _ in run(lambda name: collectors[name].collect(activations[name]), activations):
+        pass  # raises what a collector raised
 
 
 def ranges_from_observed(

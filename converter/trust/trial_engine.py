@@ -15,7 +15,8 @@ from converter.trust.task.base import Network
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 
-PART = 32
+PART, PART_PIXELS = 32, 32 * 128 * 128
+"""Inputs that run at once, and how many pixels these have at most: what bounds the memory of all activations."""
 UNQUANTIZED = QuantizationPlan((), ())
 
 
@@ -27,4 +28,10 @@ def run_trial(graph: FoldedGraph, plan: QuantizationPlan, amax: Mapping[str, flo
         onnx.save_model(as_written(qdq_from_onnx(graph.onnx, plan, amax)), source)
         onnxruntime.build(source, engine)
         with OnnxRuntimeEngine(engine) as opened:
-            yield in_parts(network_of(opened), 1, opened.fixed_batch or PART)
+            yield in_parts(network_of(opened), 1, opened.fixed_batch or _part(graph))
+
+
+def _part(graph: FoldedGraph) -> int:
+    """How many inputs run at once."""
+    *_, height, width = (int(dim.dim_value) for dim in graph.onnx.graph.input[0].type.tensor_type.shape.dim)
+    return max(1, min(PART, PART_PIXELS // (height * width)))
