@@ -23,6 +23,7 @@ from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
 from converter.cli.convert import command as convert
+from converter.cli.samples import command as samples
 from converter.doctor.cli import command as doctor
 from converter.environment.cache_version import ASSUMED
 from converter.report.document import SCHEMA, Report
@@ -42,16 +43,19 @@ PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PACKAGES = ("converter", "calibrators", "engines", "zscgan_common")
 COMMANDS = {
     "zscgan-convert": convert,
+    "zscgan-samples": samples,
     "zscgan-bench": bench,
     "zscgan-build": build,
     "zscgan-doctor": doctor,
 }
-OTHERS_TOOLS = {"trtexec", "jupyter"}
+OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo"}
+OTHERS_MODULES = {"modelopt.onnx.quantization"}
 OTHERS_FLAGS = {
     "--help",
     "--sources",
     "--stronglyTyped",
     "--calib",
+    "--calibration_data_path",
     "--nproc-per-node",
     "--system-site-packages",
 }
@@ -145,6 +149,8 @@ def check_command(words: list[str]) -> None:
         program, arguments = "zscgan-convert", arguments[arguments.index("converter") + 1 :]
     if program in COMMANDS:
         COMMANDS[program].make_context(program, arguments)
+    elif program == "python" and arguments[0] == "-m":
+        assert arguments[1] in OTHERS_MODULES, words
     elif program == "python":
         assert (ROOT / arguments[0]).is_file(), words
     elif program == "make":

@@ -12,7 +12,7 @@ from click.core import ParameterSource
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
-from converter.cli.options import log_options, model_options, sample_options
+from converter.cli.options import input_options, log_options, model_options, sample_options
 from converter.cli.process import exit_code, tune_process
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
@@ -50,6 +50,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted (the same co
     cloup.option("--overwrite", is_flag=True, help="Replace an output that exists."),
 )  # fmt: skip
 @model_options
+@input_options
 @sample_options
 @log_options
 @click.version_option(__version__, prog_name="zscgan-samples")
