@@ -15,10 +15,12 @@ from converter.load.bodies import timm_names, torchvision_names
 from converter.load.bodies.build import network_from_fit
 from converter.load.bodies.index import TIMM, index
 from converter.load.bodies.recognise import Fit, classes_of, fit_of, recognise
+from converter.load.bodies.tree import Shape
 from converter.load.bodies.uninitialised import Uninitialised
 from converter.load.input_spec import Origin
 from converter.load.options import ModelOptions
 from converter.load.published import Published
+from converter.load.reparametrised import as_computed
 from converter.load.state_dict import EXPECTED, State
 from converter.load.user_module import FORMS, arguments_of, module_from_callable
 
@@ -32,21 +34,37 @@ def network_for_state(
 
     Raises ArchitectureError where none fits, or several do.
     """
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if arch is None or ":" not in arch or arch.startswith(TIMM):
+        state, joined = as_computed(state)
+        module, origin, notes = _network_of_library(state, arch, sha256)
+        return module, origin, (*joined, *notes)
+    module = _built_from_name(arch, classes_of(_shapes_of(state)))
+    return module, Origin(), architectures.fit(module, state, arch)
+
+
+def _network_of_library(
+    state: State, arch: str | None, sha256: str
+) -> tuple[nn.Module, Origin, tuple[str, ...]]:
+    """The network of torchvision or timm that ``arch`` names, or that the weights fit."""
+    shapes = _shapes_of(state)
     if arch is None:
         return _network_of(recognise(shapes), state, sha256)
     if arch in torchvision_names.names() or (arch.startswith(TIMM) and "(" not in arch):
-        entry = index().named(arch)
+        entry = index().named(arch.partition(".")[0])  # timm's names end in the weights' tag
         fit = None if entry is None else fit_of(replace(entry, name=arch), shapes)
         if fit is not None:
             return _network_of(fit, state, sha256, named=True)
-    elif ":" not in arch:
+    elif not arch.startswith(TIMM):
         near = difflib.get_close_matches(arch, torchvision_names.names(), n=3, cutoff=0.6)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise ArchitectureError(f"torchvision has no classifier {arch}{hint}; expected {FORMS}")
     module = _built_from_name(arch, classes_of(shapes))
     skipped = architectures.fit(module, state, arch)
     return module, _origin_of_timm(arch, module, 3) if arch.startswith(TIMM) else Origin(), skipped
+
+
+def _shapes_of(state: State) -> dict[str, Shape]:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def network_from_name(options: ModelOptions) -> tuple[nn.Module, Origin]:

@@ -20,22 +20,31 @@ _OTHERS = 40
 _ALIKE = 0.3
 """The share of names with equal shapes from which on an architecture is worth naming as the nearest."""
 
-# The auxiliary classifiers of GoogLeNet and Inception: they train and never run in eval mode.
-_AUXILIARY = re.compile(r"(?:^|\.)(?:aux1|aux2|AuxLogits)\.")
+# They train and never run in eval mode: the classifiers of GoogLeNet and Inception, the token of masked patches.
+_AUXILIARY = re.compile(r"(?:^|\.)(?:(?:aux1|aux2|AuxLogits)\.|mask_token$)")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _USUAL_HEAD = re.compile(
     r"^(?:\w+\.)?(?:fc|head|heads|classifier|last_linear|linear|logits)(?:\.(?:\d+|head|fc|linear))*\.weight$"
 )
-_POSITIONS = "encoder.pos_embedding"
+_POSITIONS = ("encoder.pos_embedding", "pos_embed")
+"""The embedding of positions in the transformers of torchvision and of timm."""
+_MOST_TOKENS = 5
+"""Without a place in the image, that positions may begin with: of the class, of distillation, registers."""
+_FEATURES = "features"
+"""What torchvision calls the body of networks that aren't ResNets; people build on it alone."""
 _SHORTCUT = re.compile(r"(layer\d+\.\d+)\.shortcut\.")
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A first convolution that isn't the architecture's: its channels, and whether it is 3x3 in the place of 7x7."""
+    """A first convolution that isn't the architecture's: its channels, and whether it is 3x3 in the place of 7x7.
+
+    ``bias`` says that it has a bias where the architecture's has none.
+    """
 
     channels: int
     small: bool
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,15 +83,22 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A reading of the file: the subtree that may be a body, its place, and the names beside it."""
+    """A reading of the file: the subtree that may be a body, its place, and the names beside it.
+
+    ``numbered`` says that a Sequential of the architecture's children may have only numbers; ``inside`` is the module of
+    the architecture that the subtree is, empty for the whole of it.
+    """
 
     tree: Node
     prefix: str
     beside: tuple[str, ...]
     numbered: bool = False
+    inside: str = ""
 
     def tree_for(self, architecture: Architecture) -> Node:
-        """The tree under the architecture's names, where a Sequential of its children has only numbers."""
+        """The tree under the architecture's names."""
+        if self.inside:
+            return Node({self.inside: self.tree})
         if not self.numbered:
             return self.tree
         children = {_child(architecture, name): entry for name, entry in self.tree.children.items()}
@@ -92,11 +108,11 @@ class _Variant:
         """The architecture's name for ``name``, which is in the body."""
         name = name[len(self.prefix) + 1 :] if self.prefix else name
         first, _, rest = name.partition(".")
-        return _joined(_child(architecture, first), rest) if self.numbered else name
+        return _joined(_child(architecture, first), rest) if self.numbered else _joined(self.inside, name)
 
     def absolute(self, architecture: Architecture, name: str) -> str:
         """The file's name for a name of the architecture."""
-        first, _, rest = name.partition(".")
+        first, _, rest = name.removeprefix(f"{self.inside}." if self.inside else "").partition(".")
         if self.numbered and first in architecture.children:
             first = str(architecture.children.index(first))
         return _joined(self.prefix, first, rest)
@@ -181,6 +197,8 @@ def _variants(shapes: Mapping[str, Shape]) -> Iterator[_Variant]:
         yield _Variant(tree, prefix, beside)
         if tree.children and all(name.isdecimal() for name in tree.children):
             yield _Variant(tree, prefix, beside, numbered=True)
+        if beside or prefix:
+            yield _Variant(tree, prefix, beside, inside=_FEATURES)
         largest = max(
             ((entry.count, name) for name, entry in tree.children.items() if isinstance(entry, Node)),
             default=(0, ""),
@@ -241,7 +259,7 @@ def _fit(near: _Near, shapes: Mapping[str, Shape]) -> Fit | str:
     stem = _stem(near, found)
     kept = {f"{path}.weight" for path in architecture.stem} if stem is not None else set()
     image_size = _image_size(near)
-    kept |= {_POSITIONS} if image_size is not None else set()
+    kept |= set(_POSITIONS) if image_size is not None else set()
     reason = ""
     for scope in _scopes(architecture):
         odd = {name for name in (*found.missing, *found.reshaped) if not _within(name, *scope)}
@@ -272,7 +290,8 @@ def _stem(near: _Near, found: Difference) -> Stem | None:
     architecture, tree = near.architecture, near.variant.tree_for(near.architecture)
     stems = set()
     for path in architecture.stem:
-        if f"{path}.weight" not in found.reshaped:
+        bias = f"{path}.bias" in found.unknown
+        if f"{path}.weight" not in found.reshaped and not bias:
             continue
         ours, theirs = at(tree, f"{path}.weight"), at(architecture.tree, f"{path}.weight")
         if isinstance(ours, Node) or isinstance(theirs, Node) or ours is None or theirs is None:
@@ -281,21 +300,30 @@ def _stem(near: _Near, found: Difference) -> Stem | None:
         same_kernel = ours[2:] == theirs[2:]
         if len(ours) != 4 or ours[0] != theirs[0] or ours[1] < 1 or not (same_kernel or small):
             return None
-        stems.add(Stem(ours[1], small))
+        stems.add(Stem(ours[1], small, bias))
     return stems.pop() if len(stems) == 1 else None
 
 
 def _image_size(near: _Near) -> int | None:
-    """The size of images that a transformer of torchvision has positions for, where it isn't the architecture's."""
+    """The size of images that a transformer has positions for, where it isn't the architecture's."""
     tree, theirs = near.variant.tree_for(near.architecture), near.architecture.tree
-    ours, own = at(tree, _POSITIONS), at(theirs, _POSITIONS)
     patches = at(theirs, f"{near.architecture.stem[0]}.weight") if near.architecture.stem else None
-    if not isinstance(ours, tuple) or not isinstance(own, tuple) or not isinstance(patches, tuple):
-        return None
-    if len(ours) != 3 or ours == own or (ours[0], ours[2]) != (own[0], own[2]):
-        return None
-    side = isqrt(max(ours[1] - 1, 0))
-    return side * patches[-1] if side and side**2 == ours[1] - 1 else None
+    for name in _POSITIONS:
+        ours, own = at(tree, name), at(theirs, name)
+        if not isinstance(ours, tuple) or not isinstance(own, tuple) or not isinstance(patches, tuple):
+            continue
+        if len(ours) != 3 or len(own) != 3 or ours == own or (ours[0], ours[2]) != (own[0], own[2]):
+            continue
+        tokens = next((count for count in range(_MOST_TOKENS + 1) if _side(own[1] - count)), None)
+        if tokens is not None and (side := _side(ours[1] - tokens)):
+            return side * patches[-1]
+    return None
+
+
+def _side(places: int) -> int:
+    """The side of a square of so many places; 0 where it's none."""
+    side = isqrt(max(places, 0))
+    return side if side**2 == places else 0
 
 
 def _has_pool(architecture: Architecture) -> bool:
@@ -308,7 +336,9 @@ def _with_head(
 ) -> Fit:
     """The fit of a body whose only other tensors are in ``scope`` or beside it; raises NotAHeadError."""
     architecture, variant = near.architecture, near.variant
-    foreign = [variant.absolute(architecture, n) for n in found.unknown if not _within(n, *scope)]
+    biases = {f"{path}.bias" for path in architecture.stem} if stem is not None and stem.bias else set()
+    unknown = [name for name in found.unknown if name not in biases]
+    foreign = [variant.absolute(architecture, n) for n in unknown if not _within(n, *scope)]
     foreign += variant.beside
     tree = variant.tree_for(architecture)
     present = [module for module in scope if at(tree, module) is not None]
@@ -317,21 +347,28 @@ def _with_head(
     names = _names(near, shapes)
     if not foreign and not present:
         return Fit(architecture, names, None, scope[0] if scope else None, stem=stem)
-    odd = [name for name in (*found.missing, *found.unknown) if _within(name, *scope)]
+    odd = [name for name in (*found.missing, *unknown) if _within(name, *scope)]
     if not foreign and not odd and (classes := _plain_classes(near, found, scope)) is not None:
         return Fit(architecture, names, classes, stem=stem)
     module = _common_module(foreign) if foreign else variant.absolute(architecture, scope[0])
-    if not module or len(scope) != 1:
+    if len(scope) != 1:
         raise NotAHeadError(f"its layers are {cut(foreign or list(scope), 3)}")
-    head, old_names = _head_in(module, shapes)
+    head, old_names = _head_in(module, shapes, foreign)
     pools_twice = _pools_twice(head, architecture, scope[0])
     names |= {old: _joined(scope[0], name) for old, name in old_names.items()}
     return Fit(architecture, names, head.classes, scope[0], head, stem, pools_twice)
 
 
-def _head_in(module: str, shapes: Mapping[str, Shape]) -> tuple[Head, dict[str, str]]:
-    """The head in ``module`` of the file, and its own name for each name of the file; raises NotAHeadError."""
-    names = {old: name[len(module) + 1 :] for old, name in own_names(shapes).items() if _within(name, module)}
+def _head_in(
+    module: str, shapes: Mapping[str, Shape], beside: Iterable[str]
+) -> tuple[Head, dict[str, str]]:
+    """The head in ``module`` of the file, or whose layers lie ``beside`` the body, where ``module`` is empty.
+
+    Also its own name for each name of the file. Raises NotAHeadError.
+    """
+    layers = (module,) if module else tuple({name.rpartition(".")[0]: None for name in beside})
+    start = len(module) + 1 if module else 0
+    names = {old: name[start:] for old, name in own_names(shapes).items() if _within(name, *layers)}
     tensors = {name: shapes[old] for old, name in names.items() if not name.endswith("num_batches_tracked")}
     return head_from_shapes(tensors), names
 
