@@ -261,7 +261,7 @@ def _network_for_candidates(
                 module, notes = network_of_published(published, candidate.state)
                 origin = Origin()
             else:
-                module, origin, notes = network_for_state(candidate.state, options.arch, sha256)
+                module, origin, notes = network_for_state(candidate.state, options.arch, sha256, candidate.words)
         except ArchitectureError as error:
             refused = refused or error
             continue

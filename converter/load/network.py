@@ -28,27 +28,27 @@ _OVERRIDE = "name a function that returns the network, --arch file.py:callable"
 
 
 def network_for_state(
-    state: State, arch: str | None, sha256: str
+    state: State, arch: str | None, sha256: str, words: frozenset[str] = frozenset()
 ) -> tuple[nn.Module, Origin, tuple[str, ...]]:
     """The network that ``arch`` names, or that the weights fit, with its weights; its input; notes.
 
-    Raises ArchitectureError where none fits, or several do.
+    Of several that the weights fit it's the one that ``words``, the texts in the file, name. Raises ArchitectureError where none fits, or several do.
     """
     if arch is None or ":" not in arch or arch.startswith(TIMM):
         state, joined = as_computed(state)
-        module, origin, notes = _network_of_library(state, arch, sha256)
+        module, origin, notes = _network_of_library(state, arch, sha256, words)
         return module, origin, (*joined, *notes)
     module = _built_from_name(arch, classes_of(_shapes_of(state)))
     return module, Origin(), architectures.fit(module, state, arch)
 
 
 def _network_of_library(
-    state: State, arch: str | None, sha256: str
+    state: State, arch: str | None, sha256: str, words: frozenset[str]
 ) -> tuple[nn.Module, Origin, tuple[str, ...]]:
     """The network of torchvision or timm that ``arch`` names, or that the weights fit."""
     shapes = _shapes_of(state)
     if arch is None:
-        return _network_of(recognise(shapes), state, sha256)
+        return _network_of(recognise(shapes, words), state, sha256)
     if arch in torchvision_names.names() or (arch.startswith(TIMM) and "(" not in arch):
         entry = index().named(arch.partition(".")[0])  # timm's names end in the weights' tag
         fit = None if entry is None else fit_of(replace(entry, name=arch), shapes)
@@ -148,7 +148,8 @@ def _network_of(
     skipped = architectures.fit(
         module, {fit.names[key]: value for key, value in state.items() if key in fit.names}, name
     )
-    notes = () if named else (f"recognised {fit.title}",)
+    said = ", which the file names" if fit.is_named else ""
+    notes = () if named else (f"recognised {fit.title}{said}",)
     if fit.image_size is not None:
         origin = replace(origin, sizes=(3, fit.image_size, fit.image_size))
     if fit.stem is not None:

@@ -11,7 +11,7 @@ from math import isqrt
 
 from converter.errors import ArchitectureError
 from converter.load.bodies.heads import Head, NotAHeadError, head_from_shapes
-from converter.load.bodies.index import Architecture, index
+from converter.load.bodies.index import TIMM, Architecture, index
 from converter.load.bodies.tree import Comparison, Difference, Node, Shape, at, difference, names_of, tree_of
 from zscgan_common.text import cut
 
@@ -26,6 +26,8 @@ _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _USUAL_HEAD = re.compile(
     r"^(?:\w+\.)?(?:fc|head|heads|classifier|last_linear|linear|logits)(?:\.(?:\d+|head|fc|linear))*\.weight$"
 )
+_TAG = re.compile(r"\..*$")
+"""What ends timm's names: which weights they are of."""
 _POSITIONS = ("encoder.pos_embedding", "pos_embed")
 """The embedding of positions in the transformers of torchvision and of timm."""
 _MOST_TOKENS = 5
@@ -53,7 +55,8 @@ class Fit:
 
     ``names`` has the architecture's name for each name of the file. ``classes`` is None for a network without a head;
     ``place`` and ``head`` are the module that was replaced and the layers that replace it. ``others`` are architectures
-    of the same names and shapes that compute something else. ``pools_twice`` says that the head takes the maximum and
+    of the same names and shapes that compute something else; ``is_named`` says that the file's texts decided between
+    them. ``pools_twice`` says that the head takes the maximum and
     the mean of each channel, as fastai's heads do. ``image_size`` is that of a transformer for other
     images than the architecture's.
     """
@@ -67,6 +70,7 @@ class Fit:
     pools_twice: bool = False
     image_size: int | None = None
     others: tuple[str, ...] = ()
+    is_named: bool = False
 
     @property
     def oddity(self) -> int:
@@ -136,10 +140,11 @@ class _Near:
         return difference(self.variant.tree_for(self.architecture), self.architecture.tree)
 
 
-def recognise(shapes: Mapping[str, Shape]) -> Fit:
+def recognise(shapes: Mapping[str, Shape], words: frozenset[str] = frozenset()) -> Fit:
     """The one architecture of torchvision or timm whose body these tensors fit.
 
-    Where one of torchvision's fits, it is taken before those of timm. Raises ArchitectureError for several, and with
+    Of several it's the one that ``words``, the texts beside the weights, name; else one of torchvision's comes before
+    those of timm. Raises ArchitectureError for several, and with
     the nearest for none.
     """
     near: list[_Near] = []
@@ -148,7 +153,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Fit:
         near += found[:1]
         fits = _fits(found, shapes)
         if fits:
-            return _with_classes(_only(fits))
+            return _with_classes(_only(fits, words))
     raise ArchitectureError(_unrecognised(shapes, near))
 
 
@@ -239,8 +244,12 @@ def _fits(near: Iterable[_Near], shapes: Mapping[str, Shape]) -> list[Fit]:
     return [fit for fit in found if fit.oddity == least]
 
 
-def _only(fits: list[Fit]) -> Fit:
+def _only(fits: list[Fit], words: frozenset[str]) -> Fit:
     """The one that is taken of several that fit; raises ArchitectureError where the user has to say which."""
+    spoken = {_TAG.sub("", word.rpartition("/")[2].removeprefix(TIMM)) for word in words}
+    named = [fit for fit in fits if fit.architecture.plain_names & spoken]
+    if len(fits) > 1 and len(named) == 1:
+        return replace(named[0], is_named=True)
     of_torchvision = [fit for fit in fits if not fit.architecture.of_timm]
     names = [fit.architecture.name for fit in fits]
     if len(fits) > 1 and len(of_torchvision) != 1:
