@@ -30,7 +30,9 @@ def as_computed(state: State) -> tuple[State, tuple[str, ...]]:
                 break
     if not joined:
         return state, ()
-    return result, (f"put weights together that the file has in parts (weight or spectral norm, pruning): {cut(joined, 3)}",)
+    return result, (
+        f"put weights together that the file has in parts (weight or spectral norm, pruning): {cut(joined, 3)}",
+    )
 
 
 def _computed(compute: Callable[..., Tensor], parts: list[Tensor]) -> Tensor | None:
@@ -45,7 +47,8 @@ def _computed(compute: Callable[..., Tensor], parts: list[Tensor]) -> Tensor | N
 def _normalised(length: Tensor, direction: Tensor) -> Tensor:
     """weight_norm: ``length`` has the size 1 in the dimensions that its norm is taken over."""
     over = [axis for axis, size in enumerate(length.shape) if size == 1]
-    return length * direction / torch.linalg.vector_norm(direction, dim=over, keepdim=True)
+    norm: Tensor = torch.linalg.vector_norm(direction, dim=over, keepdim=True)
+    return length * direction / norm
 
 
 def _spectral(weight: Tensor, u: Tensor, v: Tensor) -> Tensor:

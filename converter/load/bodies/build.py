@@ -43,6 +43,8 @@ def network_from_fit(fit: Fit, **kwargs: Any) -> nn.Module:
                 _change_stem(network, path, fit.stem)
     if fit.pools_twice:
         _pool_twice(network, architecture.title)
+    if fit.pools_to_one:
+        network.set_submodule("avgpool", nn.AdaptiveAvgPool2d(1))
     return network
 
 

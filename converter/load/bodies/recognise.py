@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
+from typing import Literal
 
 from converter.errors import ArchitectureError
 from converter.load.bodies.heads import Head, NotAHeadError, head_from_shapes
@@ -35,6 +36,13 @@ _MOST_TOKENS = 5
 _FEATURES = "features"
 """What torchvision calls the body of networks that aren't ResNets; people build on it alone."""
 _SHORTCUT = re.compile(r"(layer\d+\.\d+)\.shortcut\.")
+_SIDES = (6, 7)
+"""Of what AlexNet's and VGG's pooling gives for each channel."""
+_NAMED_BY_STAGE = re.compile(r"(?:^|\.)conv2_x\.0\.residual_function\.0\.weight$")
+"""In a ResNet whose stages are conv2_x to conv5_x, as the paper calls them."""
+_STAGE = re.compile(r"(^|\.)conv([2-5])_x\.(\d+)\.")
+_STEP = re.compile(r"\.residual_function\.(\d+)\.")
+_STEM = re.compile(r"(^|\.)conv1\.([01])\.")
 
 
 @dataclass(frozen=True)
@@ -57,7 +65,8 @@ class Fit:
     ``place`` and ``head`` are the module that was replaced and the layers that replace it. ``others`` are architectures
     of the same names and shapes that compute something else; ``is_named`` says that the file's texts decided between
     them. ``pools_twice`` says that the head takes the maximum and
-    the mean of each channel, as fastai's heads do. ``image_size`` is that of a transformer for other
+    the mean of each channel, as fastai's heads do, ``pools_to_one`` that it takes one value of each channel where the
+    architecture's takes several, as VGG's does. ``image_size`` is that of a transformer for other
     images than the architecture's.
     """
 
@@ -68,6 +77,7 @@ class Fit:
     head: Head | None = None
     stem: Stem | None = None
     pools_twice: bool = False
+    pools_to_one: bool = False
     image_size: int | None = None
     others: tuple[str, ...] = ()
     is_named: bool = False
@@ -89,8 +99,8 @@ class Fit:
 class _Variant:
     """A reading of the file: the subtree that may be a body, its place, and the names beside it.
 
-    ``numbered`` says that a Sequential of the architecture's children may have only numbers; ``inside`` is the module of
-    the architecture that the subtree is, empty for the whole of it.
+    ``numbered`` says that a Sequential of the architecture's children may have only numbers; ``inside`` is the module
+    of the architecture that the subtree is, empty for the whole of it.
     """
 
     tree: Node
@@ -182,15 +192,29 @@ def classes_of(shapes: Mapping[str, Shape]) -> int | None:
 
 
 def own_names(shapes: Iterable[str]) -> dict[str, str]:
-    """The name of today for each name of a file: DenseNet's of before 2018, and a ResNet's shortcut.
+    """torchvision's name for each name of a file: DenseNet's of before 2018, a ResNet's shortcut, or its stages.
 
-    Auxiliary classifiers, and counters of batch norms, are left out.
+    What never runs in eval mode is left out.
     """
+    kept = [name for name in shapes if not _AUXILIARY.search(name)]
+    by_stage = any(_NAMED_BY_STAGE.search(name) for name in kept)
+    names = {name: _of_stage(name) if by_stage else name for name in kept}
     return {
-        name: _SHORTCUT.sub(r"\1.downsample.", _OLD_DENSENET.sub(r"\1\2.", name))
-        for name in shapes
-        if not _AUXILIARY.search(name)
+        name: _SHORTCUT.sub(r"\1.downsample.", _OLD_DENSENET.sub(r"\1\2.", new))
+        for name, new in names.items()
     }
+
+
+def _of_stage(name: str) -> str:
+    """torchvision's name for one of a ResNet whose stages are ``conv2_x`` to ``conv5_x``."""
+
+    def step(found: re.Match[str]) -> str:
+        place, number = divmod(int(found[1]), 3)  # convolution, batch norm, ReLU
+        return f".{('conv', 'bn', 'relu')[number]}{place + 1}."
+
+    name = _STEM.sub(lambda found: f"{found[1]}{('conv1', 'bn1')[int(found[2])]}.", name)
+    name = _STAGE.sub(lambda found: f"{found[1]}layer{int(found[2]) - 1}.{found[3]}.", name)
+    return _STEP.sub(step, name)
 
 
 def _variants(shapes: Mapping[str, Shape]) -> Iterator[_Variant]:
@@ -363,14 +387,13 @@ def _with_head(
     if len(scope) != 1:
         raise NotAHeadError(f"its layers are {cut(foreign or list(scope), 3)}")
     head, old_names = _head_in(module, shapes, foreign)
-    pools_twice = _pools_twice(head, architecture, scope[0])
+    pools = _pools(head, architecture, scope[0])
     names |= {old: _joined(scope[0], name) for old, name in old_names.items()}
-    return Fit(architecture, names, head.classes, scope[0], head, stem, pools_twice)
+    twice, to_one = pools == "twice", pools == "to one"
+    return Fit(architecture, names, head.classes, scope[0], head, stem, twice, to_one)
 
 
-def _head_in(
-    module: str, shapes: Mapping[str, Shape], beside: Iterable[str]
-) -> tuple[Head, dict[str, str]]:
+def _head_in(module: str, shapes: Mapping[str, Shape], beside: Iterable[str]) -> tuple[Head, dict[str, str]]:
     """The head in ``module`` of the file, or whose layers lie ``beside`` the body, where ``module`` is empty.
 
     Also its own name for each name of the file. Raises NotAHeadError.
@@ -399,19 +422,22 @@ def _plain_classes(near: _Near, found: Difference, scope: tuple[str, ...]) -> in
     return counts.pop() if len(counts) == 1 else None
 
 
-def _pools_twice(head: Head, architecture: Architecture, place: str) -> bool:
-    """Whether ``head`` takes twice the values that the module at ``place`` takes; NotAHeadError for another number."""
+def _pools(head: Head, architecture: Architecture, place: str) -> Literal["", "twice", "to one"]:
+    """How another pooling feeds ``head`` than what is at ``place``; empty for the same, NotAHeadError for none."""
     own = at(architecture.tree, place)
     assert isinstance(own, Node)
     theirs = head_from_shapes({name: _shape(own, name) for name in names_of(own)})
-    twice = head.inputs == 2 * theirs.inputs and place == architecture.head[0] and not head.spatial
     if head.spatial != theirs.spatial:
         raise NotAHeadError(
             f"it begins with {head.layers[0].kind}, where {theirs.layers[0].kind} is expected"
         )
-    if not (twice or head.inputs == theirs.inputs):
-        raise NotAHeadError(f"it takes {head.inputs} values and the body gives {theirs.inputs}")
-    return twice
+    if head.inputs == theirs.inputs:
+        return ""
+    if head.inputs == 2 * theirs.inputs and place == architecture.head[0] and not head.spatial:
+        return "twice"
+    if head.inputs in {theirs.inputs / side**2 for side in _SIDES} and "avgpool" in architecture.children:
+        return "to one"
+    raise NotAHeadError(f"it takes {head.inputs} values and the body gives {theirs.inputs}")
 
 
 def _shape(tree: Node, name: str) -> Shape:
