@@ -19,6 +19,7 @@ from converter.load.bodies.tree import Shape
 from converter.load.bodies.uninitialised import Uninitialised
 from converter.load.input_spec import Origin
 from converter.load.options import ModelOptions
+from converter.load.own_normalisation import OwnNormalisation, without_normalisation
 from converter.load.published import Published
 from converter.load.reparametrised import as_computed
 from converter.load.state_dict import EXPECTED, State
@@ -52,10 +53,20 @@ def network_for_state(
     """
     if arch is None or ":" not in arch or arch.startswith(TIMM):
         state, joined = as_computed(state)
+        state, own = without_normalisation(state)
         built = _network_of_library(state, arch, sha256, words)
-        return replace(built, notes=joined + built.notes)
+        built = replace(built, notes=joined + built.notes)
+        return built if own is None else _behind(own, built)
     module = _built_from_name(arch, classes_of(_shapes_of(state)))
     return Built(module, architectures.fit(module, state, arch))
+
+
+def _behind(own: OwnNormalisation, built: Built) -> Built:
+    """``built`` with the file's own normalisation before it."""
+    origin = replace(built.origin, white=own.white)
+    return replace(
+        built, module=own.before(built.module), origin=origin, notes=(*built.notes, own.describe())
+    )
 
 
 def _network_of_library(state: State, arch: str | None, sha256: str, words: frozenset[str]) -> Built:

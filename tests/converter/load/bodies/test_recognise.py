@@ -167,6 +167,21 @@ def test_of_equal_shapes_torchvisions_comes_first() -> None:
     assert "timm:resnetblur50" in fit.others
 
 
+def test_of_several_the_one_that_the_file_names() -> None:
+    fit = recognise(timm("tf_efficientnet_b0"), frozenset({"timm/tf_efficientnet_b0.ns_jft_in1k", "adam"}))
+    assert (fit.architecture.name, fit.is_named) == ("timm:tf_efficientnet_b0", True)
+    blurred = recognise(torchvision("resnet50"), frozenset({"resnetblur50"}))
+    assert (blurred.architecture.name, blurred.others) == ("timm:resnetblur50", ())
+    assert recognise(torchvision("resnet50"), frozenset({"resnet50"})).others == ()
+    both = recognise(torchvision("resnet50"), frozenset({"resnet50", "resnetblur50"}))
+    assert (both.architecture.name, both.is_named) == ("resnet50", False)
+
+
+def test_pretraining_leaves_a_token_of_masked_patches() -> None:
+    shapes = timm("vit_small_patch14_dinov2", num_classes=0) | {"mask_token": (1, 384)}
+    assert recognise(shapes).architecture.name == "timm:vit_small_patch14_dinov2"
+
+
 def test_what_fits_nothing_names_the_nearest_and_what_differs() -> None:
     shapes = torchvision("resnet34", 10)
     del shapes["layer3.5.conv2.weight"]
