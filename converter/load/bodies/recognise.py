@@ -29,6 +29,10 @@ _USUAL_HEAD = re.compile(
 )
 _TAG = re.compile(r"\..*$")
 """What ends timm's names: which weights they are of."""
+_OF_TRANSFORMERS = re.compile(
+    r"(?:resnet|regnet|vit|deit|beit|swin|dinov2|convnext\w*|efficientnet|mobilenet_v\d)"
+    r"\.(?:embedder|embeddings|encoder|conv_stem)\."
+)
 _POSITIONS = ("encoder.pos_embedding", "pos_embed")
 """The embedding of positions in the transformers of torchvision and of timm."""
 _MOST_TOKENS = 5
@@ -473,6 +477,10 @@ def _unrecognised(shapes: Mapping[str, Shape], near: Iterable[_Near]) -> str:
         f"({cut(list(shapes), 3)}); "
     )
     command = "Name the network by a function that returns it: --arch file.py:callable"
+    if any(_OF_TRANSFORMERS.match(name) for name in shapes):
+        command = (
+            f"The names are those of transformers: put the network's config.json beside the file. {command}"
+        )
     if best is None:
         return f"{known}nearest: none. {command}"
     found, total = best.difference(), best.architecture.tree.count

@@ -18,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune, spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision import models
 
 from converter.errors import LoadError
@@ -267,9 +269,9 @@ def vgg() -> nn.Module:
 
 @cache
 def in_parts() -> nn.Module:
-    network = resnet_with(fc=nn.utils.parametrizations.weight_norm(nn.Linear(512, 3)))()
-    nn.utils.prune.l1_unstructured(network.conv1, "weight", 0.5)
-    nn.utils.spectral_norm(network.layer1[0].conv1)
+    network = resnet_with(fc=weight_norm(nn.Linear(512, 3)))()
+    prune.l1_unstructured(network.conv1, "weight", 0.5)
+    spectral_norm(network.layer1[0].conv1)
     return network.eval()
 
 

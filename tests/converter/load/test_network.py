@@ -121,7 +121,7 @@ def vgg() -> nn.Module:
     return set_all(models.vgg11_bn(), classifier=head)
 
 
-ReLU = "ReLU is assumed, as weights don't tell activations: for another, name a function"
+ReLU = "ReLU is assumed, as weights don't tell activations; for another, name a function"
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_what_tutorials_make_computes_the_same(
 ) -> None:
     teacher = require_same(build(), tmp_path, shape)
     assert any(note in line for line in (*teacher.notes, *map(str, teacher.warnings)))
-    assumes = build in (for_cifar,) or any("ReLU" in line for line in teacher.notes)
+    assumes = build is for_cifar or any("ReLU" in line for line in teacher.notes)
     assert {warning.code for warning in teacher.warnings} <= {"network-assumed", "normalisation-contradicted"}
     assert ("network-assumed" in {warning.code for warning in teacher.warnings}) == assumes
 

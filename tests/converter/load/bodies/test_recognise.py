@@ -211,6 +211,12 @@ def test_other_weights_are_near_nothing(shapes: dict[str, Shape]) -> None:
         recognise(shapes)
 
 
+def test_weights_of_transformers_lack_their_config() -> None:
+    names = {"resnet.embedder.embedder.convolution.weight": (64, 3, 7, 7), "classifier.1.weight": (2, 64)}
+    with pytest.raises(ArchitectureError, match=r"of transformers: put the network's config\.json beside"):
+        recognise(names)
+
+
 def test_a_head_that_is_no_chain() -> None:
     class Attention(nn.Module):
         def __init__(self) -> None:
