@@ -272,7 +272,10 @@ def in_parts() -> nn.Module:
     network = resnet_with(fc=weight_norm(nn.Linear(512, 3)))()
     prune.l1_unstructured(network.conv1, "weight", 0.5)
     spectral_norm(network.layer1[0].conv1)
-    return network.eval()
+    network.eval()
+    with torch.no_grad():  # without, the weights carry gradients and the network can't be copied
+        network(torch.zeros(1, 3, 32, 32))
+    return network
 
 
 class Normalised(nn.Module):
