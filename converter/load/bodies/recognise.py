@@ -89,7 +89,11 @@ class Fit:
     @property
     def oddity(self) -> int:
         """How much of it is not as the architecture has it."""
-        return 2 * (self.classes is None or self.head is not None) + (self.stem is not None)
+        return (
+            2 * (self.classes is None or self.head is not None)
+            + (self.stem is not None)
+            + (self.image_size is not None)
+        )
 
     @property
     def title(self) -> str:
@@ -388,7 +392,7 @@ def _with_head(
     if not foreign and not odd and (classes := _plain_classes(near, found, scope)) is not None:
         return Fit(architecture, names, classes, stem=stem)
     module = _common_module(foreign) if foreign else variant.absolute(architecture, scope[0])
-    if len(scope) != 1:
+    if len(scope) != 1 or any("." not in name for name in foreign):
         raise NotAHeadError(f"its layers are {cut(foreign or list(scope), 3)}")
     head, old_names = _head_in(module, shapes, foreign)
     pools = _pools(head, architecture, scope[0])

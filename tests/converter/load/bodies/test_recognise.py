@@ -177,6 +177,16 @@ def test_of_several_the_one_that_the_file_names() -> None:
     assert (both.architecture.name, both.is_named) == ("resnet50", False)
 
 
+def test_the_size_of_images_decides_first() -> None:
+    fit = recognise(timm("vit_tiny_patch16_224", num_classes=5))
+    assert ("timm:vit_tiny_patch16_224" in fit.architecture.same, fit.image_size) == (True, None)
+
+
+def test_a_parameter_of_its_own_is_no_layer() -> None:
+    with pytest.raises(ArchitectureError, match=r"can't be rebuilt: its layers are p, fc\.weight"):
+        recognise(without_fc(lambda key: f"body.{key}", p=(1,)) | {"fc.weight": (4, 512)})
+
+
 def test_pretraining_leaves_a_token_of_masked_patches() -> None:
     shapes = timm("vit_small_patch14_dinov2", num_classes=0) | {"mask_token": (1, 384)}
     assert recognise(shapes).architecture.name == "timm:vit_small_patch14_dinov2"
