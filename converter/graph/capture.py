@@ -25,7 +25,7 @@ from converter.graph.devices import move
 from converter.graph.export_errors import exporter_refusal
 from converter.graph.keep_batch import has_squeezes, keep_batch_axis
 from converter.graph.one_by_one import SCALAR, image_by_image, takes_one_image, with_sizes_of_one
-from converter.graph.output_names import name_outputs
+from converter.graph.output_names import name_apart, name_outputs
 from converter.graph.outputs import LOGITS, ONE_FORM, OUTPUT, TensorsOf, named_tensors
 from converter.graph.simplify import simplify
 from converter.graph.twin import twin_from_onnx, value_name
@@ -322,6 +322,7 @@ def _onnx_program(
             "a newer PyTorch"
         ) from error
     assert onnx_program is not None
+    name_apart(onnx_program.model.graph)
     name_outputs(onnx_program.model.graph, names)
     return onnx_program
 

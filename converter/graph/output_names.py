@@ -1,10 +1,25 @@
-"""The outputs of an onnx-ir graph: each a value of its own with a name of its own."""
+"""The values of an onnx-ir graph, and its outputs: each of its own with a name of its own."""
 
 from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from converter.graph.ir_values import free_name
+
+
+def name_apart(graph: ir.Graph) -> None:
+    """Give those values of ``graph`` another name, in place, that are called like a weight, and weights like an input.
+
+    The exporter calls values by their operators, and weights as the network does: a buffer may be called ``mean``.
+    """
+    inputs = {value.name for value in graph.inputs}
+    for value in [value for name, value in graph.initializers.items() if name in inputs]:
+        value.name = free_name(graph, f"{value.name}_weight")
+    taken = inputs | set(graph.initializers)
+    for node in graph:
+        for value in node.outputs:
+            if value.name in taken:
+                value.name = free_name(graph, node.op_type.lower())
 
 
 def name_outputs(graph: ir.Graph, names: Sequence[str]) -> None:

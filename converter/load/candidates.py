@@ -5,6 +5,7 @@ what fits an architecture; this module says in which order to try.
 """
 
 import re
+from argparse import Namespace
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,13 +34,16 @@ _OTHERS = re.compile(
 )
 _TRAINING = re.compile(
     r"(^|_)(loss\w*|criteri\w+|metrics?|acc(uracy)?\d*|auc|auroc|f1|confmat|perceptual|lpips|discriminator|"
-    r"(class|pos|loss)_weights?)(_|$)"
+    r"ce|bce|precision|recall|iou|dice|kappa|queue(_ptr)?|(class|pos|loss)_weights?)(_|$)"
 )
+_METRIC = {"tp", "fp", "tn", "fn", "confmat", "correct", "total", "value", "max_value", "min_value"}
+"""The states of torchmetrics."""
 _AVERAGED = re.compile(r"(^|_)(ema|swa|averaged|teacher)(_|$)")
 _DELAYED = re.compile(r"(^|_)(target|momentum|k)(_|$)")
 _AVERAGES = "n_averaged"
 """AveragedModel's counter."""
 _DEEPEST, _MOST = 4, 4
+_LONGEST_WORD = 80
 
 Entry = tuple[tuple[str, ...], Mapping[Any, Any]]
 """Named tensors in a container, and the keys that lead there."""
@@ -47,10 +51,14 @@ Entry = tuple[tuple[str, ...], Mapping[Any, Any]]
 
 @dataclass(frozen=True)
 class Candidate:
-    """Weights that may be the network's, and what to tell of the choice where they are."""
+    """Weights that may be the network's, and what to tell of the choice where they are.
+
+    ``words`` are the short texts beside them, such as the architecture's name among the arguments of the training.
+    """
 
     state: State
     notes: tuple[str, ...] = ()
+    words: frozenset[str] = frozenset()
 
 
 def candidates_of(loaded: object, path: Path) -> tuple[Candidate, ...]:
@@ -63,13 +71,28 @@ def candidates_of(loaded: object, path: Path) -> tuple[Candidate, ...]:
     if not found:
         raise LoadError(_no_state(loaded, path))
     result: list[Candidate] = []
+    words = frozenset(_words(loaded, 0))
     for keys, entry in found:
         state = tensors_of_state(entry)
         if not result:
             require_float_model(entry, state, path)
         note = _note_on_entry(keys, found, loaded, path.name)
-        result += [Candidate(variant.state, note + variant.notes) for variant in variants(state)]
+        result += [Candidate(variant.state, note + variant.notes, words) for variant in variants(state)]
     return tuple(result)
+
+
+def _words(value: object, depth: int) -> Iterator[str]:
+    """The short texts in ``value`` that are no names of tensors."""
+    if isinstance(value, str) and len(value) <= _LONGEST_WORD:
+        yield value
+    elif depth > _DEEPEST or is_state(value):
+        return
+    elif isinstance(value, Mapping | Namespace):
+        for part in (value if isinstance(value, Mapping) else vars(value)).values():
+            yield from _words(part, depth + 1)
+    elif isinstance(value, list | tuple):
+        for part in value:
+            yield from _words(part, depth + 1)
 
 
 def _note_on_entry(keys: tuple[str, ...], found: list[Entry], loaded: object, file: str) -> tuple[str, ...]:
@@ -165,7 +188,12 @@ def _is_beside_training(name: str, groups: Mapping[str, State], state: State) ->
     if any("." not in key and not _of_training(key, x) for key, x in state.items()):
         return False
     others = ((other, group) for other, group in groups.items() if other != name)
-    return all(_of_training(other) or _is_copy(group, groups[name]) for other, group in others)
+    return all(
+        _of_training(other)
+        or {key.rpartition(".")[2] for key in group} <= _METRIC
+        or _is_copy(group, groups[name])
+        for other, group in others
+    )
 
 
 def _of_training(name: str, tensor: Tensor | None = None) -> bool:

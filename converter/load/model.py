@@ -36,7 +36,7 @@ from converter.load.input_choice import NormalisationSource, choose_input
 from converter.load.input_normalisation import white_pixel
 from converter.load.input_size import sizes_that_run
 from converter.load.input_spec import Origin, is_shape_known, shape_from_options
-from converter.load.network import network_for_state, network_from_name
+from converter.load.network import Built, network_for_state, network_from_name
 from converter.load.normalisation import estimate_normalisation
 from converter.load.onnx_file import OnnxSource, checked_source, source_from_onnx
 from converter.load.options import ModelOptions
@@ -74,8 +74,8 @@ class Teacher:
     ``sha256`` is of the file, or of the weights for a torchvision name. ``parameters`` counts single
     weights, ``bn_layers`` the batch norms with stored statistics. ``probe`` has the outputs, by name, for ``PROBES``
     images of random pixels, each less bright than the one before. ``notes`` are choices that the user should
-    see, one line each; ``warnings`` are doubts about what was typed, ``normalisation_from`` is what says the
-    normalisation. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
+    see, one line each; ``warnings`` are doubts about it and about what was typed, ``normalisation_from`` is what says
+    the normalisation. ``onnx`` is the graph of a MODEL that holds one (ONNX, an exported program, TorchScript) or that
     chooses, whose twin ``module`` then is; both end before ``tail``.
     """
 
@@ -106,6 +106,7 @@ class _Network:
     module: nn.Module
     origin: Origin
     notes: tuple[str, ...] = ()
+    warnings: tuple[WarningMessage, ...] = ()
     source: OnnxSource | None = None
 
 
@@ -152,7 +153,7 @@ def load_model(options: ModelOptions) -> Teacher:
         parameters=sum(parameter.numel() for parameter in module.parameters()),
         bn_layers=len(batch_norm_layers(module)),
         notes=network.notes + notes,
-        warnings=chosen.warnings,
+        warnings=network.warnings + chosen.warnings,
         normalisation_from=chosen.source,
         onnx=None if source is None else source.model,
         tail=None if source is None else source.tail,
@@ -220,7 +221,7 @@ def _network_from_files(files: ModelFiles, path: Path, options: ModelOptions, sh
             raise OptionsError(f"{first} brings its architecture; leave --arch {options.arch} out")
         source = _source_from_file(first, kind, options)
         origin = Origin(sizes=source.sizes, white=white_pixel(source.model), published=published)
-        return _Network(source.module, origin, source.notes, source)
+        return _Network(source.module, origin, source.notes, source=source)
     if kind == "safetensors" or len(files.weights) > 1:
         state = {name: x for file in files.weights for name, x in _tensors_from(file, options).items()}
         candidates = variants(state)
@@ -258,16 +259,14 @@ def _network_for_candidates(
         require_real(candidate.state, path)
         try:
             if options.arch is None and published is not None and published.arch is not None:
-                module, notes = network_of_published(published, candidate.state)
-                origin = Origin()
+                built = Built(*network_of_published(published, candidate.state))
             else:
-                module, origin, notes = network_for_state(candidate.state, options.arch, sha256)
+                built = network_for_state(candidate.state, options.arch, sha256, candidate.words)
         except ArchitectureError as error:
             refused = refused or error
             continue
-        if published is not None:
-            origin = replace(origin, published=published)
-        return _Network(module, origin, candidate.notes + notes)
+        origin = built.origin if published is None else replace(built.origin, published=published)
+        return _Network(built.module, origin, candidate.notes + built.notes, built.warnings)
     raise refused or ArchitectureError(f"{path} holds no tensors; {EXPECTED}")
 
 

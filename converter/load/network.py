@@ -2,8 +2,8 @@
 
 import difflib
 import urllib.error
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,38 +15,81 @@ from converter.load.bodies import timm_names, torchvision_names
 from converter.load.bodies.build import network_from_fit
 from converter.load.bodies.index import TIMM, index
 from converter.load.bodies.recognise import Fit, classes_of, fit_of, recognise
+from converter.load.bodies.tree import Shape
 from converter.load.bodies.uninitialised import Uninitialised
 from converter.load.input_spec import Origin
 from converter.load.options import ModelOptions
+from converter.load.own_normalisation import OwnNormalisation, without_normalisation
 from converter.load.published import Published
+from converter.load.reparametrised import as_computed
 from converter.load.state_dict import EXPECTED, State
 from converter.load.user_module import FORMS, arguments_of, module_from_callable
+from zscgan_common.warning_message import WarningMessage
 
 _OVERRIDE = "name a function that returns the network, --arch file.py:callable"
+_UNKNOWN = Origin()
+
+
+@dataclass(frozen=True)
+class Built:
+    """A network with its weights, and what is known of its input.
+
+    ``notes`` are what was done, ``warnings`` are doubts whether it computes what the weights were trained for.
+    """
+
+    module: nn.Module
+    notes: tuple[str, ...] = ()
+    origin: Origin = _UNKNOWN
+    warnings: tuple[WarningMessage, ...] = ()
 
 
 def network_for_state(
-    state: State, arch: str | None, sha256: str
-) -> tuple[nn.Module, Origin, tuple[str, ...]]:
-    """The network that ``arch`` names, or that the weights fit, with its weights; its input; notes.
+    state: State, arch: str | None, sha256: str, words: frozenset[str] = frozenset()
+) -> Built:
+    """The network that ``arch`` names, or that the weights fit, with its weights.
 
-    Raises ArchitectureError where none fits, or several do.
+    Of several that the weights fit it's the one that ``words``, the texts in the file, name. Raises ArchitectureError
+    where none fits, or several do.
     """
-    shapes = {name: tuple(value.shape) for name, value in state.items()}
+    if arch is None or ":" not in arch or arch.startswith(TIMM):
+        state, joined = as_computed(state)
+        state, own = without_normalisation(state)
+        built = _network_of_library(state, arch, sha256, words)
+        built = replace(built, notes=joined + built.notes)
+        return built if own is None else _behind(own, built)
+    module = _built_from_name(arch, classes_of(_shapes_of(state)))
+    return Built(module, architectures.fit(module, state, arch))
+
+
+def _behind(own: OwnNormalisation, built: Built) -> Built:
+    """``built`` with the file's own normalisation before it."""
+    origin = replace(built.origin, white=own.white)
+    return replace(
+        built, module=own.before(built.module), origin=origin, notes=(*built.notes, own.describe())
+    )
+
+
+def _network_of_library(state: State, arch: str | None, sha256: str, words: frozenset[str]) -> Built:
+    """The network of torchvision or timm that ``arch`` names, or that the weights fit."""
+    shapes = _shapes_of(state)
     if arch is None:
-        return _network_of(recognise(shapes), state, sha256)
+        return _network_of(recognise(shapes, words), state, sha256)
     if arch in torchvision_names.names() or (arch.startswith(TIMM) and "(" not in arch):
-        entry = index().named(arch)
+        entry = index().named(arch.partition(".")[0])  # timm's names end in the weights' tag
         fit = None if entry is None else fit_of(replace(entry, name=arch), shapes)
         if fit is not None:
             return _network_of(fit, state, sha256, named=True)
-    elif ":" not in arch:
+    elif not arch.startswith(TIMM):
         near = difflib.get_close_matches(arch, torchvision_names.names(), n=3, cutoff=0.6)
         hint = f" (did you mean {', '.join(near)}?)" if near else ""
         raise ArchitectureError(f"torchvision has no classifier {arch}{hint}; expected {FORMS}")
     module = _built_from_name(arch, classes_of(shapes))
-    skipped = architectures.fit(module, state, arch)
-    return module, _origin_of_timm(arch, module, 3) if arch.startswith(TIMM) else Origin(), skipped
+    origin = _origin_of_timm(arch, module, 3) if arch.startswith(TIMM) else Origin()
+    return Built(module, architectures.fit(module, state, arch), origin)
+
+
+def _shapes_of(state: State) -> dict[str, Shape]:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def network_from_name(options: ModelOptions) -> tuple[nn.Module, Origin]:
@@ -111,9 +154,7 @@ def _built_from_name(arch: str, classes: int | None) -> nn.Module:
         return torchvision_names.build(arch, classes or 1000)
 
 
-def _network_of(
-    fit: Fit, state: State, sha256: str, *, named: bool = False
-) -> tuple[nn.Module, Origin, tuple[str, ...]]:
+def _network_of(fit: Fit, state: State, sha256: str, *, named: bool = False) -> Built:
     """The network of ``fit`` with its weights; ``named`` says that the user named it."""
     architecture = fit.architecture
     name = architecture.name
@@ -130,16 +171,14 @@ def _network_of(
     skipped = architectures.fit(
         module, {fit.names[key]: value for key, value in state.items() if key in fit.names}, name
     )
-    notes = () if named else (f"recognised {fit.title}",)
+    said = ", which the file names" if fit.is_named else ""
+    notes = () if named else (f"recognised {fit.title}{said}",)
     if fit.image_size is not None:
         origin = replace(origin, sizes=(3, fit.image_size, fit.image_size))
     if fit.stem is not None:
         origin = _origin_of_stem(fit, origin)
-    return (
-        module,
-        origin,
-        (*notes, *skipped, *_notes(fit), *_note_of_transform(module, name, released is not None)),
-    )
+    doubts = (*_doubts(fit), *_doubt_of_transform(module, name, released is not None))
+    return Built(module, (*notes, *skipped, *_notes(fit)), origin, tuple(map(_warning, doubts)))
 
 
 def _notes(fit: Fit) -> tuple[str, ...]:
@@ -153,22 +192,37 @@ def _notes(fit: Fit) -> tuple[str, ...]:
     if fit.classes is None:
         notes.append("the file has no head: the network's outputs are the features of the body")
     if fit.head is not None and len(fit.head.layers) > 1:
-        assumed = (
-            "ReLU is assumed, as weights don't tell activations: for another, "
-            if fit.head.activated
-            else "else "
-        )
         pooling = "the maximum and the mean of each channel, " if fit.pools_twice else ""
-        notes.append(f"built its head by the shapes: {pooling}{fit.head.text}; {assumed}{_OVERRIDE}")
-    if fit.stem is not None and fit.stem.small:
-        notes.append(
-            "its first convolution is 3x3, as for CIFAR: stride 1 without a max pool behind it is assumed; else "
-            f"{_OVERRIDE}"
-        )
+        notes.append(f"built its head by the shapes: {pooling}{fit.head.text}; else {_OVERRIDE}")
     return tuple(notes)
 
 
-def _note_of_transform(module: nn.Module, name: str, released: bool) -> tuple[str, ...]:
+def _doubts(fit: Fit) -> Iterator[str]:
+    """What of the network was assumed, and may well be otherwise."""
+    if fit.head is not None and fit.head.activated:
+        yield (
+            f"between the layers of the head, {fit.head.text}, ReLU is assumed, as weights don't tell activations; for "
+            f"another, {_OVERRIDE}"
+        )
+    if fit.pools_to_one:
+        yield f"the head takes one value of each channel: the mean over the image is assumed; else {_OVERRIDE}"
+    if fit.stem is not None and fit.stem.small:
+        yield (
+            "its first convolution is 3x3, as for CIFAR: stride 1 without a max pool behind it is assumed; else "
+            f"{_OVERRIDE}"
+        )
+
+
+def _warning(doubt: str) -> WarningMessage:
+    return WarningMessage(
+        "network-assumed",
+        doubt,
+        "The weights fit both ways, but the outputs differ, in FP32 and INT8 alike. Compare with the original network, "
+        "or measure with --val.",
+    )
+
+
+def _doubt_of_transform(module: nn.Module, name: str, released: bool) -> tuple[str, ...]:
     """What to say of a GoogLeNet or Inception whose weights aren't torchvision's own."""
     if released or getattr(module, "transform_input", None) is not False:
         return ()

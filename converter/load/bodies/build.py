@@ -27,6 +27,8 @@ def network_from_fit(fit: Fit, **kwargs: Any) -> nn.Module:
             channels = fit.stem.channels if fit.stem else 3
             if fit.classes is None:
                 classes = 0
+            if fit.image_size is not None:
+                kwargs["img_size"] = fit.image_size
             network = timm_names.build(architecture.name, num_classes=classes, in_chans=channels, **kwargs)
         else:
             network = torchvision_names.build(
@@ -37,9 +39,12 @@ def network_from_fit(fit: Fit, **kwargs: Any) -> nn.Module:
         elif fit.place is not None and not architecture.of_timm:
             network.set_submodule(fit.place, nn.Identity())
         if fit.stem is not None:
-            _change_stem(network, architecture.stem[0], fit.stem)
+            for path in architecture.stem if fit.stem.bias else architecture.stem[:1]:
+                _change_stem(network, path, fit.stem)
     if fit.pools_twice:
         _pool_twice(network, architecture.title)
+    if fit.pools_to_one:
+        network.set_submodule("avgpool", nn.AdaptiveAvgPool2d(1))
     return network
 
 
@@ -50,8 +55,8 @@ def _change_stem(network: nn.Module, path: str, stem: Stem) -> None:
     size: dict[str, Any] = {"kernel_size": 3, "stride": 1, "padding": 1}
     if not stem.small:
         size = {"kernel_size": old.kernel_size, "stride": old.stride, "padding": old.padding}
-    if stem.small or old.in_channels != stem.channels:
-        bias = old.bias is not None
+    if stem.small or stem.bias or old.in_channels != stem.channels:
+        bias = stem.bias or old.bias is not None
         network.set_submodule(path, nn.Conv2d(stem.channels, old.out_channels, bias=bias, **size))
     if stem.small:
         pool = next(name for name, module in network.named_modules() if isinstance(module, nn.MaxPool2d))

@@ -38,6 +38,11 @@ class Architecture:
         return self.name.startswith(TIMM)
 
     @property
+    def plain_names(self) -> set[str]:
+        """Its names without the library."""
+        return {name.removeprefix(TIMM) for name in (self.name, *self.same)}
+
+    @property
     def title(self) -> str:
         """The name with the library it's from, for a sentence."""
         return f"timm's {self.name.removeprefix(TIMM)}" if self.of_timm else f"torchvision's {self.name}"

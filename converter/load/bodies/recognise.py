@@ -8,10 +8,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from math import isqrt
+from typing import Literal
 
 from converter.errors import ArchitectureError
 from converter.load.bodies.heads import Head, NotAHeadError, head_from_shapes
-from converter.load.bodies.index import Architecture, index
+from converter.load.bodies.index import TIMM, Architecture, index
 from converter.load.bodies.tree import Comparison, Difference, Node, Shape, at, difference, names_of, tree_of
 from zscgan_common.text import cut
 
@@ -20,22 +21,44 @@ _OTHERS = 40
 _ALIKE = 0.3
 """The share of names with equal shapes from which on an architecture is worth naming as the nearest."""
 
-# The auxiliary classifiers of GoogLeNet and Inception: they train and never run in eval mode.
-_AUXILIARY = re.compile(r"(?:^|\.)(?:aux1|aux2|AuxLogits)\.")
+# They train and never run in eval mode: the classifiers of GoogLeNet and Inception, the token of masked patches.
+_AUXILIARY = re.compile(r"(?:^|\.)(?:(?:aux1|aux2|AuxLogits)\.|mask_token$)")
 _OLD_DENSENET = re.compile(r"(denselayer\d+\.(?:norm|relu|conv))\.([12])\.")
 _USUAL_HEAD = re.compile(
     r"^(?:\w+\.)?(?:fc|head|heads|classifier|last_linear|linear|logits)(?:\.(?:\d+|head|fc|linear))*\.weight$"
 )
-_POSITIONS = "encoder.pos_embedding"
+_TAG = re.compile(r"\..*$")
+"""What ends timm's names: which weights they are of."""
+_OF_TRANSFORMERS = re.compile(
+    r"(?:resnet|regnet|vit|deit|beit|swin|dinov2|convnext\w*|efficientnet|mobilenet_v\d)"
+    r"\.(?:embedder|embeddings|encoder|conv_stem)\."
+)
+_POSITIONS = ("encoder.pos_embedding", "pos_embed")
+"""The embedding of positions in the transformers of torchvision and of timm."""
+_MOST_TOKENS = 5
+"""Without a place in the image, that positions may begin with: of the class, of distillation, registers."""
+_FEATURES = "features"
+"""What torchvision calls the body of networks that aren't ResNets; people build on it alone."""
 _SHORTCUT = re.compile(r"(layer\d+\.\d+)\.shortcut\.")
+_SIDES = (6, 7)
+"""Of what AlexNet's and VGG's pooling gives for each channel."""
+_NAMED_BY_STAGE = re.compile(r"(?:^|\.)conv2_x\.0\.residual_function\.0\.weight$")
+"""In a ResNet whose stages are conv2_x to conv5_x, as the paper calls them."""
+_STAGE = re.compile(r"(^|\.)conv([2-5])_x\.(\d+)\.")
+_STEP = re.compile(r"\.residual_function\.(\d+)\.")
+_STEM = re.compile(r"(^|\.)conv1\.([01])\.")
 
 
 @dataclass(frozen=True)
 class Stem:
-    """A first convolution that isn't the architecture's: its channels, and whether it is 3x3 in the place of 7x7."""
+    """A first convolution that isn't the architecture's: its channels, and whether it is 3x3 in the place of 7x7.
+
+    ``bias`` says that it has a bias where the architecture's has none.
+    """
 
     channels: int
     small: bool
+    bias: bool = False
 
 
 @dataclass(frozen=True)
@@ -44,8 +67,10 @@ class Fit:
 
     ``names`` has the architecture's name for each name of the file. ``classes`` is None for a network without a head;
     ``place`` and ``head`` are the module that was replaced and the layers that replace it. ``others`` are architectures
-    of the same names and shapes that compute something else. ``pools_twice`` says that the head takes the maximum and
-    the mean of each channel, as fastai's heads do. ``image_size`` is that of a transformer for other
+    of the same names and shapes that compute something else; ``is_named`` says that the file's texts decided between
+    them. ``pools_twice`` says that the head takes the maximum and
+    the mean of each channel, as fastai's heads do, ``pools_to_one`` that it takes one value of each channel where the
+    architecture's takes several, as VGG's does. ``image_size`` is that of a transformer for other
     images than the architecture's.
     """
 
@@ -56,13 +81,19 @@ class Fit:
     head: Head | None = None
     stem: Stem | None = None
     pools_twice: bool = False
+    pools_to_one: bool = False
     image_size: int | None = None
     others: tuple[str, ...] = ()
+    is_named: bool = False
 
     @property
     def oddity(self) -> int:
         """How much of it is not as the architecture has it."""
-        return 2 * (self.classes is None or self.head is not None) + (self.stem is not None)
+        return (
+            2 * (self.classes is None or self.head is not None)
+            + (self.stem is not None)
+            + (self.image_size is not None)
+        )
 
     @property
     def title(self) -> str:
@@ -74,15 +105,22 @@ class Fit:
 
 @dataclass(frozen=True)
 class _Variant:
-    """A reading of the file: the subtree that may be a body, its place, and the names beside it."""
+    """A reading of the file: the subtree that may be a body, its place, and the names beside it.
+
+    ``numbered`` says that a Sequential of the architecture's children may have only numbers; ``inside`` is the module
+    of the architecture that the subtree is, empty for the whole of it.
+    """
 
     tree: Node
     prefix: str
     beside: tuple[str, ...]
     numbered: bool = False
+    inside: str = ""
 
     def tree_for(self, architecture: Architecture) -> Node:
-        """The tree under the architecture's names, where a Sequential of its children has only numbers."""
+        """The tree under the architecture's names."""
+        if self.inside:
+            return Node({self.inside: self.tree})
         if not self.numbered:
             return self.tree
         children = {_child(architecture, name): entry for name, entry in self.tree.children.items()}
@@ -92,11 +130,11 @@ class _Variant:
         """The architecture's name for ``name``, which is in the body."""
         name = name[len(self.prefix) + 1 :] if self.prefix else name
         first, _, rest = name.partition(".")
-        return _joined(_child(architecture, first), rest) if self.numbered else name
+        return _joined(_child(architecture, first), rest) if self.numbered else _joined(self.inside, name)
 
     def absolute(self, architecture: Architecture, name: str) -> str:
         """The file's name for a name of the architecture."""
-        first, _, rest = name.partition(".")
+        first, _, rest = name.removeprefix(f"{self.inside}." if self.inside else "").partition(".")
         if self.numbered and first in architecture.children:
             first = str(architecture.children.index(first))
         return _joined(self.prefix, first, rest)
@@ -120,10 +158,11 @@ class _Near:
         return difference(self.variant.tree_for(self.architecture), self.architecture.tree)
 
 
-def recognise(shapes: Mapping[str, Shape]) -> Fit:
+def recognise(shapes: Mapping[str, Shape], words: frozenset[str] = frozenset()) -> Fit:
     """The one architecture of torchvision or timm whose body these tensors fit.
 
-    Where one of torchvision's fits, it is taken before those of timm. Raises ArchitectureError for several, and with
+    Of several it's the one that ``words``, the texts beside the weights, name; else one of torchvision's comes before
+    those of timm. Raises ArchitectureError for several, and with
     the nearest for none.
     """
     near: list[_Near] = []
@@ -132,7 +171,7 @@ def recognise(shapes: Mapping[str, Shape]) -> Fit:
         near += found[:1]
         fits = _fits(found, shapes)
         if fits:
-            return _with_classes(_only(fits))
+            return _with_classes(_only(fits, words))
     raise ArchitectureError(_unrecognised(shapes, near))
 
 
@@ -161,15 +200,29 @@ def classes_of(shapes: Mapping[str, Shape]) -> int | None:
 
 
 def own_names(shapes: Iterable[str]) -> dict[str, str]:
-    """The name of today for each name of a file: DenseNet's of before 2018, and a ResNet's shortcut.
+    """torchvision's name for each name of a file: DenseNet's of before 2018, a ResNet's shortcut, or its stages.
 
-    Auxiliary classifiers, and counters of batch norms, are left out.
+    What never runs in eval mode is left out.
     """
+    kept = [name for name in shapes if not _AUXILIARY.search(name)]
+    by_stage = any(_NAMED_BY_STAGE.search(name) for name in kept)
+    names = {name: _of_stage(name) if by_stage else name for name in kept}
     return {
-        name: _SHORTCUT.sub(r"\1.downsample.", _OLD_DENSENET.sub(r"\1\2.", name))
-        for name in shapes
-        if not _AUXILIARY.search(name)
+        name: _SHORTCUT.sub(r"\1.downsample.", _OLD_DENSENET.sub(r"\1\2.", new))
+        for name, new in names.items()
     }
+
+
+def _of_stage(name: str) -> str:
+    """torchvision's name for one of a ResNet whose stages are ``conv2_x`` to ``conv5_x``."""
+
+    def step(found: re.Match[str]) -> str:
+        place, number = divmod(int(found[1]), 3)  # convolution, batch norm, ReLU
+        return f".{('conv', 'bn', 'relu')[number]}{place + 1}."
+
+    name = _STEM.sub(lambda found: f"{found[1]}{('conv1', 'bn1')[int(found[2])]}.", name)
+    name = _STAGE.sub(lambda found: f"{found[1]}layer{int(found[2]) - 1}.{found[3]}.", name)
+    return _STEP.sub(step, name)
 
 
 def _variants(shapes: Mapping[str, Shape]) -> Iterator[_Variant]:
@@ -181,6 +234,8 @@ def _variants(shapes: Mapping[str, Shape]) -> Iterator[_Variant]:
         yield _Variant(tree, prefix, beside)
         if tree.children and all(name.isdecimal() for name in tree.children):
             yield _Variant(tree, prefix, beside, numbered=True)
+        if beside or prefix:
+            yield _Variant(tree, prefix, beside, inside=_FEATURES)
         largest = max(
             ((entry.count, name) for name, entry in tree.children.items() if isinstance(entry, Node)),
             default=(0, ""),
@@ -221,8 +276,12 @@ def _fits(near: Iterable[_Near], shapes: Mapping[str, Shape]) -> list[Fit]:
     return [fit for fit in found if fit.oddity == least]
 
 
-def _only(fits: list[Fit]) -> Fit:
+def _only(fits: list[Fit], words: frozenset[str]) -> Fit:
     """The one that is taken of several that fit; raises ArchitectureError where the user has to say which."""
+    spoken = {_TAG.sub("", word.rpartition("/")[2].removeprefix(TIMM)) for word in words}
+    named = [fit for fit in fits if fit.architecture.plain_names & spoken]
+    if len(fits) > 1 and len(named) == 1:
+        return replace(named[0], is_named=True)
     of_torchvision = [fit for fit in fits if not fit.architecture.of_timm]
     names = [fit.architecture.name for fit in fits]
     if len(fits) > 1 and len(of_torchvision) != 1:
@@ -241,7 +300,7 @@ def _fit(near: _Near, shapes: Mapping[str, Shape]) -> Fit | str:
     stem = _stem(near, found)
     kept = {f"{path}.weight" for path in architecture.stem} if stem is not None else set()
     image_size = _image_size(near)
-    kept |= {_POSITIONS} if image_size is not None else set()
+    kept |= set(_POSITIONS) if image_size is not None else set()
     reason = ""
     for scope in _scopes(architecture):
         odd = {name for name in (*found.missing, *found.reshaped) if not _within(name, *scope)}
@@ -272,7 +331,8 @@ def _stem(near: _Near, found: Difference) -> Stem | None:
     architecture, tree = near.architecture, near.variant.tree_for(near.architecture)
     stems = set()
     for path in architecture.stem:
-        if f"{path}.weight" not in found.reshaped:
+        bias = f"{path}.bias" in found.unknown
+        if f"{path}.weight" not in found.reshaped and not bias:
             continue
         ours, theirs = at(tree, f"{path}.weight"), at(architecture.tree, f"{path}.weight")
         if isinstance(ours, Node) or isinstance(theirs, Node) or ours is None or theirs is None:
@@ -281,21 +341,30 @@ def _stem(near: _Near, found: Difference) -> Stem | None:
         same_kernel = ours[2:] == theirs[2:]
         if len(ours) != 4 or ours[0] != theirs[0] or ours[1] < 1 or not (same_kernel or small):
             return None
-        stems.add(Stem(ours[1], small))
+        stems.add(Stem(ours[1], small, bias))
     return stems.pop() if len(stems) == 1 else None
 
 
 def _image_size(near: _Near) -> int | None:
-    """The size of images that a transformer of torchvision has positions for, where it isn't the architecture's."""
+    """The size of images that a transformer has positions for, where it isn't the architecture's."""
     tree, theirs = near.variant.tree_for(near.architecture), near.architecture.tree
-    ours, own = at(tree, _POSITIONS), at(theirs, _POSITIONS)
     patches = at(theirs, f"{near.architecture.stem[0]}.weight") if near.architecture.stem else None
-    if not isinstance(ours, tuple) or not isinstance(own, tuple) or not isinstance(patches, tuple):
-        return None
-    if len(ours) != 3 or ours == own or (ours[0], ours[2]) != (own[0], own[2]):
-        return None
-    side = isqrt(max(ours[1] - 1, 0))
-    return side * patches[-1] if side and side**2 == ours[1] - 1 else None
+    for name in _POSITIONS:
+        ours, own = at(tree, name), at(theirs, name)
+        if not isinstance(ours, tuple) or not isinstance(own, tuple) or not isinstance(patches, tuple):
+            continue
+        if len(ours) != 3 or len(own) != 3 or ours == own or (ours[0], ours[2]) != (own[0], own[2]):
+            continue
+        tokens = next((count for count in range(_MOST_TOKENS + 1) if _side(own[1] - count)), None)
+        if tokens is not None and (side := _side(ours[1] - tokens)):
+            return side * patches[-1]
+    return None
+
+
+def _side(places: int) -> int:
+    """The side of a square of so many places; 0 where it's none."""
+    side = isqrt(max(places, 0))
+    return side if side**2 == places else 0
 
 
 def _has_pool(architecture: Architecture) -> bool:
@@ -308,7 +377,9 @@ def _with_head(
 ) -> Fit:
     """The fit of a body whose only other tensors are in ``scope`` or beside it; raises NotAHeadError."""
     architecture, variant = near.architecture, near.variant
-    foreign = [variant.absolute(architecture, n) for n in found.unknown if not _within(n, *scope)]
+    biases = {f"{path}.bias" for path in architecture.stem} if stem is not None and stem.bias else set()
+    unknown = [name for name in found.unknown if name not in biases]
+    foreign = [variant.absolute(architecture, n) for n in unknown if not _within(n, *scope)]
     foreign += variant.beside
     tree = variant.tree_for(architecture)
     present = [module for module in scope if at(tree, module) is not None]
@@ -317,21 +388,27 @@ def _with_head(
     names = _names(near, shapes)
     if not foreign and not present:
         return Fit(architecture, names, None, scope[0] if scope else None, stem=stem)
-    odd = [name for name in (*found.missing, *found.unknown) if _within(name, *scope)]
+    odd = [name for name in (*found.missing, *unknown) if _within(name, *scope)]
     if not foreign and not odd and (classes := _plain_classes(near, found, scope)) is not None:
         return Fit(architecture, names, classes, stem=stem)
     module = _common_module(foreign) if foreign else variant.absolute(architecture, scope[0])
-    if not module or len(scope) != 1:
+    if len(scope) != 1 or any("." not in name for name in foreign):
         raise NotAHeadError(f"its layers are {cut(foreign or list(scope), 3)}")
-    head, old_names = _head_in(module, shapes)
-    pools_twice = _pools_twice(head, architecture, scope[0])
+    head, old_names = _head_in(module, shapes, foreign)
+    pools = _pools(head, architecture, scope[0])
     names |= {old: _joined(scope[0], name) for old, name in old_names.items()}
-    return Fit(architecture, names, head.classes, scope[0], head, stem, pools_twice)
+    twice, to_one = pools == "twice", pools == "to one"
+    return Fit(architecture, names, head.classes, scope[0], head, stem, twice, to_one)
 
 
-def _head_in(module: str, shapes: Mapping[str, Shape]) -> tuple[Head, dict[str, str]]:
-    """The head in ``module`` of the file, and its own name for each name of the file; raises NotAHeadError."""
-    names = {old: name[len(module) + 1 :] for old, name in own_names(shapes).items() if _within(name, module)}
+def _head_in(module: str, shapes: Mapping[str, Shape], beside: Iterable[str]) -> tuple[Head, dict[str, str]]:
+    """The head in ``module`` of the file, or whose layers lie ``beside`` the body, where ``module`` is empty.
+
+    Also its own name for each name of the file. Raises NotAHeadError.
+    """
+    layers = (module,) if module else tuple({name.rpartition(".")[0]: None for name in beside})
+    start = len(module) + 1 if module else 0
+    names = {old: name[start:] for old, name in own_names(shapes).items() if _within(name, *layers)}
     tensors = {name: shapes[old] for old, name in names.items() if not name.endswith("num_batches_tracked")}
     return head_from_shapes(tensors), names
 
@@ -353,19 +430,22 @@ def _plain_classes(near: _Near, found: Difference, scope: tuple[str, ...]) -> in
     return counts.pop() if len(counts) == 1 else None
 
 
-def _pools_twice(head: Head, architecture: Architecture, place: str) -> bool:
-    """Whether ``head`` takes twice the values that the module at ``place`` takes; NotAHeadError for another number."""
+def _pools(head: Head, architecture: Architecture, place: str) -> Literal["", "twice", "to one"]:
+    """How another pooling feeds ``head`` than what is at ``place``; empty for the same, NotAHeadError for none."""
     own = at(architecture.tree, place)
     assert isinstance(own, Node)
     theirs = head_from_shapes({name: _shape(own, name) for name in names_of(own)})
-    twice = head.inputs == 2 * theirs.inputs and place == architecture.head[0] and not head.spatial
     if head.spatial != theirs.spatial:
         raise NotAHeadError(
             f"it begins with {head.layers[0].kind}, where {theirs.layers[0].kind} is expected"
         )
-    if not (twice or head.inputs == theirs.inputs):
-        raise NotAHeadError(f"it takes {head.inputs} values and the body gives {theirs.inputs}")
-    return twice
+    if head.inputs == theirs.inputs:
+        return ""
+    if head.inputs == 2 * theirs.inputs and place == architecture.head[0] and not head.spatial:
+        return "twice"
+    if head.inputs in {theirs.inputs / side**2 for side in _SIDES} and "avgpool" in architecture.children:
+        return "to one"
+    raise NotAHeadError(f"it takes {head.inputs} values and the body gives {theirs.inputs}")
 
 
 def _shape(tree: Node, name: str) -> Shape:
@@ -401,6 +481,10 @@ def _unrecognised(shapes: Mapping[str, Shape], near: Iterable[_Near]) -> str:
         f"({cut(list(shapes), 3)}); "
     )
     command = "Name the network by a function that returns it: --arch file.py:callable"
+    if any(_OF_TRANSFORMERS.match(name) for name in shapes):
+        command = (
+            f"The names are those of transformers: put the network's config.json beside the file. {command}"
+        )
     if best is None:
         return f"{known}nearest: none. {command}"
     found, total = best.difference(), best.architecture.tree.count

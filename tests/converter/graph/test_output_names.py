@@ -104,3 +104,28 @@ def test_an_onnx_file_with_one_value_under_two_names(tmp_path: Path) -> None:
     torch.testing.assert_close(teacher.probe["maps"], teacher.probe["same"])
     torch.testing.assert_close(teacher.probe["maps"], teacher.probe["pixels"].relu())
     torch.testing.assert_close(teacher.probe["flat2"], teacher.probe["maps"].mean((2, 3)))
+
+
+class Buffers(nn.Module):
+    """A network with buffers of these names, which the exporter gives to values too."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.conv, self.names = nn.Conv2d(3, 4, 3), names
+        for number, name in enumerate(names):
+            self.register_buffer(name, torch.full((1, 4, 1, 1), 0.1 * number + 0.1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x)
+        for name in self.names:
+            x = torch.relu(x) + getattr(self, name)
+        return x.mean((2, 3))
+
+
+@pytest.mark.parametrize("names", [["mean", "relu", "add_1"], ["input"], ["val_0", "conv2d"]])
+def test_weights_that_are_called_like_values(names: list[str]) -> None:
+    network = Buffers(names).eval()
+    graph, x = graph_from_model(network, SPEC), torch.rand(3, 3, 6, 6)
+    with torch.no_grad():
+        torch.testing.assert_close(graph.module(x), network(x))
+        torch.testing.assert_close(torch.from_numpy(run_onnx(graph.onnx, x)[0]), network(x))

@@ -36,6 +36,9 @@ NAMES = set(net())
     [
         ({"criterion.weight": torch.rand(5)}, True),
         ({"val_f1.tp": torch.rand(5), "train_loss.total": torch.rand(1)}, True),
+        ({"train_precision.tp": torch.rand(5), "ce.weight": torch.rand(5)}, True),
+        ({"seen.tp": torch.rand(5), "seen.fn": torch.rand(5)}, True),
+        (behind("encoder_k.", net()) | {"queue": torch.rand(5, 9), "queue_ptr": torch.zeros(1)}, True),
         ({"loss_fn.vgg.0.weight": torch.rand(64, 3, 9, 9)}, True),
         ({"initted": torch.tensor(True), "class_weights": torch.rand(5)}, True),
         (behind("teacher.", net()), True),

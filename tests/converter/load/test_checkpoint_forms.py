@@ -6,6 +6,7 @@ import pickle
 import re
 import sys
 import warnings
+from argparse import Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
@@ -17,6 +18,8 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.nn.utils import prune, spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 from torchvision import models
 
 from converter.errors import LoadError
@@ -187,6 +190,115 @@ def one_file(folder: Path) -> tuple[Path, nn.Module]:
     return folder, shufflenet()
 
 
+# Known networks that were changed
+
+
+def resnet_with(**modules: nn.Module) -> Callable[[], nn.Module]:
+    """torchvision's ResNet-18 of 7 classes with modules replaced, the same at each call."""
+
+    @cache
+    def build() -> nn.Module:
+        torch.manual_seed(5)
+        network = models.resnet18(num_classes=7)
+        for name, module in modules.items():
+            setattr(network, name, module)
+        return marked(network)
+
+    return build
+
+
+def of_network(network: Callable[[], nn.Module], note: str = "", **options: Any) -> Form:
+    def make(folder: Path) -> tuple[Path, nn.Module]:
+        return saved(weights(network()), folder / "net.pth"), network()
+
+    return Form(make, IMAGENET | options, note)
+
+
+def of_timm(name: str, **given: Any) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        import timm
+
+        torch.manual_seed(6)
+        return marked(timm.create_model(name, **given))
+
+    return cache(build)
+
+
+def deep(width: int) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(width, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
+
+
+class Layers(nn.Module):
+    """A body, and layers beside it."""
+
+    def __init__(self, body: nn.Module, *widths: int) -> None:
+        super().__init__()
+        self.body = body
+        self.fc1, self.fc2 = nn.Linear(widths[0], widths[1]), nn.Linear(widths[1], 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.body(x)
+        x = x.mean((2, 3)) if x.dim() == 4 else x
+        return self.fc2(torch.relu(self.fc1(x)))
+
+
+def stages() -> State:
+    """A ResNet for CIFAR under the names of a well-known collection."""
+    parts = {"conv1": "0", "bn1": "1", "conv2": "3", "bn2": "4"}
+
+    def renamed(name: str) -> str:
+        if (found := re.fullmatch(r"layer(\d)\.(\d)\.(conv1|bn1|conv2|bn2)\.(.+)", name)) is not None:
+            return f"conv{int(found[1]) + 1}_x.{found[2]}.residual_function.{parts[found[3]]}.{found[4]}"
+        name = re.sub(r"^layer(\d)", lambda found: f"conv{int(found[1]) + 1}_x", name)
+        name = name.replace("downsample", "shortcut")
+        return re.sub(r"^(conv|bn)1\.", lambda found: f"conv1.{'01'[found[1] == 'bn']}.", name)
+
+    return {renamed(name): value for name, value in weights(FOR_CIFAR()).items()}
+
+
+FOR_CIFAR = resnet_with(conv1=nn.Conv2d(3, 64, 3, padding=1, bias=False), maxpool=nn.Identity())
+
+
+@cache
+def vgg() -> nn.Module:
+    torch.manual_seed(7)
+    network = models.vgg11_bn(init_weights=False)
+    network.avgpool, network.classifier = nn.Identity(), nn.Linear(512, 10)
+    return marked(network)
+
+
+@cache
+def in_parts() -> nn.Module:
+    network = resnet_with(fc=weight_norm(nn.Linear(512, 3)))()
+    prune.l1_unstructured(network.conv1, "weight", 0.5)
+    spectral_norm(network.layer1[0].conv1)
+    network.eval()
+    with torch.no_grad():  # without, the weights carry gradients and the network can't be copied
+        network(torch.zeros(1, 3, 32, 32))
+    return network
+
+
+class Normalised(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.normalize = nn.Module()
+        self.normalize.register_buffer("mean", torch.tensor([0.4, 0.5, 0.6]).view(1, 3, 1, 1))
+        self.normalize.register_buffer("std", torch.tensor([0.2, 0.3, 0.4]).view(1, 3, 1, 1))
+        self.model = resnet()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model((x - self.normalize.mean) / self.normalize.std)
+
+
+def twins(*, named: bool) -> dict[str, object]:
+    """Of two networks of timm that differ in their normalisation's epsilon alone."""
+    arguments = {"model": "tf_mobilenetv3_small_075.in1k"} if named else {}
+    return {"state_dict": weights(TWIN()), "args": Namespace(**arguments, lr=0.1), "epoch": 3}
+
+
+TWIN = of_timm("tf_mobilenetv3_small_075", num_classes=3)
+
+
 # Networks that are described
 
 
@@ -349,6 +461,54 @@ RECOGNISED = {
     "DeepSpeed: the folder with `latest`, or `mp_rank_00_model_states.pt`": Form(deepspeed),
     "accelerate's or Trainer's folder, with `optimizer.bin` and others beside the weights": Form(accelerate),
     "a folder with exactly one checkpoint": Form(one_file),
+    "torchvision or timm body, any number of classes": of_network(of_timm("test_resnet", num_classes=5)),
+    "head of several layers (`fc`, `classifier`, `head`, …), Sequential or named": of_network(
+        resnet_with(fc=deep(512)), "head by the shapes: Linear 512→8, BatchNorm, ReLU, Linear 8→3"
+    ),
+    "head named `last_linear`, `linear`, …": of_object(body_and_head("", "last_linear"), resnet),
+    "no head (backbone, `num_classes=0`)": of_network(
+        of_timm("test_resnet", num_classes=0), "the network's outputs are the features"
+    ),
+    "body and layers side by side: `backbone.*`, `fc1.*`, `fc2.*`": of_network(
+        cache(lambda: marked(Layers(resnet_with(fc=nn.Identity())(), 512, 8))),
+        "Linear 512→8, ReLU, Linear 8→3",
+    ),
+    "the `features` alone of a torchvision network, plus a head": of_network(
+        cache(lambda: marked(Layers(models.mobilenet_v2().features, 1280, 8))), "torchvision's mobilenet_v2"
+    ),
+    "`nn.Sequential(*children()[:-1])` plus a head": of_network(
+        cache(
+            lambda: marked(
+                nn.Sequential(
+                    nn.Sequential(*list(models.resnet18().children())[:-1]), nn.Flatten(), deep(512)
+                )
+            )
+        )
+    ),
+    "fastai's ResNet, weights alone": of_object(lambda: of_fastai()["model"], fastai),
+    "grey, 4 or n channels, also with a bias": of_network(
+        resnet_with(conv1=nn.Conv2d(1, 64, 7, 2, 3)), input_shape=(1, 64, 64)
+    ),
+    "ResNet for CIFAR (3x3 stem; also with `shortcut` and `linear`, or stages `conv2_x` to `conv5_x`)": of_object(
+        stages, FOR_CIFAR
+    ),
+    "VGG for CIFAR, with one Linear": of_network(vgg, input_shape=(3, 32, 32)),
+    "vision transformer of another image size": of_network(
+        of_timm("test_vit", num_classes=3, img_size=96), input_shape=(3, 96, 96)
+    ),
+    "weight norm, spectral norm, pruning": of_network(
+        in_parts, "put weights together that the file has in parts"
+    ),
+    "a normalisation of its own: `normalize.mean`, `normalize.std`": Form(
+        lambda folder: (saved(weights(Normalised()), folder / "net.pth"), Normalised().eval()),
+        {"input_shape": (3, 64, 64)},
+        "mean 0.4,0.5,0.6, std 0.2,0.3,0.4",
+    ),
+    "several architectures of equal shapes, one of which the file names": of_object(
+        lambda: twins(named=True),
+        TWIN,
+        "timm's tf_mobilenetv3_small_075 with 3 classes, which the file names",
+    ),
     "timm's folder: `config.json` with `architecture`, `model.safetensors` or `pytorch_model.bin`": Form(
         timm_folder, {}, "mean 0.4, std 0.2 from config.json"
     ),
@@ -436,6 +596,12 @@ def fastai_export(folder: Path) -> Path:
         return saved(fake.Learner(), folder / "export.pkl")
 
 
+def several_heads(folder: Path) -> Path:
+    body = {name: value for name, value in weights(resnet()).items() if not name.startswith("fc.")}
+    heads = {"age.weight": torch.rand(5, 512), "sex.weight": torch.rand(2, 512)}
+    return saved(behind("backbone.", body) | heads, folder / "net.pth")
+
+
 def several(folder: Path) -> Path:
     for name in ("epoch1.pth", "epoch2.pth"):
         saved(weights(), folder / name)
@@ -501,6 +667,21 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
         (only_inside, "there are weights in .*checkpoint-500: type that"),
     ),
     "only an optimizer's state": ((optimizer_alone, "holds the state of an optimizer and no weights"),),
+    "several heads on one body": (
+        (several_heads, "Its body fits, but the head can't be rebuilt: age gives 5 values and sex takes 512"),
+    ),
+    "several architectures of equal shapes (timm's `tf_efficientnet_b0`, `efficientnet_b0`)": (
+        (
+            lambda folder: saved(twins(named=False), folder / "net.pth"),
+            "timm:mobilenetv3_small_075, timm:tf_mobilenetv3_small_075; say which: --arch timm:",
+        ),
+    ),
+    "networks of one's own names (`cifar10_resnet20`), other widths": (
+        (
+            lambda folder: saved(weights(models.mobilenet_v2(width_mult=0.25)), folder / "net.pth"),
+            "has the names and shapes of these .* --arch file.py:callable",
+        ),
+    ),
     "weights in several files of which one is missing": (
         (shard_missing, "lacks 1 of the 2 files that share the weights: model-2-of-2.safetensors"),
     ),

@@ -237,7 +237,10 @@ def test_importable_module_from_the_current_folder(
         ("{code}:constant", "constant is a int; expected a class or function"),
         ("{code}:number", "returned a int; expected a torch.nn.Module"),
         ("{code}:broken", r"calling it failed at .*nets.py:\d+: RuntimeError: no such luck"),
-        ("{code}:needs", r"TypeError: needs.. missing 1 .*\(it is called without arguments; to pass others"),
+        (
+            "{code}:needs",
+            r"TypeError: needs.. missing 1 .*\(it is called without arguments\); to pass others",
+        ),
         ("gone.py:Tiny", "there is no file gone.py"),
         ("no_such_package_here:Tiny", "ModuleNotFoundError: No module named 'no_such_package_here'"),
         ("{folder}/bad.py:Tiny", r"importing it failed at .*bad.py:2: SyntaxError"),

@@ -121,7 +121,7 @@ def vgg() -> nn.Module:
     return set_all(models.vgg11_bn(), classifier=head)
 
 
-ReLU = "ReLU is assumed, as weights don't tell activations: for another, name a function"
+ReLU = "ReLU is assumed, as weights don't tell activations; for another, name a function"
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,10 @@ def test_what_tutorials_make_computes_the_same(
     build: Callable[[], nn.Module], shape: tuple[int, int, int], note: str, tmp_path: Path
 ) -> None:
     teacher = require_same(build(), tmp_path, shape)
-    assert any(note in line for line in teacher.notes)
+    assert any(note in line for line in (*teacher.notes, *map(str, teacher.warnings)))
+    assumes = build is for_cifar or any("ReLU" in line for line in teacher.notes)
+    assert {warning.code for warning in teacher.warnings} <= {"network-assumed", "normalisation-contradicted"}
+    assert ("network-assumed" in {warning.code for warning in teacher.warnings}) == assumes
 
 
 def test_a_transformer_for_other_images(tmp_path: Path) -> None:

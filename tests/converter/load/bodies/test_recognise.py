@@ -167,6 +167,31 @@ def test_of_equal_shapes_torchvisions_comes_first() -> None:
     assert "timm:resnetblur50" in fit.others
 
 
+def test_of_several_the_one_that_the_file_names() -> None:
+    fit = recognise(timm("tf_efficientnet_b0"), frozenset({"timm/tf_efficientnet_b0.ns_jft_in1k", "adam"}))
+    assert (fit.architecture.name, fit.is_named) == ("timm:tf_efficientnet_b0", True)
+    blurred = recognise(torchvision("resnet50"), frozenset({"resnetblur50"}))
+    assert (blurred.architecture.name, blurred.others) == ("timm:resnetblur50", ())
+    assert recognise(torchvision("resnet50"), frozenset({"resnet50"})).others == ()
+    both = recognise(torchvision("resnet50"), frozenset({"resnet50", "resnetblur50"}))
+    assert (both.architecture.name, both.is_named) == ("resnet50", False)
+
+
+def test_the_size_of_images_decides_first() -> None:
+    fit = recognise(timm("vit_tiny_patch16_224", num_classes=5))
+    assert ("timm:vit_tiny_patch16_224" in fit.architecture.same, fit.image_size) == (True, None)
+
+
+def test_a_parameter_of_its_own_is_no_layer() -> None:
+    with pytest.raises(ArchitectureError, match=r"can't be rebuilt: its layers are p, fc\.weight"):
+        recognise(without_fc(lambda key: f"body.{key}", p=(1,)) | {"fc.weight": (4, 512)})
+
+
+def test_pretraining_leaves_a_token_of_masked_patches() -> None:
+    shapes = timm("vit_small_patch14_dinov2", num_classes=0) | {"mask_token": (1, 384)}
+    assert recognise(shapes).architecture.name == "timm:vit_small_patch14_dinov2"
+
+
 def test_what_fits_nothing_names_the_nearest_and_what_differs() -> None:
     shapes = torchvision("resnet34", 10)
     del shapes["layer3.5.conv2.weight"]
@@ -194,6 +219,12 @@ def test_what_fits_nothing_names_the_nearest_and_what_differs() -> None:
 def test_other_weights_are_near_nothing(shapes: dict[str, Shape]) -> None:
     with pytest.raises(ArchitectureError, match=r"nearest: none\. Name the network"):
         recognise(shapes)
+
+
+def test_weights_of_transformers_lack_their_config() -> None:
+    names = {"resnet.embedder.embedder.convolution.weight": (64, 3, 7, 7), "classifier.1.weight": (2, 64)}
+    with pytest.raises(ArchitectureError, match=r"of transformers: put the network's config\.json beside"):
+        recognise(names)
 
 
 def test_a_head_that_is_no_chain() -> None:
