@@ -42,6 +42,7 @@ class SamplesReport:
     input_shape: tuple[int, int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    channel_order: str
     task: str
     samples: int
     source: SampleKind
@@ -225,6 +226,7 @@ def _add_report(
             input_shape=teacher.spec.shape,
             mean=teacher.spec.mean,
             std=teacher.spec.std,
+            channel_order=teacher.spec.channel_order,
             task=task.name,
             samples=options.count,
             source=kind,

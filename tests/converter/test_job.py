@@ -94,7 +94,7 @@ def test_a_contradicted_normalisation_is_told_before_the_work(here: Path) -> Non
     flags = ["net.pth", "--int8", "--arch", "net.py:build", "--input-shape", "3x32x32"]
     typed = CliRunner().invoke(command, [*flags, "--preset", "imagenet"])
     assert str(typed.exception) == BEGUN, typed.output
-    assert "warning: --preset imagenet gives the network values of -2.12 to 2.64, but" in typed.output
+    assert "warning: with --preset imagenet the network gets values of -2.12 to 2.64, but" in typed.output
     assert "; --preset bytes agrees with it" in typed.output
     auto = CliRunner().invoke(command, [*flags, "--preset", "auto", "--channel-order", "auto"])
     assert str(auto.exception) == BEGUN, auto.output

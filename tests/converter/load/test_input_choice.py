@@ -120,7 +120,7 @@ def test_what_was_typed_is_kept_but_warned_of(
     assert choice.spec == chosen(**given).spec
     (warning,) = choice.warnings
     assert warning.code == "normalisation-contradicted"
-    assert warning.text.startswith(f"{flags} gives the network values of ")
+    assert warning.text.startswith(f"with {flags} the network gets values of ")
     assert warning.text.endswith(f"; {advice} agrees with it")
 
 
