@@ -21,11 +21,12 @@ class ZSCGANOptions:
     ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
     samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples
     of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
-    ``samples_per_class`` samples to be learned. Where there are none to learn, ``steps_without_labels`` suffice.
+    ``samples_per_class`` samples to be learned. Where there are none to learn, one generator and
+    ``steps_without_labels`` suffice.
     """
 
     steps: int = 250
-    steps_without_labels: int = 100
+    steps_without_labels: int = 60
     generators: int = 2
     batch: int = 0
     latent: int = 64
@@ -55,7 +56,7 @@ class ZSCGANOptions:
 
     def without_labels(self) -> "ZSCGANOptions":
         """The options for a network whose samples have no labels."""
-        return replace(self, steps=min(self.steps, self.steps_without_labels))
+        return replace(self, steps=min(self.steps, self.steps_without_labels), generators=1)
 
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.

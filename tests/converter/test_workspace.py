@@ -89,7 +89,7 @@ def test_an_output_that_is_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="-o DIR"), Workspace(tmp_path / "file" / "out"):
+    with pytest.raises(OutputError, match="another place with -o"), Workspace(tmp_path / "file" / "out"):
         pass
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from converter.cli.convert import stopped_by_sigterm
+from converter.cli.process import stopped_by_sigterm
 from converter.torchrun import watchdog as watch
 from converter.torchrun.watchdog import Watch, clean_up_by_force, on_forced_exit
 
@@ -28,7 +28,7 @@ import os, sys, time
 from pathlib import Path
 import torch
 from converter.torchrun import watchdog as watch
-from converter.cli.convert import stopped_by_sigterm
+from converter.cli.process import stopped_by_sigterm
 from converter.torchrun.ranks import ranks_of_this_run
 from converter.workspace import Workspace
 watch.STUCK_S = 1.0

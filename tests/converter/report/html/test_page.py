@@ -151,7 +151,9 @@ def test_only_our_own_script_and_style_may_run() -> None:
 def renamed(value: Any) -> Any:
     """Every text of a report with something hostile behind it; what says which case it is stays."""
     if isinstance(value, dict):
-        cases = {"kind", "data", "kept", "by", "source", "engine", "precision"}
+        cases = {
+            "kind", "data", "kept", "by", "source", "engine", "precision", "channel_order", "normalisation_from",
+        }  # fmt: skip
         return {k: v if k in cases and isinstance(v, str) else renamed(v) for k, v in value.items()}
     if isinstance(value, list):
         return [renamed(entry) for entry in value]
