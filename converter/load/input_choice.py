@@ -171,8 +171,8 @@ def _contradiction(
 ) -> WarningMessage:
     return WarningMessage(
         "normalisation-contradicted",
-        f"with {options.normalisation_flags} the network gets values of {min(spec.low):.3g} to {max(spec.high):.3g}, but "
-        f"{_seen(estimate)}; {choice.flags} agrees with it",
+        f"with {options.normalisation_flags} the network gets values of {min(spec.low):.3g} to {max(spec.high):.3g}, "
+        f"but {_seen(estimate)}; {choice.flags} agrees with it",
         "A wrong normalisation costs accuracy in FP32 and INT8 alike, and calibrates INT8 for pixels that the network "
         "never sees. Type the normalisation of the training; if it is the one you typed, measure with --val.",
     )

@@ -36,6 +36,8 @@ from zscgan_common.warning_message import WarningMessage
 KL_MEAN_STEPS = 20
 SHOWN = 60
 """Procedural images in the picture."""
+STATISTICS = 128
+"""Samples whose statistics are compared, where they have no labels that would need more."""
 GOOD_LABELS = 80.0
 """Percent. Under this the classifier itself doesn't see in the samples what it was asked for."""
 POOR_STATISTICS = 0.2
@@ -75,7 +77,10 @@ def synthesise(job: Job) -> Synthesised:
         trained = generator_for(job)
         assert trained is not None
         generated = GeneratorSamples(trained)
-        quality = sample_quality(LabelsOf(job.teacher.module, job.task), job.samples(generated))
+        looked_at = None if has_labels(job.task) else min(STATISTICS, job.options.calibration.samples)
+        quality = sample_quality(
+            LabelsOf(job.teacher.module, job.task), job.samples(generated, count=looked_at)
+        )
         save_generator(trained, job.workspace.path("generator.pt"))
         save_picture(
             trained.generator,
