@@ -178,21 +178,26 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             truths=truths,
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
-            generator=load_reused_generator(options, teacher, weights, device),
+            generator=load_reused_generator(options.generator, teacher, weights, device),
         )
         if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)
         stage.detail = network_line(teacher, task)
-    for note in teacher.notes:
-        console.info(f"note: {note}")
-    for warning in teacher.warnings:
-        console.warn(warning)
-    console.info(found)
+    tell_of_network(teacher, found, console)
     console.info(f"engine: {choice.name} ({choice.reason})")
     if teacher.one_by_one:
         console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
+
+
+def tell_of_network(teacher: Teacher, found: str, console: Console) -> None:
+    """Print what the user should see of a network that was loaded, and the line ``found``, which names its task."""
+    for note in teacher.notes:
+        console.info(f"note: {note}")
+    for warning in teacher.warnings:
+        console.warn(warning)
+    console.info(found)
 
 
 def network_line(teacher: Teacher, task: Task) -> str:
@@ -278,12 +283,12 @@ def require_places(options: ConvertOptions) -> None:
 
 
 def load_reused_generator(
-    options: ConvertOptions, teacher: Teacher, weights: str, device: torch.device
+    path: Path | None, teacher: Teacher, weights: str, device: torch.device
 ) -> TrainedGenerator | None:
     """The generator of ``--generator``, if any. Raises GeneratorError for one of another model or input."""
-    if options.generator is None:
+    if path is None:
         return None
-    return load_generator(options.generator, fingerprint=weights, spec=teacher.spec, device=device)
+    return load_generator(path, fingerprint=weights, spec=teacher.spec, device=device)
 
 
 def warn_of_shared(job: Job) -> None:

@@ -9,12 +9,12 @@ from calibrators.data.export import is_labelled, write_folder, write_images, wri
 from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, save_sheet
-from calibrators.zscgan.sampling import TrainedGenerator, load_generator, save_generator
+from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from converter import __version__
 from converter.console import Console
 from converter.errors import OptionsError
 from converter.graph.capture import INPUT
-from converter.job import device_from_name, network_line
+from converter.job import device_from_name, load_reused_generator, network_line, tell_of_network
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.load.task import task_of
 from converter.options import SampleOptions
@@ -106,15 +106,9 @@ def _loaded(options: SampleOptions, console: Console) -> _Network:
         weights = fingerprint(teacher.module.state_dict())
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
         device = device_from_name(options.device)
-        generator = None
-        if options.generator is not None:
-            generator = load_generator(
-                options.generator, fingerprint=weights, spec=teacher.spec, device=device
-            )
+        generator = load_reused_generator(options.generator, teacher, weights, device)
         stage.detail = network_line(teacher, task)
-    for note in teacher.notes:
-        console.info(f"note: {note}")
-    console.info(found)
+    tell_of_network(teacher, found, console)
     return _Network(teacher, task, weights, generator)
 
 

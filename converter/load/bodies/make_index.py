@@ -56,17 +56,10 @@ class WeightsOnMeta(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Unclamped(TorchFunctionMode):
-    """Nothing is clamped in place, which takes most of the time of a truncated normal distribution without memory."""
+class _Unclamped(Uninitialised):
+    """Nothing is clamped either, which takes most of the time of a truncated normal distribution without memory."""
 
-    def __torch_function__(
-        self,
-        func: Any,
-        types: Iterable[type],
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        return args[0] if func is torch.Tensor.clamp_ else func(*args, **kwargs or {})
+    skipped = (*Uninitialised.skipped, torch.Tensor.clamp_)
 
 
 @dataclass(frozen=True)
@@ -162,7 +155,7 @@ def _of_timm(name: str) -> Built:
 def _on_meta(create: Callable[[], nn.Module]) -> nn.Module:
     """What ``create`` builds, without memory for the weights."""
     try:
-        with torch.device("meta"), _Unclamped(), Uninitialised():
+        with torch.device("meta"), _Unclamped():
             return create()
     except (RuntimeError, NotImplementedError):  # of those that compute with values
         with WeightsOnMeta():

@@ -6,11 +6,12 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-_DRAWING = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
-
 
 class Uninitialised(TorchFunctionMode):
     """New weights keep what their memory holds: drawing random ones for VGG takes 10 s."""
+
+    skipped: tuple[Any, ...] = (torch.Tensor.normal_, torch.Tensor.uniform_, torch.Tensor.erfinv_)
+    """Changes in place that are left out."""
 
     def __torch_function__(
         self,
@@ -19,6 +20,6 @@ class Uninitialised(TorchFunctionMode):
         args: tuple[Any, ...] = (),
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
-        if func in _DRAWING:
+        if func in self.skipped:
             return args[0]
         return func(*args, **kwargs or {})

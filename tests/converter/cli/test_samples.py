@@ -1,6 +1,7 @@
 """``zscgan-samples`` as a user types it."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,9 @@ from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
 from converter.cli.convert import command as convert
 from converter.cli.samples import command
+from converter.load.model import load_model
 from tests.converter.digits import INPUT, MODEL
+from zscgan_common.warning_message import WarningMessage
 
 SHORT = ["--gan-steps", "12"]
 SPEC = InputSpec((1, 8, 8), (0.305,), (0.376,))
@@ -160,6 +163,17 @@ def test_classes_without_samples_are_said(made: Path, tmp_path: Path) -> None:
     result = run(*MODEL, *INPUT, "-n", "4", "--generator", generator, "-o", tmp_path / "c.npz")
     assert result.exit_code == 0
     assert "4 samples are of 4 of the 10 classes" in result.output
+
+
+def test_what_the_network_contradicts_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a conversion does: samples of a wrong normalisation calibrate nothing well."""
+    warning = WarningMessage("normalisation-contradicted", "the network saw other pixels", "")
+    monkeypatch.setattr(
+        "converter.make_samples.load_model", lambda options: replace(load_model(options), warnings=(warning,))
+    )
+    result = run(*MODEL, *INPUT, "--samples", "procedural", "-n", "2", "-o", tmp_path / "c.npz")
+    assert result.exit_code == 0, result.output
+    assert "warning: the network saw other pixels" in result.output
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
