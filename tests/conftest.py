@@ -74,6 +74,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker(skip)
 
 
+def seed_pytorch() -> None:
+    """The same random weights and inputs in every run, whichever tests ran before."""
+    if torch := sys.modules.get("torch"):
+        torch.manual_seed(0)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Seed what fixtures draw."""
+    seed_pytorch()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """Seed what the test itself draws, whether or not its shared fixtures had to be made first."""
+    seed_pytorch()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def exporter_tables() -> Iterator[None]:
     """PyTorch's ONNX exporter with its tables kept from one network to the next.

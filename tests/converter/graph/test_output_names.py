@@ -30,7 +30,7 @@ class Named(nn.Module):
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
         y = torch.relu(self.norm(self.conv(x)))
-        return dict(zip(self.names, (torch.relu(2 * y - 1), y.mean((2, 3))), strict=True))
+        return dict(zip(self.names, (torch.relu(2 * y - 0.2), y.mean((2, 3))), strict=True))
 
 
 class Repeated(Named):
