@@ -13,6 +13,7 @@ from click.core import ParameterSource
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
+from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import (
     calibration_options,
     engine_options,
@@ -30,18 +31,19 @@ from converter.load.options import ModelOptions
 from converter.options import CALIBRATORS, ConvertOptions, ImageOptions
 from converter.qat.options import QATOptions
 from engines.cli.options import build_options, builder_options
+from engines.cli.spellings import CONTEXT
 from zscgan_common.exit_codes import MISSED
 from zscgan_common.warning_message import WarningMessage
 
-EPILOG = """\b
+MOST_USED = ("int8", "output", "val", "preset", "arch", "calib_data", "max_drop", "engine")
+EXAMPLES = """\b
 Examples:
-  zscgan-convert resnet18.pth --int8
+  zscgan-convert resnet18 --int8    (torchvision's network and weights)
   zscgan-convert resnet18.pth --int8 --val imagenet/val --resize 256 --crop 224
-  zscgan-convert resnet18.pth --int8 --max-drop 0.5
-  zscgan-convert yolov8n.onnx --int8 --preset unit --resize 640x640 --val images/
   zscgan-convert mine.pth --int8 --arch mine.py:build --input-shape 3x64x64 --preset unit
-
-\b
+  zscgan-convert mine.onnx --int8 --preset imagenet --max-drop 0.5
+  zscgan-convert yolov8n.onnx --int8 --preset unit --resize 640x640 --val images/"""
+EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 built but --max-drop missed,
 130 interrupted (the same command goes on with the training)."""
 
@@ -65,9 +67,13 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 
 
 @cloup.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=BriefCommand,
+    most_used=MOST_USED,
+    examples=EXAMPLES,
+    exit_codes=EXIT_CODES,
+    context_settings=CONTEXT,
 )
-@click.argument("model", metavar="MODEL")
+@model_argument
 @precision_options
 @model_options
 @input_options
@@ -79,13 +85,14 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 @builder_options
 @output_options
 @click.version_option(__version__, prog_name="zscgan-convert")
+@help_all_option
 @click.pass_context
 def command(
     context: click.Context, /, model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any
 ) -> None:
     """Turn the vision network MODEL, of PyTorch or ONNX, into an INT8 engine without any data.
 
-    MODEL is a state_dict (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
+    MODEL is a checkpoint (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
     TorchScript archive, an exported program (.pt2), or the name of a torchvision classifier or timm:name. It takes one
     image input and may be a classifier, a detector, a segmenter, an embedding or any other network. The output folder
     gets FP32 and INT8 ONNX, the ranges, the generator and a picture of its samples, the engine, report.json and the

@@ -13,6 +13,7 @@ import click
 import cloup
 
 from engines.cli.params import FilePath, Numbers, joined
+from engines.cli.spellings import CONTEXT
 from engines.errors import EngineError
 from engines.options import (
     BUFFERS,
@@ -48,7 +49,7 @@ def guard(work: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
+@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.", context_settings=CONTEXT)
 @cloup.argument("files", nargs=-1, required=True, type=FilePath, metavar="FILE...")
 @cloup.option_group(
     "Measurement",
