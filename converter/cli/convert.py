@@ -166,13 +166,16 @@ def run(
         from converter.console import Console
         from converter.pipeline import convert
         from converter.report.summary import missed_gate, summary
+        from zscgan_common.tables import UNBOUNDED, terminal_width
 
         console = Console(quiet=quiet)
         for warning in warnings:
             console.warn(warning)
         report = convert(options, console, shlex.join(["zscgan-convert", *sys.argv[1:]]))
         missed = missed_gate(report, options.max_drop)
-        click.echo(summary(report, missed), err=as_json)
+        seen = (sys.stderr if as_json else sys.stdout).isatty()
+        width = terminal_width() if seen else UNBOUNDED
+        click.echo(summary(report, missed, width=width, styled=seen), err=as_json)
         if as_json:
             click.echo(report.to_json(), nl=False)
         return MISSED if missed else 0

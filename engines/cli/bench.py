@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 _FILE_WIDTH = 16
 """To no less than this is the name of a file folded."""
 
-_UNBOUNDED = 10_000
-
 
 def guard(work: Callable[[], None]) -> None:
     """Runs ``work``; a user's mistake ends with one message and the exit code that belongs to it."""
@@ -212,8 +210,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
 
 def _fitted(table: "Table", files: list[str]) -> str:
     """The table in the width of the terminal: names of files are folded for it, figures never."""
-    from zscgan_common.tables import terminal_width, text_from
+    from zscgan_common.tables import UNBOUNDED, terminal_width, text_from
 
-    whole, longest = text_from(table, width=_UNBOUNDED), max(map(len, files))
+    whole, longest = text_from(table, width=UNBOUNDED), max(map(len, files))
     least = max(map(len, whole.splitlines())) - longest + min(longest, _FILE_WIDTH)
     return text_from(table, width=max(terminal_width(), least))

@@ -325,8 +325,12 @@ def test_a_val_without_labels_measures_agreement(converted: Path, here: Path) ->
         assert accuracy[name] == labelled["accuracy"][name]
     assert "baseline" not in {stage["name"] for stage in found["stages"]}
     assert f"same class as FP32: {accuracy['agreement']:.2f} % on 500 images of --val" in result.output
-    assert "predicted on real data" in result.output
-    assert "--val DIR  (accuracy on labelled images)" in result.output
+    assert re.search(r"^  predicted +on real data another class", result.output, re.MULTILINE)
+    assert re.search(
+        r"^  measure accuracy on labelled images:\n    zscgan-convert .* --val DIR$",
+        result.output,
+        re.MULTILINE,
+    )
 
 
 def test_an_unreadable_image_is_named_before_any_training(here: Path) -> None:
