@@ -129,3 +129,8 @@ class Console:
                 self.info(f"  {name} {done}/{total}  {note}".rstrip())
 
         return advance
+
+
+def silent_console() -> Console:
+    """One that prints nothing at all, and keeps stages and warnings for the report."""
+    return Console(quiet=True, terminal=Terminal(quiet=True))

@@ -12,7 +12,6 @@ from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from converter import __version__
 from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import (
     calibration_options,
@@ -30,6 +29,7 @@ from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import CALIBRATORS, ConvertOptions, ImageOptions
 from converter.qat.options import QATOptions
+from converter.version import __version__
 from engines.cli.options import build_options, builder_options
 from engines.cli.spellings import CONTEXT
 from zscgan_common.exit_codes import MISSED
@@ -87,9 +87,7 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 @click.version_option(__version__, prog_name="zscgan-convert")
 @help_all_option
 @click.pass_context
-def command(
-    context: click.Context, /, model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any
-) -> None:
+def command(context: click.Context, /, as_json: bool, verbose: int, quiet: bool, **_given: Any) -> None:
     """Turn the vision network MODEL, of PyTorch or ONNX, into an INT8 engine without any data.
 
     MODEL is a checkpoint (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
@@ -98,21 +96,32 @@ def command(
     gets FP32 and INT8 ONNX, the ranges, the generator and a picture of its samples, the engine, report.json and the
     same as a page, report.html.
     """
-    if not int8:
-        raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")
+    options, warnings = request_from(context)
+    sys.exit(run(options, warnings, as_json=as_json, verbose=verbose, quiet=quiet))
+
+
+def request_from(context: click.Context) -> tuple[ConvertOptions, list[WarningMessage]]:
+    """What was typed as options, and a warning for each flag that has no effect.
+
+    Raises click.UsageError, whose message names the flag.
+    """
+    given = context.params
+    if not given["int8"]:
+        raise click.UsageError(
+            f"expected the precision to convert to; type zscgan-convert {given['model']} --int8"
+        )
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     try:
-        options = options_from_flags(model, given, typed)
+        options = options_from_flags(given["model"], given, typed)
     except (ValueError, OptionsError) as error:
         raise click.UsageError(str(error)) from error
-    idle = [
+    return options, [
         WarningMessage(
             "option-ignored", f"{flag} has no effect without {need}", f"Leave it out, or add {need}."
         )
         for name, (flag, need, used) in IDLE.items()
         if name in typed and not used(given)
     ]
-    sys.exit(run(options, idle, as_json=as_json, verbose=verbose, quiet=quiet))
 
 
 def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> ConvertOptions:

@@ -11,13 +11,13 @@ from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from converter import __version__
 from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import input_options, log_options, model_options, sample_options
 from converter.cli.process import exit_code, tune_process
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import SampleOptions
+from converter.version import __version__
 from engines.cli.params import FilePath
 from engines.cli.spellings import CONTEXT
 
