@@ -1,4 +1,4 @@
-"""Errors that a user of ``engines`` can mend.
+"""Errors that a user of ``engines`` can fix.
 
 EngineError
 ├── EngineUnavailableError  the engine's package or its GPU is missing on this machine
@@ -15,7 +15,7 @@ class EngineError(Exception):
 
 
 class EngineUnavailableError(EngineError):
-    """The engine was asked for by name and can't be had here."""
+    """The engine was asked for by name and is not available here."""
 
 
 class BuildError(EngineError):
