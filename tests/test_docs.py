@@ -16,6 +16,7 @@ from typing import Any
 
 import click
 import pytest
+import torch
 from click.testing import CliRunner
 
 from calibrators.options import CalibrationOptions
@@ -181,17 +182,22 @@ def nothing_run() -> Iterator[None]:
         yield
 
 
+def exit_code(program: str, arguments: list[str]) -> object:
+    """That of a command of the project whose options are checked and which then does nothing."""
+    with nothing_run():
+        try:
+            return COMMANDS[program].main(arguments, program, standalone_mode=False) or 0
+        except SystemExit as end:
+            return end.code
+
+
 def check_command(words: list[str]) -> None:
     """Raise where a command can't be what a user types; of the project's own all but the work is run."""
     program, *arguments = words
     if program == "torchrun":
         program, arguments = "zscgan-convert", arguments[arguments.index("converter") + 1 :]
     if program in COMMANDS:
-        with nothing_run():
-            try:
-                COMMANDS[program].main(arguments, program, standalone_mode=False)
-            except SystemExit as end:
-                assert end.code == 0, words
+        assert exit_code(program, arguments) == 0, words
     elif program == "python" and arguments[0] == "-m":
         assert arguments[1] in OTHERS_MODULES, words
     elif program == "python":
@@ -253,6 +259,32 @@ def test_most_pages_have_commands() -> None:
 def test_wrong_commands_are_noticed(line: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         check_command(line.split())
+
+
+MINE = """
+from torch import nn
+
+
+def build():
+    body = [nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
+    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 4))
+"""
+
+
+@pytest.mark.slow
+def test_the_readmes_command_for_a_checkpoint_converts_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (line,) = (words for words in shell_lines(ROOT / "README.md") if words[1:2] == ["mine.pth"])
+    monkeypatch.chdir(tmp_path)
+    Path("mine.py").write_text(MINE, encoding="utf-8")
+    torch.save(runpy.run_path("mine.py")["build"]().state_dict(), "mine.pth")
+    with quick_conversions():
+        result = CliRunner().invoke(convert, [*line[1:], "--gan-steps", "2", "--calib-samples", "16"])
+    assert result.exit_code == 0, result.output
+    assert {"model.int8.onnx", "model.onnxruntime.onnx", "report.html"} <= {
+        path.name for path in Path("mine_int8").iterdir()
+    }
 
 
 def options_of(command: click.Command) -> set[str]:
