@@ -1,3 +1,3 @@
-"""zscgan-convert: a PyTorch classifier in, an INT8 engine out, without any data."""
+"""zscgan-convert: a vision network of PyTorch or ONNX in, an INT8 engine out, without any data."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
