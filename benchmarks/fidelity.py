@@ -23,13 +23,15 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from conversion import Network
 from figures import save_plot, table
 from trial import NAMES, SAMPLES, SourceOptions, network_from_data, parts_of, save_network
 
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.options import ZSCGANOptions
 
-SOURCES = ("zscgan", "images", "gaussian", "uniform", "mct", "zeroq")
+SOURCES = ("zscgan", "procedural", "images", "gaussian", "uniform", "mct", "zeroq")
 HERE = Path(__file__).parent
 
 
@@ -101,13 +103,22 @@ def parsed() -> argparse.Namespace:
     )
     parser.add_argument("data", type=Path, help="folder with models/, cifar10/ and imagenet/")
     parser.add_argument("--network", choices=NAMES, default="resnet20")
-    parser.add_argument("--sources", default="zscgan,images,gaussian,uniform,zeroq", help="|".join(SOURCES))
+    parser.add_argument(
+        "--sources", default="zscgan,procedural,images,gaussian,uniform,zeroq", help="|".join(SOURCES)
+    )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--evaluate", default="8:entropy,8:mse,6:mse,4:mse,4:max", help="BITS:CALIBRATOR,...")
     parser.add_argument("--output", type=Path, required=True, help="folder for samples and figures")
     parser.add_argument("--reuse", action="store_true", help="take samples that an earlier run left there")
     parser.add_argument(
         "--samples", type=int, default=SAMPLES, help="inputs that calibrate (default %(default)s)"
+    )
+    parser.add_argument(
+        "--judged",
+        type=int,
+        default=0,
+        metavar="N",
+        help="measure on the last N of the images that no seed calibrates with; 0 (default): on the network's own, 500",
     )
     parser.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="a ZSCGANOptions field"
@@ -154,6 +165,17 @@ def checked_sources(options: argparse.Namespace) -> list[str]:
     return sources
 
 
+def check_judged(options: argparse.Namespace, network: Network) -> None:
+    """Raises SystemExit where images would both calibrate and measure."""
+    calibrating = (max(map(int, options.seeds.split(","))) + 2) * SAMPLES
+    with np.load(network.calib) as archive:
+        free = len(archive["labels"]) - calibrating
+    if options.judged > max(0, free):
+        raise SystemExit(
+            f"expected --judged of at most {max(0, free)} with these --seeds, got {options.judged}"
+        )
+
+
 def main() -> None:
     """Makes all samples, measures them, prints the table and writes the rest."""
     options = parsed()
@@ -164,6 +186,7 @@ def main() -> None:
     samples.mkdir(parents=True, exist_ok=True)
     network = network_from_data(options.network, options.data.resolve(), folder)
     described = save_network(network, folder / "network.json")
+    check_judged(options, network)
     common = SourceOptions(
         sources[0],
         0,
@@ -191,6 +214,7 @@ def main() -> None:
         "evaluate": evaluations,
         "input_range": options.input_range,
         "device": options.device,
+        "judged": options.judged,
         "output": str(output),
     }
     run("measure.py", str(described), json.dumps(settings), threads=options.threads)

@@ -1,7 +1,7 @@
 """What calibration samples are worth to one quantized network: errors of the ranges, accuracy at several bits.
 
 ``fidelity.py`` runs it: ``measure.py NETWORK.json SETTINGS``, SETTINGS being JSON with ``samples`` (archives of
-``sources.py``), ``evaluate`` (pairs of bits and calibrator), ``input_range``, ``device`` and ``output``.
+``sources.py``), ``evaluate`` (pairs of bits and calibrator), ``input_range``, ``device``, ``judged`` and ``output``.
 """
 
 import json
@@ -16,7 +16,15 @@ from conversion import Network
 from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
 from torch import nn
-from trial import REFERENCE, batch_of, calibration_images, load_network, task_of, teacher_from_network
+from trial import (
+    REFERENCE,
+    batch_of,
+    calibration_images,
+    judged_images,
+    load_network,
+    task_of,
+    teacher_from_network,
+)
 
 from calibrators.data.batches import Batches, TensorBatches
 from calibrators.data.images import ImageBatches, images_from_path
@@ -72,15 +80,22 @@ def outputs_of(module: nn.Module, device: torch.device) -> Function:
     return run
 
 
-def bench_for(network: Network, device: torch.device) -> Bench:
-    """Loads the network, runs it in FP32, and takes the true histograms from real images."""
+def bench_for(network: Network, device: torch.device, judged: int) -> Bench:
+    """Loads the network, runs it in FP32, and takes the true histograms from real images.
+
+    ``judged`` images measure the accuracy, of those that are kept for calibration; 0: the network's own ``val``.
+    """
     teacher = teacher_from_network(network)
     graph = graph_from_model(teacher.module, teacher.spec, device)
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
-    val = images_from_path(
-        network.val, teacher.spec, batch_size=batch, require_labels=True, classes=task_of(teacher).classes
-    )
+    classes = task_of(teacher).classes
+    if judged:
+        val = judged_images(network, teacher.spec, judged, classes)
+    else:
+        val = images_from_path(
+            network.val, teacher.spec, batch_size=batch, require_labels=True, classes=classes
+        )
     fp32 = answers_of(graph.module, task_of(teacher), val, device)
     true = histograms(graph, plan, calibration_images(network, teacher.spec, REFERENCE), device)
     return Bench(teacher, graph, plan, val, fp32, true, device)
@@ -128,7 +143,7 @@ def pixel_bounds(teacher: Teacher) -> float:
 @exact_kernels()
 def main(network_path: Path, settings: dict[str, Any]) -> None:
     """Measures all samples and writes one document."""
-    bench = bench_for(load_network(network_path), device_from_name(settings["device"]))
+    bench = bench_for(load_network(network_path), device_from_name(settings["device"]), settings["judged"])
     evaluations = [(int(bits), algorithm) for bits, algorithm in settings["evaluate"]]
     rows = []
     for path in map(Path, settings["samples"]):

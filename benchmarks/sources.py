@@ -31,6 +31,7 @@ from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Console
 from converter.job import device_from_name
 from converter.load.model import Teacher
+from converter.samples import ProceduralSamples
 from converter.stages.synthesis import generator_from_teacher
 
 ZEROQ_BATCH, ZEROQ_LARGE_BATCH = 64, 32
@@ -89,6 +90,15 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
     return from_batches(batches, {"steps": len(trained.history), "batch": batch})
 
 
+def procedural(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
+    """Procedural images, drawn as a conversion does it: no training, nothing known but the input's shape."""
+    device = next(teacher.module.parameters()).device
+    batch = batch_of(teacher.spec.shape)
+    return from_batches(
+        ProceduralSamples(teacher.spec, device).batches(options.samples, batch, options.seed), {}
+    )
+
+
 def zeroq(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
     """Distilled images, one batch of them by default as in the authors' code."""
     batch = ZEROQ_BATCH if max(teacher.spec.shape[1:]) <= SMALL_INPUT else ZEROQ_LARGE_BATCH
@@ -135,6 +145,7 @@ def mct(teacher: Teacher, network: Network, options: SourceOptions, work: Path) 
 Source = Callable[[Teacher, Network, SourceOptions, Path], Samples]
 SOURCES: dict[str, Source] = {
     "zscgan": zscgan,
+    "procedural": procedural,
     "images": images,
     "gaussian": noise,
     "uniform": noise,

@@ -5,7 +5,8 @@
 Of the images, half calibrate (the source ``images``) and half judge. All sources are measured in the same run: samples
 of the generator (``zscgan``), these and procedural images half and half (``both``), procedural images alone, other real
 images and Gaussian noise in the network's normalisation. The calibrator is chosen as a conversion does it, on inputs of
-the same source. Prints a row a source and seed, and writes all to ``--json``.
+the same source. Prints a row a source and seed (real images and noise: of the first seed alone), and writes all to
+``--json``.
 """
 
 import argparse
@@ -227,7 +228,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         with run_trial(graph, UNQUANTIZED, {}) as network:
             fp32 = answers(network, job.task, judged, ())
         for source in sorted(args.sources.split(","), key=lambda name: name != "images"):
-            if source == "images" and seed:
+            if source in {"images", "noise"} and seed:
                 continue
             if source == "zscgan" and not job.teacher.bn_layers:
                 continue

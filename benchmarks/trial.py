@@ -115,3 +115,13 @@ def calibration_images(network: Network, spec: Any, part: int, count: int = SAMP
     limit = (part + 1) * SAMPLES
     images = images_from_path(network.calib, spec, batch_size=batch_of(spec.shape), limit=limit)
     return replace(images, order=images.order[part * SAMPLES :][:count])
+
+
+def judged_images(network: Network, spec: Any, count: int, classes: int) -> Any:
+    """``count`` labelled images as batches: the last of those that calibrate, where these are more than are needed."""
+    from calibrators.data.images import images_from_path
+
+    images = images_from_path(
+        network.calib, spec, batch_size=batch_of(spec.shape), require_labels=True, classes=classes
+    )
+    return replace(images, order=images.order[-count:])

@@ -1,4 +1,4 @@
-"""Errors that a user of ``calibrators`` can mend.
+"""Errors that a user of ``calibrators`` can fix.
 
 CalibrationError
 ├── DataError       real images that can't be read or have no labels

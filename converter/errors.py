@@ -1,4 +1,4 @@
-"""Errors that a user of ``converter`` can mend.
+"""Errors that a user of ``converter`` can fix.
 
 ConversionError             exit code 1
 ├── LoadError               MODEL can't be read as a network of one image input

@@ -17,9 +17,16 @@ from converter.job import device_from_name, load_reused_generator, network_line,
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.load.task import task_of
 from converter.options import SampleOptions
-from converter.samples import SampleKind, kind_of_samples, samples_of_kind
+from converter.samples import GeneratorSamples, SampleKind, kind_of_samples, samples_of_kind
 from converter.samples_output import SamplesOutput
-from converter.stages.synthesis import SHOWN, LabelsOf, generator_from_teacher, has_labels
+from converter.stages.synthesis import (
+    SHOWN,
+    STATISTICS,
+    LabelsOf,
+    generator_from_teacher,
+    has_labels,
+    warn_of_poor_samples,
+)
 from converter.trust.task.base import Task
 from converter.version import __version__
 from zscgan_common.files import write_atomic
@@ -86,6 +93,8 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
         trained = None if kind == "procedural" else _trained(network, options, place, console)
+        if trained is not None:
+            _warn_of_poor(network, trained, options, console)
         batches = _batches(network.teacher, kind, trained, options)
         labels = _written(network, batches, options, place, console)
         _say_labels(labels, network.task, console)
@@ -132,6 +141,18 @@ def _trained(
         )
         stage.detail = f"{len(trained.history)} steps"
     return trained
+
+
+def _warn_of_poor(
+    network: _Network, trained: TrainedGenerator, options: SampleOptions, console: Console
+) -> None:
+    """Say where the generator's samples are not what the network was trained with."""
+    _, height, width = network.teacher.spec.shape
+    looked_at = GeneratorSamples(trained).batches(
+        min(STATISTICS, options.count), options.synthesis.batch_for(height, width), options.synthesis.seed
+    )
+    quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
+    warn_of_poor_samples(quality, network.task, network.teacher.spec, console)
 
 
 def _batches(

@@ -18,7 +18,7 @@ class EngineChoice(NamedTuple):
 def choose_engine(name: str = "auto") -> EngineChoice:
     """The engine called ``name``; ``auto`` takes TensorRT where it imports and a GPU answers, else ONNX Runtime.
 
-    Raises EngineUnavailableError for an engine that can't be had here: nothing else is taken in its place.
+    Raises EngineUnavailableError for an engine that is not available here; there is no fallback.
     """
     if name == "auto":
         return _best_engine()

@@ -1,4 +1,4 @@
-"""Errors that a user of ``engines`` can mend.
+"""Errors that a user of ``engines`` can fix.
 
 EngineError
 ├── EngineUnavailableError  the engine's package or its GPU is missing on this machine
@@ -17,7 +17,7 @@ class EngineError(ZSCGANError):
 
 
 class EngineUnavailableError(EngineError):
-    """The engine was asked for by name and can't be had here."""
+    """The engine was asked for by name and is not available here."""
 
 
 class BuildError(EngineError):

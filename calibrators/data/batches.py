@@ -1,5 +1,6 @@
 """Batches: what every stage after the source of the data takes, synthetic or real."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,6 +12,9 @@ from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from calibrators.data.input_spec import InputSpec
+
+MOST_AHEAD = 4
+"""Batches that are made in threads while one is worked on; each takes memory."""
 
 Batch = tuple[Float[Tensor, "batch channels height width"], Int[Tensor, "batch"]]
 
@@ -46,15 +50,18 @@ def every(batches: Batches, first: int, step: int) -> Iterator[Batch]:
 
 
 def made_ahead(make: Callable[[int], Batch], places: Iterable[int]) -> Iterator[Batch]:
-    """``make(place)`` for each place; the next one is made in a thread while the caller works on the one before."""
-    with ThreadPoolExecutor(1) as pool:
-        following: Future[Batch] | None = None
+    """``make(place)`` for each place; the next ones are made in threads while the caller works on the one before."""
+    ahead = min(MOST_AHEAD, torch.get_num_threads())
+    pool, following = ThreadPoolExecutor(ahead), deque[Future[Batch]]()
+    try:
         for place in places:
-            done, following = following, pool.submit(make, place)
-            if done is not None:
-                yield done.result()
-        if following is not None:
-            yield following.result()
+            following.append(pool.submit(make, place))
+            if len(following) > ahead:
+                yield following.popleft().result()
+        while following:
+            yield following.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @dataclass(frozen=True)

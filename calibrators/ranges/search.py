@@ -46,7 +46,7 @@ def mse_amax(histogram: Histogram) -> float:
     and of equal candidates the first wins (here: equal up to rounding). Departures: sums in float64, and
     each candidate costs O(128) through cumulative sums, where ModelOpt quantizes every bin in float32.
     ModelOpt 0.47 hands the number of bits to its quantizer as a bias, so what it minimises is not the error;
-    the tests compare with that call mended.
+    the tests compare with that call corrected.
     """
     if histogram.amax == 0:
         return 0.0

@@ -98,8 +98,8 @@ def _notes(components: Sequence[Component]) -> Iterator[RenderableType]:
     for component in components:
         if component.reason:
             yield indented(f"{component.name}: {component.reason}", 2)
-        if component.mend:
-            yield indented(f"-> {component.mend}", 4)
+        if component.fix:
+            yield indented(f"-> {component.fix}", 4)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

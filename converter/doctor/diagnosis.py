@@ -26,7 +26,7 @@ class Component:
     """One line of the table.
 
     ``group`` is ``engines``, ``memory``, ``state`` or ``qat``. ``builds`` is None for what builds nothing.
-    ``reason`` says why something isn't possible, ``mend`` what to type or do then; both can be empty.
+    ``reason`` says why something isn't possible, ``fix`` what to type or do then; both can be empty.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Component:
     builds: bool | None
     runs: bool
     reason: str = ""
-    mend: str = ""
+    fix: str = ""
 
 
 @dataclass(frozen=True)
@@ -102,15 +102,15 @@ def _machine(findings: Mapping[str, Finding], system: SystemPackages) -> dict[st
 
 
 def _onnxruntime(found: Finding) -> Component:
-    mend = "" if found.works else "pip install --force-reinstall onnxruntime"
+    fix = "" if found.works else "pip install --force-reinstall onnxruntime"
     reason = _why_not(found)
-    return Component("onnxruntime", "engines", found.version, found.works, found.works, reason, mend)
+    return Component("onnxruntime", "engines", found.version, found.works, found.works, reason, fix)
 
 
 def _tensorrt(found: Finding, has_gpu: bool, system: SystemPackages) -> Component:
     missing = found.version is None and not found.works
     install = _install_tensorrt(system)
-    mend = "" if found.works else install
+    fix = "" if found.works else install
     reasons = [_why_not(found)]
     if missing and not found.reason and system.bindings is not None:
         version = f" {system.tensorrt}" if system.tensorrt else ""
@@ -119,9 +119,9 @@ def _tensorrt(found: Finding, has_gpu: bool, system: SystemPackages) -> Componen
         # Without a GPU an error of the import is what is to be expected, and says less than this does.
         keep = missing or found.details.get("impostor")
         reasons = [*(reasons if keep else []), f"it builds and runs on an NVIDIA GPU alone, and {NO_GPU}"]
-        mend = f"on a machine with a GPU: {install}" if missing else ""
+        fix = f"on a machine with a GPU: {install}" if missing else ""
     works = found.works and has_gpu
-    return Component("tensorrt", "engines", found.version, works, works, "; ".join(reasons), mend)
+    return Component("tensorrt", "engines", found.version, works, works, "; ".join(reasons), fix)
 
 
 def _install_tensorrt(system: SystemPackages) -> str:
@@ -136,10 +136,10 @@ def _install_tensorrt(system: SystemPackages) -> str:
 def _tensorrt_rtx(found: Finding, gpus: tuple[Mapping[str, str], ...], has_gpu: bool) -> Component:
     first = gpus[0] if gpus else None  # the one that engines run on
     fitting = first is not None and first["compute_capability"] in COMPUTE_CAPABILITIES
-    reason, mend = _why_not(found), ""
+    reason, fix = _why_not(found), ""
     if not found.works:
-        mend = RTX_EXTRA if platform.machine() in {"x86_64", "AMD64"} else ""
-        reason += "" if mend else "; it is made for x86-64 machines alone"
+        fix = RTX_EXTRA if platform.machine() in {"x86_64", "AMD64"} else ""
+        reason += "" if fix else "; it is made for x86-64 machines alone"
     elif not has_gpu:
         reason = f"plans are built without a GPU and run on an RTX one, and {NO_GPU}"
     elif first is not None and not fitting:
@@ -148,57 +148,57 @@ def _tensorrt_rtx(found: Finding, gpus: tuple[Mapping[str, str], ...], has_gpu: 
             f"{first['compute_capability']}, which is TensorRT's: take --engine tensorrt"
         )
     return Component(
-        "tensorrt-rtx", "engines", found.version, found.works, found.works and fitting, reason, mend
+        "tensorrt-rtx", "engines", found.version, found.works, found.works and fitting, reason, fix
     )
 
 
 def _pycuda(found: Finding, has_gpu: bool) -> Component:
     install = f"{PYCUDA_EXTRA}, which compiles it with the CUDA toolkit; torch does without"
-    reason, mend = _why_not(found), "" if found.works else install
+    reason, fix = _why_not(found), "" if found.works else install
     if not has_gpu:
         reason = NO_GPU if found.version else f"{MISSING}, and {NO_GPU}"
-        mend = "" if found.version else f"on a machine with a GPU: {install}"
-    return Component("pycuda", "memory", found.version, None, found.works and has_gpu, reason, mend)
+        fix = "" if found.version else f"on a machine with a GPU: {install}"
+    return Component("pycuda", "memory", found.version, None, found.works and has_gpu, reason, fix)
 
 
 def _torch(found: Finding, has_gpu: bool, system: SystemPackages) -> Component:
-    reason, mend = _why_not(found), ""
+    reason, fix = _why_not(found), ""
     if found.version is None:
-        mend = "pip install torch torchvision"
+        fix = "pip install torch torchvision"
     elif not has_gpu:
         reason = NO_GPU
     elif not found.works and system.l4t is not None:
-        mend = "install the build for this JetPack (docs/jetson.md), or take PyCUDA for the memory"
+        fix = "install the build for this JetPack (docs/jetson.md), or take PyCUDA for the memory"
     elif found.details.get("cuda", "") is None:
-        mend = "install PyTorch's build for your CUDA: https://pytorch.org/get-started"
+        fix = "install PyTorch's build for your CUDA: https://pytorch.org/get-started"
     elif not found.works:
-        mend = (
+        fix = (
             "update the NVIDIA driver, or install PyTorch for an older CUDA: https://pytorch.org/get-started"
         )
-    return Component("torch", "memory", found.version, None, found.works and has_gpu, reason, mend)
+    return Component("torch", "memory", found.version, None, found.works and has_gpu, reason, fix)
 
 
 def _nvml(found: Finding, has_gpu: bool) -> Component:
     reason = _why_not(found)
     if found.version is not None and not found.works and not has_gpu:
         reason = NO_GPU
-    mend = "pip install nvidia-ml-py" if found.version is None and not found.works else ""
-    return Component("nvidia-ml-py", "state", found.version, None, found.works, reason, mend)
+    fix = "pip install nvidia-ml-py" if found.version is None and not found.works else ""
+    return Component("nvidia-ml-py", "state", found.version, None, found.works, reason, fix)
 
 
 def _modelopt(found: Finding) -> Component:
-    mend = "" if found.works else QAT_EXTRA
-    return Component("modelopt", "qat", found.version, None, found.works, _why_not(found), mend)
+    fix = "" if found.works else QAT_EXTRA
+    return Component("modelopt", "qat", found.version, None, found.works, _why_not(found), fix)
 
 
 def _pytorch_quantization(found: Finding) -> Component:
-    mend = ""
+    fix = ""
     if not found.works:
-        mend = (
+        fix = (
             "take --qat-backend modelopt, its successor; or install 2.2.1 as NVIDIA's documentation says (it needs "
             "CUDA, and the package of that name on PyPI is empty)"
         )
-    return Component("pytorch-quantization", "qat", found.version, None, found.works, _why_not(found), mend)
+    return Component("pytorch-quantization", "qat", found.version, None, found.works, _why_not(found), fix)
 
 
 def _why_not(found: Finding) -> str:

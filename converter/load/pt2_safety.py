@@ -1,4 +1,4 @@
-"""Whether reading a ``.pt2`` file could run code of whoever made it.
+"""Whether reading a ``.pt2`` file could run code of its author.
 
 ``torch.export.load`` unpickles some records, loads compiled libraries and evaluates symbolic sizes as Python
 expressions, all without asking. What is left after these checks are JSON, raw tensors and pickles that
@@ -42,7 +42,7 @@ def refuse_code(path: Path) -> None:
         if not programs:
             raise LoadError(
                 f"{path} was written by a PyTorch before 2.8; export it again, or add --trust-pickle "
-                "if you trust whoever made the file"
+                "if you trust its source"
             )
         for name in programs:
             for text in _expressions(json.loads(archive.read_bytes(name))):
@@ -105,5 +105,5 @@ def _expressions(value: Any) -> Iterator[str]:
 def _message(path: Path, what: str) -> str:
     return (
         f"{path} holds {what}, and reading it would run code from the file; add --trust-pickle if you trust "
-        "whoever made it"
+        "its source"
     )

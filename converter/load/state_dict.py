@@ -157,7 +157,7 @@ def _refusal(path: Path, reason: str) -> str:
     return (
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
         "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
-        "--trust-pickle if you trust whoever made the file"
+        "--trust-pickle if you trust its source"
     )
 
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from calibrators.data.batches import first_inputs
+from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
@@ -93,7 +94,7 @@ def synthesise(job: Job) -> Synthesised:
         )
         if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
-    warn_of_poor_samples(job, quality)
+    warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console)
     return Synthesised(samples_from(job, trained), section_of(job, trained, quality))
 
 
@@ -229,23 +230,23 @@ def nothing_to_save(_state: EnsembleState) -> None:
     """In place of a checkpoint on all ranks but the first."""
 
 
-def warn_of_poor_samples(job: Job, quality: SampleQuality) -> None:
+def warn_of_poor_samples(quality: SampleQuality, task: Task, spec: InputSpec, console: Console) -> None:
     """Say where the samples are not what the network was trained with."""
     if not quality.bn_kl <= POOR_STATISTICS:
-        job.console.warn(
+        console.warn(
             WarningMessage(
                 "poor-statistics",
                 f"the samples are far from the batch-norm statistics (KL {quality.bn_kl:.2f} nats, more than "
                 f"{POOR_STATISTICS:g}), so their ranges are doubtful; check the normalisation first ("
-                f"{job.teacher.spec.flags}), then give more --gan-steps, or real images with --calib-data",
+                f"{spec.flags}), then give more --gan-steps, or real images (zscgan-convert --calib-data)",
                 "The network does not see its training data in these samples, so INT8 may clip values or waste its "
                 "range. A normalisation that isn't that of the training is the usual reason (--preset, --mean and "
                 "--std). Else train longer with --gan-steps, or calibrate with some hundred real images "
                 "(--calib-data); measure with --val.",
             )
         )
-    if has_labels(job.task) and quality.label_accuracy < GOOD_LABELS:
-        job.console.warn(
+    if has_labels(task) and quality.label_accuracy < GOOD_LABELS:
+        console.warn(
             WarningMessage(
                 "poor-labels",
                 f"the classifier gives the wanted label to only {quality.label_accuracy:.1f} % of the samples; "

@@ -58,8 +58,8 @@ def muted_unless_first() -> Iterator[None]:
 def ranks_of_this_run(device: str) -> Iterator[Ranks]:
     """This process among those of torchrun, or alone; ``device`` is ``--device``.
 
-    An error on any rank ends the block on all. The first raises it, whoever's it was; the others end their process
-    in silence.
+    An error on any rank ends the block on all. The first raises it, on whichever rank it occurred; the others end
+    their process in silence.
     """
     from calibrators.distributed import SINGLE, Ranks
 

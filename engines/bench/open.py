@@ -108,8 +108,8 @@ def _check_flags(
     if len(on_cpu) == len(sources) and given:
         why = f" ({choice.reason})" if choice is not None else ""
         raise OptionError(
-            f"{', '.join(given)} can't be had on the CPU, where ONNX Runtime measures "
-            f"{', '.join(on_cpu)}{why}; leave out, or type --engine tensorrt on a machine with a GPU"
+            f"{', '.join(given)} is not supported on the CPU, where ONNX Runtime measures "
+            f"{', '.join(on_cpu)}{why}; remove it, or use --engine tensorrt on a machine with a GPU"
         )
     if on_cpu and given:
         say(f"warning: {', '.join(given)} only for what runs on the GPU, not for {', '.join(on_cpu)}")

@@ -201,7 +201,7 @@ def _member(library: PlanBuilder, enum: Any, name: str, flag: str) -> Any:
     member = getattr(enum, name, None)
     if member is None:
         raise BuildError(
-            f"{library.name} has no {enum.__name__}.{name}, so {flag} can't be had; build without it"
+            f"{library.name} does not support {flag} (it has no {enum.__name__}.{name}); remove it"
         )
     return member
 

@@ -22,7 +22,7 @@ from zscgan_common.warning_message import WarningMessage
 
 UNKNOWN = "unknown"
 REFORMATS_WORTH_A_WARNING = 0.10
-"""Share of the time: under this, mending reformats gains less than a measurement's noise."""
+"""Share of the time: under this, fixing reformats gains less than a measurement's noise."""
 
 _NAMES_SHOWN = 3
 

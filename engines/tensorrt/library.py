@@ -16,7 +16,7 @@ _OLDEST = 10
 
 
 def load_tensorrt() -> TensorRT:
-    """The module of TensorRT 10 or 11; EngineUnavailableError with the command that mends it."""
+    """The module of TensorRT 10 or 11; EngineUnavailableError with the command that fixes it."""
     try:
         module = importlib.import_module("tensorrt")
     except ModuleNotFoundError as error:

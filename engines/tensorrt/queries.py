@@ -74,7 +74,7 @@ class GpuQueries:
     """The measurements of one plan at one batch; to be closed before its engine is.
 
     Raises BuildError for a batch that the plan was not built for, for more streams than the device has, and
-    where ``options.cuda_graph`` can't be had.
+    where ``options.cuda_graph`` is not supported.
     """
 
     def __init__(self, engine: Plan, batch: int, options: BenchOptions, clock: Clock) -> None:

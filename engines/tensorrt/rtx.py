@@ -97,5 +97,5 @@ def check_options(options: BuildOptions) -> None:
     for flag, (given, reason) in refused.items():
         if given:
             raise OptionError(
-                f"{flag} can't be had with TensorRT for RTX: {reason}; leave it out, or take --engine tensorrt"
+                f"TensorRT for RTX does not support {flag}: {reason}; remove it, or use --engine tensorrt"
             )

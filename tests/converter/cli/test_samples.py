@@ -176,6 +176,14 @@ def test_what_the_network_contradicts_is_said(tmp_path: Path, monkeypatch: pytes
     assert "warning: the network saw other pixels" in result.output
 
 
+def test_samples_far_from_the_statistics_are_said(tmp_path: Path) -> None:
+    """As a conversion does: one step makes no samples that calibrate well."""
+    result = run(*MODEL, *INPUT, "--gan-steps", "1", "-n", "4", "-o", tmp_path / "c.npz")
+    assert result.exit_code == 0, result.output
+    assert "warning: the samples are far from the batch-norm statistics" in result.output
+    assert "wanted label to only" in result.output
+
+
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")

@@ -77,13 +77,13 @@ def test_a_bare_machine_has_onnxruntime_alone() -> None:
     assert verdict(checkup) == "PASSED: onnxruntime builds and runs here"
     tensorrt = component(BARE, "tensorrt")
     assert tensorrt.reason.startswith("not installed; it builds and runs on an NVIDIA GPU alone")
-    assert tensorrt.mend == 'on a machine with a GPU: pip install "zscgan-convert[tensorrt]"'
+    assert tensorrt.fix == 'on a machine with a GPU: pip install "zscgan-convert[tensorrt]"'
 
 
 def test_all_works_on_an_rtx_gpu() -> None:
     checkup = checkup_from_findings(on_gpu(RTX_6000))
     assert all(entry.runs for entry in checkup.components)
-    assert not any(entry.reason or entry.mend for entry in checkup.components)
+    assert not any(entry.reason or entry.fix for entry in checkup.components)
     assert verdict(checkup) == "PASSED: onnxruntime and tensorrt and tensorrt-rtx build and run here"
 
 
@@ -98,7 +98,7 @@ def test_a_data_centre_gpu_does_not_run_plans_of_tensorrt_for_rtx() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "finding", "reason", "mend"),
+    ("name", "finding", "reason", "fix"),
     [
         ("tensorrt", MISSING, "not installed", 'pip install "zscgan-convert[tensorrt]"'),
         ("tensorrt", Finding("10.13.0", False, "ImportError: libcudart.so.13"), "ImportError: libcudart.so.13",
@@ -118,19 +118,19 @@ def test_a_data_centre_gpu_does_not_run_plans_of_tensorrt_for_rtx() -> None:
         ("torch", MISSING, "not installed", "pip install torch torchvision"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_on_a_gpu_machine_and_what_mends_it(
-    name: str, finding: Finding, reason: str, mend: str
+def test_what_is_wrong_on_a_gpu_machine_and_what_fixes_it(
+    name: str, finding: Finding, reason: str, fix: str
 ) -> None:
     probe = "nvml" if name == "nvidia-ml-py" else name
     found = component({**on_gpu(RTX_6000), probe: finding}, name)
-    assert (found.runs, found.reason, found.mend) == (False, reason, mend)
+    assert (found.runs, found.reason, found.fix) == (False, reason, fix)
 
 
 def test_the_old_quantizer_is_not_recommended() -> None:
     found = component(BARE, "pytorch-quantization")
     assert found.reason == "not installed"
-    assert "--qat-backend modelopt" in found.mend
-    assert "pip install" not in found.mend
+    assert "--qat-backend modelopt" in found.fix
+    assert "pip install" not in found.fix
 
 
 def test_a_folder_in_the_way_is_named_with_and_without_a_gpu() -> None:
@@ -146,17 +146,17 @@ def test_an_import_error_without_a_gpu_is_the_missing_gpu() -> None:
         False,
         "it builds and runs on an NVIDIA GPU alone, and no NVIDIA GPU answers here",
     )
-    assert found.mend == ""
+    assert found.fix == ""
 
 
 def test_tensorrt_for_rtx_builds_without_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = component({**BARE, "tensorrt-rtx": Finding("1.7.1.116", True)}, "tensorrt-rtx")
     assert (found.builds, found.runs) == (True, False)
     monkeypatch.setattr(platform, "machine", lambda: "x86_64")
-    assert component(BARE, "tensorrt-rtx").mend == 'pip install "zscgan-convert[rtx]"'
+    assert component(BARE, "tensorrt-rtx").fix == 'pip install "zscgan-convert[rtx]"'
     monkeypatch.setattr(platform, "machine", lambda: "aarch64")
     missing = component(BARE, "tensorrt-rtx")
-    assert (missing.mend, missing.reason) == ("", "not installed; it is made for x86-64 machines alone")
+    assert (missing.fix, missing.reason) == ("", "not installed; it is made for x86-64 machines alone")
 
 
 @pytest.mark.parametrize(
@@ -218,20 +218,18 @@ def test_a_jetson_is_named_with_its_tensorrt(on_jetson: dict[str, Finding]) -> N
 def test_a_tensorrt_that_the_environment_does_not_see_is_shown_the_way(on_jetson: dict[str, Finding]) -> None:
     found = component(on_jetson, "tensorrt")
     assert found.reason == "this Python doesn't see TensorRT 10.3.0.30 in /usr/lib/python3.10/dist-packages"
-    assert found.mend == "make the environment anew: python3 -m venv --system-site-packages .venv"
+    assert found.fix == "make the environment anew: python3 -m venv --system-site-packages .venv"
     without_bindings = {**on_jetson, "system": Finding("10.3.0", True, "", {"tensorrt": "10.3.0"})}
-    assert component(without_bindings, "tensorrt").mend.startswith(
-        "sudo apt-get install python3-libnvinfer; "
-    )
+    assert component(without_bindings, "tensorrt").fix.startswith("sudo apt-get install python3-libnvinfer; ")
     seen = {**on_jetson, "tensorrt": Finding("10.3.0", True)}
-    assert (component(seen, "tensorrt").reason, component(seen, "tensorrt").mend) == ("", "")
+    assert (component(seen, "tensorrt").reason, component(seen, "tensorrt").fix) == ("", "")
 
 
 def test_the_pytorch_of_a_jetson_is_not_that_of_its_web_page(on_jetson: dict[str, Finding]) -> None:
     found = component(on_jetson, "torch")
     assert found.reason == "this PyTorch is built without CUDA"
-    assert "pytorch.org" not in found.mend
-    assert "docs/jetson.md" in found.mend
+    assert "pytorch.org" not in found.fix
+    assert "docs/jetson.md" in found.fix
 
 
 def test_a_jetson_without_the_package_jetpack() -> None:
@@ -346,10 +344,10 @@ def test_tensorrt_for_rtx_builds_on_this_machine(here: Checkup) -> None:
 
 
 @pytest.mark.slow
-def test_what_this_machine_lacks_has_a_way_to_mend_it(here: Checkup) -> None:
+def test_what_this_machine_lacks_has_a_way_to_fix_it(here: Checkup) -> None:
     for entry in here.components:
         if entry.version is None and not entry.runs:
-            assert entry.mend, entry
+            assert entry.fix, entry
 
 
 @pytest.mark.slow

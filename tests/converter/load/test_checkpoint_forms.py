@@ -426,25 +426,25 @@ RECOGNISED = {
     "state_dict: `torch.save(model.state_dict(), …)` or `.safetensors`": of_object(weights),
     'state_dict in a dictionary, list or tuple, also in a nested one: `{"model": {"state_dict": …}}`, '
     "`(state_dict, epoch)`": Form(nested),
-    "names behind `module.`, `_orig_mod.` (DDP, `torch.compile`) in any order, also inside": of_object(
+    "names prefixed with `module.`, `_orig_mod.` (DDP, `torch.compile`), in any order, also nested": of_object(
         lambda: behind("_orig_mod.module.model._orig_mod.", weights())
     ),
-    "names behind one prefix, such as `model.`, `net.` or `backbone.`": of_object(
+    "names with one prefix, such as `model.`, `net.` or `backbone.`": of_object(
         lambda: behind("net.backbone.", weights())
     ),
     "state_dict of NumPy arrays": of_object(of_numpy),
-    "averaged weights (EMA) beside plain ones: timm's `state_dict_ema`, `model_ema`, `ema`": of_object(
+    "averaged weights (EMA) next to plain ones: timm's `state_dict_ema`, `model_ema`, `ema`": of_object(
         lambda: {"state_dict": of_zeros(weights()), "state_dict_ema": weights()},
         note=r"took the averaged \(EMA\) weights, entry 'state_dict_ema'",
     ),
     "PyTorch's `AveragedModel` (SWA)": of_object(
         lambda: dict(torch.optim.swa_utils.AveragedModel(shufflenet()).state_dict())
     ),
-    "Lightning's `.ckpt`, with `criterion.*`, `loss.*` or metrics beside the network": of_object(
+    "Lightning's `.ckpt`, with `criterion.*`, `loss.*` or metrics next to the network": of_object(
         lightning,
         note=r"network under model. and skipped what is beside it, 5 tensors: criterion.\*, loss_fn.\*, train_acc.\*",
     ),
-    "Lightning's `.ckpt` with `ema_model.*` beside `model.*`": of_object(
+    "Lightning's `.ckpt` with `ema_model.*` next to `model.*`": of_object(
         lightning_ema,
         note=r"took the network under ema_model. \(averaged weights\) and skipped what is beside it.*: model.\*",
     ),
@@ -459,7 +459,7 @@ RECOGNISED = {
         of_fastai, fastai, note="the maximum and the mean of each channel, BatchNorm, Linear 1024→16, ReLU"
     ),
     "DeepSpeed: the folder with `latest`, or `mp_rank_00_model_states.pt`": Form(deepspeed),
-    "accelerate's or Trainer's folder, with `optimizer.bin` and others beside the weights": Form(accelerate),
+    "accelerate's or Trainer's folder, with `optimizer.bin` and others next to the weights": Form(accelerate),
     "a folder with exactly one checkpoint": Form(one_file),
     "torchvision or timm body, any number of classes": of_network(of_timm("test_resnet", num_classes=5)),
     "head of several layers (`fc`, `classifier`, `head`, …), Sequential or named": of_network(
@@ -473,7 +473,7 @@ RECOGNISED = {
         cache(lambda: marked(Layers(resnet_with(fc=nn.Identity())(), 512, 8))),
         "Linear 512→8, ReLU, Linear 8→3",
     ),
-    "the `features` alone of a torchvision network, plus a head": of_network(
+    "only the `features` of a torchvision network, plus a head": of_network(
         cache(lambda: marked(Layers(models.mobilenet_v2().features, 1280, 8))), "torchvision's mobilenet_v2"
     ),
     "`nn.Sequential(*children()[:-1])` plus a head": of_network(
@@ -485,7 +485,7 @@ RECOGNISED = {
             )
         )
     ),
-    "fastai's ResNet, weights alone": of_object(lambda: of_fastai()["model"], fastai),
+    "fastai's ResNet, weights only": of_object(lambda: of_fastai()["model"], fastai),
     "grey, 4 or n channels, also with a bias": of_network(
         resnet_with(conv1=nn.Conv2d(1, 64, 7, 2, 3)), input_shape=(1, 64, 64)
     ),
@@ -499,7 +499,7 @@ RECOGNISED = {
     "weight norm, spectral norm, pruning": of_network(
         in_parts, "put weights together that the file has in parts"
     ),
-    "a normalisation of its own: `normalize.mean`, `normalize.std`": Form(
+    "its own normalisation layer: `normalize.mean`, `normalize.std`": Form(
         lambda folder: (saved(weights(Normalised()), folder / "net.pth"), Normalised().eval()),
         {"input_shape": (3, 64, 64)},
         "mean 0.4,0.5,0.6, std 0.2,0.3,0.4",
@@ -515,16 +515,16 @@ RECOGNISED = {
     "transformers' folder: `config.json`, `model.safetensors` or `pytorch_model.bin`": Form(
         transformers_folder, {}, "mean 0.4,0.5,0.6, std 0.2,0.25,0.3 from preprocessor_config.json"
     ),
-    "the file with the weights, where timm's or transformers' `config.json` lies beside it": Form(
+    "the file with the weights, with timm's or transformers' `config.json` next to it": Form(
         file_beside_config, {}, "built RegNetForImageClassification of transformers"
     ),
     "weights in several files, with `model.safetensors.index.json`": Form(sharded, {}),
-    "weights of a network of your own": Form(
+    "weights of a custom network": Form(
         with_arch,
         SMALL | {"arch": "{folder}/nets.py:Tiny"},
         "skipped what .*Tiny lacks, 1 of the tensors: extra.weight",
     ),
-    "a network pickled whole": Form(pickled, SMALL | {"trust_pickle": True}),
+    "a whole pickled network": Form(pickled, SMALL | {"trust_pickle": True}),
     "ONNX, also in a folder with `preprocessor_config.json`": Form(
         onnx_folder, {}, "from preprocessor_config.json"
     ),
@@ -676,7 +676,7 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             "timm:mobilenetv3_small_075, timm:tf_mobilenetv3_small_075; say which: --arch timm:",
         ),
     ),
-    "networks of one's own names (`cifar10_resnet20`), other widths": (
+    "networks with custom names (`cifar10_resnet20`), other widths": (
         (
             lambda folder: saved(weights(models.mobilenet_v2(width_mult=0.25)), folder / "net.pth"),
             "has the names and shapes of these .* --arch file.py:callable",
@@ -691,9 +691,7 @@ REFUSED: dict[str, tuple[Refusal, ...]] = {
             r"don't fit the ResNetForImageClassification of .*of another shape.*another network",
         ),
     ),
-    "a `config.json` that asks for code of its own (`auto_map`)": (
-        (own_code, r"needs code that isn't part of"),
-    ),
+    "a `config.json` that requires custom code (`auto_map`)": ((own_code, r"needs code that isn't part of"),),
     "a folder or weights of a language model": (
         (
             of_names("model.embed_tokens.weight", "lm_head.weight"),

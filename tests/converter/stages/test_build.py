@@ -173,7 +173,7 @@ def test_batches_are_cut_to_the_profile(convert: Convert, machine: DoubleMachine
         (["--hardware-compatible", "all"], 2, "ampere+"),
         (["--builder-level", "9"], 2, "--builder-level from 0 to 5"),
         (["--engine", "tensorrt"], 1, 'pip install "zscgan-convert[tensorrt]"'),
-        (["--engine", "tensorrt-rtx", "--timing-cache", "t.cache"], 2, "--timing-cache can't be had"),
+        (["--engine", "tensorrt-rtx", "--timing-cache", "t.cache"], 2, "does not support --timing-cache"),
     ],
 )
 def test_refusals(convert: Convert, flags: list[str], code: int, message: str) -> None:

@@ -166,7 +166,7 @@ def test_workspace_and_level_are_taken(tmp_path: Path) -> None:
 )
 def test_options_that_it_lacks_are_refused(tmp_path: Path, options: BuildOptions, flag: str) -> None:
     onnx.save(small_network(), tmp_path / "net.onnx")
-    with pytest.raises(OptionError, match=f"{flag} can't be had with TensorRT for RTX: .*--engine tensorrt"):
+    with pytest.raises(OptionError, match=f"TensorRT for RTX does not support {flag}: .*--engine tensorrt"):
         engine_from_onnx(tmp_path / "net.onnx", tmp_path / "net.plan", options)
     assert not (tmp_path / "net.plan").exists()
 
