@@ -21,9 +21,9 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-from converter import __version__  # noqa: E402 - found on the path of above
 from converter.doctor.isolated_call import ChildError, call_in_child  # noqa: E402
 from converter.environment.machine import processor, public_text, without_private_names  # noqa: E402
+from converter.version import __version__  # noqa: E402 - found on the path of above
 from engines.gpu import gpus  # noqa: E402
 
 SCHEMA = 1

@@ -6,8 +6,10 @@ CalibrationError
 └── GeneratorError  a generator that can't be trained, or belongs to another model
 """
 
+from zscgan_common.errors import ZSCGANError
 
-class CalibrationError(Exception):
+
+class CalibrationError(ZSCGANError):
     """Base of every error that ``calibrators`` raises on purpose."""
 
 

@@ -11,8 +11,10 @@ ConversionError             exit code 1
 OptionsError                exit code 2: options that contradict one another
 """
 
+from zscgan_common.errors import ZSCGANError
 
-class ConversionError(Exception):
+
+class ConversionError(ZSCGANError):
     """Base of every error that ends a conversion with exit code 1."""
 
 
@@ -44,5 +46,5 @@ class OutputError(ConversionError):
     """The output folder, or another file of the conversion, can't be written."""
 
 
-class OptionsError(Exception):
+class OptionsError(ZSCGANError):
     """Options that are wrong by themselves or together; exit code 2."""

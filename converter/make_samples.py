@@ -10,7 +10,6 @@ from calibrators.fingerprint import fingerprint
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, save_sheet
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
-from converter import __version__
 from converter.console import Console
 from converter.errors import OptionsError
 from converter.graph.capture import INPUT
@@ -29,6 +28,7 @@ from converter.stages.synthesis import (
     warn_of_poor_samples,
 )
 from converter.trust.task.base import Task
+from converter.version import __version__
 from zscgan_common.files import write_atomic
 from zscgan_common.warning_message import WarningMessage
 

@@ -5,12 +5,14 @@ EngineError
 └── BuildError              the engine refused the network or the options
 """
 
+from zscgan_common.errors import ZSCGANError
+
 TENSORRT_EXTRA = 'pip install "zscgan-convert[tensorrt]"'
 PYCUDA_EXTRA = 'pip install "zscgan-convert[pycuda]"'
 RTX_EXTRA = 'pip install "zscgan-convert[rtx]"'
 
 
-class EngineError(Exception):
+class EngineError(ZSCGANError):
     """Base of every error that ``engines`` raises on purpose."""
 
 

@@ -4,9 +4,12 @@ import ast
 import importlib
 import inspect
 import json
+import os
 import re
 import runpy
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import fields
@@ -41,6 +44,7 @@ from engines.cli import bench as bench_cli
 from engines.cli import build as build_cli
 from engines.cli.bench import bench
 from engines.cli.build import build
+from engines.cli.spellings import SPELLINGS
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 from zscgan_common.exit_codes import MISSED
 
@@ -319,7 +323,46 @@ def test_flags_exist(page: Path) -> None:
         code for code in CODE.findall(prose(page)) if code.split()[0] in COMMANDS or code.startswith("--")
     ]
     named = {flag for code in spans for flag in FLAG.findall(code)}
-    assert named - ours - OTHERS_FLAGS == set()
+    theirs = {f"--{name}" for name in SPELLINGS}
+    assert named - ours - theirs - OTHERS_FLAGS == set()
+
+
+def test_the_spellings_of_other_tools_are_those_of_the_code() -> None:
+    (paragraph,) = re.findall(
+        r"^Spellings that are accepted.*?\n\n", prose(DOCS / "cli.md"), re.MULTILINE | re.DOTALL
+    )
+    assert CODE.findall(paragraph) == [f"--{name}" for name in SPELLINGS]
+
+
+def test_completion_works_in_bash(tmp_path: Path) -> None:
+    """The lines for ``~/.bashrc`` define a completion for each command, and what they define answers."""
+    (lines,) = blocks(DOCS / "completion.md", "bash")
+    for name, command in COMMANDS.items():
+        script = tmp_path / name
+        script.write_text(
+            f"#!{sys.executable}\nfrom {command.callback.__module__} import {command.callback.__name__} as run\n"
+            f"run(prog_name={name!r})\n"
+        )
+        script.chmod(0o755)
+    asked = (
+        "COMP_WORDS=(zscgan-convert net.pth --calibr); COMP_CWORD=2; _zscgan_convert_completion zscgan-convert; "
+        'complete -p | sed "s/.* //"; echo "${COMPREPLY[@]}"'
+    )
+    environment = {
+        **os.environ,
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+        "PYTHONPATH": str(ROOT),
+    }
+    result = subprocess.run(
+        ["bash", "--norc", "-c", f"{lines}\n{asked}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    *completed, answer = result.stdout.split("\n")[:-1]
+    assert set(completed) == set(COMMANDS)
+    assert answer == "--calibrator --calibration-cache"
 
 
 # Constants

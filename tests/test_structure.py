@@ -33,7 +33,9 @@ OPTIONAL = (
 # Seconds to import: modules that --help and the options load do without them.
 HEAVY = ("torch", "torchvision", "onnx", "onnxruntime", "onnxscript")
 LIGHT_MODULES = (
-    "converter/cli/convert.py",
+    "converter/__init__.py",
+    "converter/api.py",
+    "converter/cli/*.py",
     "**/options.py",
     "**/params.py",
     "**/errors.py",

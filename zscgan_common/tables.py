@@ -11,6 +11,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 NARROW = 80
+UNBOUNDED = 10_000
+"""Columns of a page on which nothing has to wrap."""
 
 
 def terminal_width(at_most: int = sys.maxsize) -> int:
@@ -33,7 +35,7 @@ def figures(heading: str) -> Column:
     return Column(heading, justify="right", no_wrap=True)
 
 
-def labelled(rows: Iterable[tuple[str, str]]) -> Table:
+def labelled(rows: Iterable[tuple[RenderableType, RenderableType]]) -> Table:
     """Rows of a label and a text, which wraps beside it."""
     body = columns(Column(no_wrap=True), Column(overflow="fold"))
     body.show_header = False

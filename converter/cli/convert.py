@@ -12,7 +12,7 @@ from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from converter import __version__
+from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import (
     calibration_options,
     engine_options,
@@ -29,19 +29,21 @@ from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import CALIBRATORS, ConvertOptions, ImageOptions
 from converter.qat.options import QATOptions
+from converter.version import __version__
 from engines.cli.options import build_options, builder_options
+from engines.cli.spellings import CONTEXT
 from zscgan_common.exit_codes import MISSED
 from zscgan_common.warning_message import WarningMessage
 
-EPILOG = """\b
+MOST_USED = ("int8", "output", "val", "preset", "arch", "calib_data", "max_drop", "engine")
+EXAMPLES = """\b
 Examples:
-  zscgan-convert resnet18.pth --int8
+  zscgan-convert resnet18 --int8    (torchvision's network and weights)
   zscgan-convert resnet18.pth --int8 --val imagenet/val --resize 256 --crop 224
-  zscgan-convert resnet18.pth --int8 --max-drop 0.5
-  zscgan-convert yolov8n.onnx --int8 --preset unit --resize 640x640 --val images/
   zscgan-convert mine.pth --int8 --arch mine.py:build --input-shape 3x64x64 --preset unit
-
-\b
+  zscgan-convert mine.onnx --int8 --preset imagenet --max-drop 0.5
+  zscgan-convert yolov8n.onnx --int8 --preset unit --resize 640x640 --val images/"""
+EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 wrong command line, 3 built but --max-drop missed,
 130 interrupted (the same command goes on with the training)."""
 
@@ -65,9 +67,13 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 
 
 @cloup.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=BriefCommand,
+    most_used=MOST_USED,
+    examples=EXAMPLES,
+    exit_codes=EXIT_CODES,
+    context_settings=CONTEXT,
 )
-@click.argument("model", metavar="MODEL")
+@model_argument
 @precision_options
 @model_options
 @input_options
@@ -79,33 +85,43 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
 @builder_options
 @output_options
 @click.version_option(__version__, prog_name="zscgan-convert")
+@help_all_option
 @click.pass_context
-def command(
-    context: click.Context, /, model: str, int8: bool, as_json: bool, verbose: int, quiet: bool, **given: Any
-) -> None:
+def command(context: click.Context, /, as_json: bool, verbose: int, quiet: bool, **_given: Any) -> None:
     """Turn the vision network MODEL, of PyTorch or ONNX, into an INT8 engine without any data.
 
-    MODEL is a state_dict (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
+    MODEL is a checkpoint (.pth, .pt, .ckpt, .safetensors), a folder of timm or transformers, an ONNX file, a
     TorchScript archive, an exported program (.pt2), or the name of a torchvision classifier or timm:name. It takes one
     image input and may be a classifier, a detector, a segmenter, an embedding or any other network. The output folder
     gets FP32 and INT8 ONNX, the ranges, the generator and a picture of its samples, the engine, report.json and the
     same as a page, report.html.
     """
-    if not int8:
-        raise click.UsageError(f"expected the precision to convert to; type zscgan-convert {model} --int8")
+    options, warnings = request_from(context)
+    sys.exit(run(options, warnings, as_json=as_json, verbose=verbose, quiet=quiet))
+
+
+def request_from(context: click.Context) -> tuple[ConvertOptions, list[WarningMessage]]:
+    """What was typed as options, and a warning for each flag that has no effect.
+
+    Raises click.UsageError, whose message names the flag.
+    """
+    given = context.params
+    if not given["int8"]:
+        raise click.UsageError(
+            f"expected the precision to convert to; type zscgan-convert {given['model']} --int8"
+        )
     typed = {name for name in given if context.get_parameter_source(name) is ParameterSource.COMMANDLINE}
     try:
-        options = options_from_flags(model, given, typed)
+        options = options_from_flags(given["model"], given, typed)
     except (ValueError, OptionsError) as error:
         raise click.UsageError(str(error)) from error
-    idle = [
+    return options, [
         WarningMessage(
             "option-ignored", f"{flag} has no effect without {need}", f"Leave it out, or add {need}."
         )
         for name, (flag, need, used) in IDLE.items()
         if name in typed and not used(given)
     ]
-    sys.exit(run(options, idle, as_json=as_json, verbose=verbose, quiet=quiet))
 
 
 def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> ConvertOptions:
@@ -159,13 +175,16 @@ def run(
         from converter.console import Console
         from converter.pipeline import convert
         from converter.report.summary import missed_gate, summary
+        from zscgan_common.tables import UNBOUNDED, terminal_width
 
         console = Console(quiet=quiet)
         for warning in warnings:
             console.warn(warning)
         report = convert(options, console, shlex.join(["zscgan-convert", *sys.argv[1:]]))
         missed = missed_gate(report, options.max_drop)
-        click.echo(summary(report, missed), err=as_json)
+        seen = (sys.stderr if as_json else sys.stdout).isatty()
+        width = terminal_width() if seen else UNBOUNDED
+        click.echo(summary(report, missed, width=width, styled=seen), err=as_json)
         if as_json:
             click.echo(report.to_json(), nl=False)
         return MISSED if missed else 0

@@ -23,9 +23,10 @@ LOGS = (
 
 model_options = cloup.option_group(
     "Model",
-    cloup.option("--arch", metavar="NAME", help="torchvision name, timm:name, package.module:callable or "
-                 "file.py:callable, these three also with arguments: 'file.py:build(num_classes=7)'; absent: the "
-                 "architecture of torchvision or timm that fits the weights."),
+    cloup.option("--arch", metavar="NAME", help="The architecture of a checkpoint, where it isn't recognised: a "
+                 "torchvision name, timm:name, package.module:callable or file.py:callable. The last three also take "
+                 "arguments: 'file.py:build(num_classes=7)'.  [default: the architecture of torchvision or timm that "
+                 "fits the weights]"),
     cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
     cloup.option("--task", type=click.Choice(TASKS), default=ConvertOptions.task, show_default=True,
                  help="What the outputs mean; auto recognises it and says so."),
@@ -38,8 +39,9 @@ input_options = cloup.option_group(
     cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
     cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
     cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
-    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="Usual mean, std and shape, in place of --mean "
-                 "and --std; auto, as without it: from the file, or read from the network's first layer."),
+    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="How the input is normalised. Gives the usual "
+                 "mean, std and shape, in place of --mean and --std; auto, as without it: from the file, or read from "
+                 "the network's first layer."),
     cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the network's colours, and of "
                  "--mean and --std; auto, as without it: the preset's, or where the network tells it, else rgb."),
 )  # fmt: skip
@@ -108,14 +110,15 @@ engine_options = cloup.option_group(
 image_options = cloup.option_group(
     "Accuracy and real images",
     cloup.option("--val", type=FilePath, metavar="DIR|FILE",
-                 help="Compare FP32 and INT8 on these images, and measure their accuracy where there are labels: class "
-                 "folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
+                 help="Compare FP32 and INT8 on these images, and measure their accuracy where there are labels. These "
+                 "are class folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
     cloup.option("--resize", type=ResizeType(), help="Resize images to this shorter side, or stretch them to this "
                  "height and width, for example 240x320."),
     cloup.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
     cloup.option("--max-drop", type=float, metavar="PERCENT",
-                 help="Keep the fewest layers out of INT8 for which no more percent points of accuracy are lost, as "
-                 "measured on labels of --val or else estimated; exit with 3 where none do."),
+                 help="Largest acceptable loss of accuracy, in percentage points. Keeps as few layers as possible out "
+                 "of INT8 to stay below it, as measured on labels of --val or else estimated; exits with 3 if that "
+                 "fails."),
 )  # fmt: skip
 
 precision_options = cloup.option_group(

@@ -13,9 +13,8 @@ from types import FrameType
 
 import click
 
-from calibrators.errors import CalibrationError
-from converter.errors import ConversionError, OptionsError
-from engines.errors import EngineError
+from converter.errors import OptionsError
+from zscgan_common.errors import ZSCGANError
 from zscgan_common.exit_codes import FAILED, INTERRUPTED, USAGE
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
@@ -28,7 +27,7 @@ def exit_code(work: Callable[[], int], verbose: int) -> int:
     try:
         with stopped_by_sigterm():
             return work()
-    except (ConversionError, CalibrationError, EngineError, OptionsError) as error:
+    except ZSCGANError as error:
         if verbose > 1:
             traceback.print_exc()
         click.echo(f"error: {error}", err=True)

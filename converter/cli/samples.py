@@ -11,29 +11,35 @@ from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from converter import __version__
+from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import input_options, log_options, model_options, sample_options
 from converter.cli.process import exit_code, tune_process
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.options import SampleOptions
+from converter.version import __version__
 from engines.cli.params import FilePath
+from engines.cli.spellings import CONTEXT
 
-EPILOG = """\b
+MOST_USED = ("output", "count", "normalised", "preset", "arch", "overwrite")
+EXAMPLES = """\b
 Examples:
   zscgan-samples resnet18.pth -o calib.npz --normalised
   python -m modelopt.onnx.quantization --onnx_path resnet18.onnx --calibration_data_path calib.npz
   zscgan-samples yolov8n.onnx --preset unit -o calib/
-  yolo export model=yolov8n.pt format=engine int8=True data=calib/data.yaml
-
-\b
+  yolo export model=yolov8n.pt format=engine int8=True data=calib/data.yaml"""
+EXIT_CODES = """\b
 Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted (the same command goes on with the training)."""
 
 
 @cloup.command(
-    epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}
+    cls=BriefCommand,
+    most_used=MOST_USED,
+    examples=EXAMPLES,
+    exit_codes=EXIT_CODES,
+    context_settings=CONTEXT,
 )
-@click.argument("model", metavar="MODEL")
+@model_argument
 @cloup.option_group(
     "Output",
     cloup.option("-o", "--output", type=FilePath, required=True, metavar="FILE.npz|DIR",
@@ -54,6 +60,7 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted (the same co
 @sample_options
 @log_options
 @click.version_option(__version__, prog_name="zscgan-samples")
+@help_all_option
 @click.pass_context
 def command(context: click.Context, /, model: str, verbose: int, quiet: bool, **given: Any) -> None:
     """Make calibration data for the vision network MODEL from nothing but MODEL.

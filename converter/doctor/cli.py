@@ -12,10 +12,10 @@ from rich.console import RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from converter import __version__
 from converter.doctor.diagnosis import Checkup, Component, checkup_from_findings
 from converter.doctor.probes import ask_all
 from converter.environment.machine import without_private_names
+from converter.version import __version__
 from zscgan_common.exit_codes import FAILED, INTERRUPTED
 from zscgan_common.tables import NARROW, columns, indented, labelled, terminal_width, text_from, words
 

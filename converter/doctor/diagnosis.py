@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from converter import __version__
 from converter.doctor.probes import Finding
 from converter.environment.machine import processor
 from converter.environment.system import SystemPackages
+from converter.version import __version__
 from engines.errors import PYCUDA_EXTRA, RTX_EXTRA, TENSORRT_EXTRA
 from engines.options import COMPUTE_CAPABILITIES
 

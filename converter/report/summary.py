@@ -1,10 +1,49 @@
 """The last lines on the terminal: the result, the run time, and what to type next."""
 
 import shlex
+from collections.abc import Iterator
+from pathlib import Path
 
-from converter.report.document import AccuracySection, Report
-from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
+from rich.console import RenderableType
+from rich.rule import Rule
+from rich.text import Text
+
+from converter.report.document import PAGE, REPORT, QATSection, Report
+from converter.workspace import (
+    ANSWERS,
+    BUILD_LOG,
+    CPU_ENGINE,
+    FP32_ONNX,
+    IMPLICIT_CACHE,
+    INT8_ONNX,
+    RTX_ENGINE,
+    SAMPLES,
+    TENSORRT_ENGINE,
+)
 from engines.options import ENGINE_TITLES
+from zscgan_common.tables import UNBOUNDED, labelled, text_from
+
+DETAIL = frozenset({"", "predicted", "precision", "fine-tuning", "samples"})
+"""Labels of results that are not printed in bold."""
+NOT_ON_GPU = "what INT8 gains on an NVIDIA GPU was not measured here: that requires TensorRT and such a GPU"
+FILES = {
+    TENSORRT_ENGINE: "the engine, for TensorRT on this kind of GPU",
+    RTX_ENGINE: "the engine, for TensorRT for RTX",
+    INT8_ONNX: "INT8 with Q/DQ pairs: TensorRT 10 and 11 build an engine from it",
+    CPU_ENGINE: "the engine for ONNX Runtime on a CPU",
+    FP32_ONNX: "the same network before quantization",
+    PAGE: "the report, to open in a browser",
+    REPORT: "the report, for programs",
+    SAMPLES: "a look at the samples",
+    ANSWERS: "what FP32 and INT8 find in a few inputs",
+    "generator.pt": "the generators, for --generator",
+    "calibration.json": "the range of each activation",
+    "calibration.cache": "the same, as TensorRT 10 reads it",
+    "calibration.tensorrt.json": "what TensorRT's own calibration is of",
+    IMPLICIT_CACHE: "TensorRT's own calibration",
+    BUILD_LOG: "messages of TensorRT's builder",
+}
+"""File -> what it is, the most important first."""
 
 PROCEDURAL = "calibrated on procedural images"
 REAL_IMAGES = "agreement on real images, which need no labels"
@@ -52,31 +91,110 @@ def loss(report: Report) -> tuple[float | None, str]:
     return None, ""
 
 
-def summary(report: Report, missed: str) -> str:
-    """A few lines for a person."""
-    lines = ["", *qat_lines(report)]
+def summary(report: Report, missed: str, *, width: int = UNBOUNDED, styled: bool = False) -> str:
+    """The result, where the files are and what to do next, for a terminal of ``width`` columns or a pipe."""
+    results: list[tuple[RenderableType, RenderableType]] = [
+        (Text(f"  {label}", "bold"), Text(text, "" if label in DETAIL else "bold"))
+        for label, text in result_rows(report)
+    ]
+    files: list[tuple[RenderableType, RenderableType]] = [
+        (f"  {name}", Text(text, "dim")) for name, text in file_rows(report)
+    ]
+    parts: list[RenderableType] = [
+        Rule(style="dim") if styled else "",
+        verdict(report, missed),
+        "",
+        labelled(results),
+        "",
+    ]
+    if files:
+        parts += [f"files in {folder_of(report)}:", labelled(files), ""]
+    # As it is typed: a command must not be cut into lines.
+    steps = [line for what, command in next_steps(report) for line in (f"  {what}:", f"    {command}")]
+    return "\n".join([text_from(*parts, width=width, styled=styled), "next:", *steps])
+
+
+def verdict(report: Report, missed: str) -> Text:
+    """Whether it went well, how long it took, and whether there were warnings."""
+    style = "bold red" if missed else "bold green"
+    found = Text(f"MISSED: {missed}; built all the same," if missed else "PASSED", style)
+    found.append(f" in {report.seconds:.1f} s", "bold")
+    if number := len(report.warnings):
+        warnings = "1 warning" if number == 1 else f"{number} warnings"
+        found.append(f", with {warnings} (see above, or report.json)", "yellow")
+    return found
+
+
+def result_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """What was found, the most important first: a label and a text each."""
+    yield from accuracy_rows(report)
+    yield from size_rows(report)
+    yield from speed_rows(report)
     if in_float := report.quantization.float_macs_percent:
-        lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
+        yield "precision", f"{in_float:.1f} % of the multiply-adds stay in float"
+    if report.qat is not None:
+        yield "fine-tuning", fine_tuning_line(report.qat)
     if report.calibration.source == "procedural":
-        lines.append(PROCEDURAL + why_procedural(report))
-    if report.accuracy is not None:
-        lines.append(accuracy_line(report.accuracy))
-    if report.agreement is not None:
-        found = report.agreement
-        lines.append(
-            f"{agreement_in(found.measure)}: {share(found.percent)} on {found.samples} fresh samples"
-        )
-    if report.prediction is not None and (report.accuracy is None or report.accuracy.fp32 is None):
-        p = report.prediction
-        lines.append(
-            f"predicted on real data: another class on {p.disagreement:.2f} % ({p.low:.2f} to {p.high:.2f}), "
-            f"{p.drop:.2f} points of top-1 lost ({p.drop_low:.2f} to {p.drop_high:.2f})"
-        )
-    lines += [throughput_line(report, batch) for batch in dict.fromkeys(t.batch for t in report.throughput)]
-    lines += [f"{name:<24} {path}" for name, path in report.artifacts.items()]
-    verdict = f"MISSED: {missed}; built all the same," if missed else "PASSED"
-    lines += ["", f"{verdict} in {report.seconds:.1f} s", f"next: {next_command(report)}"]
-    return "\n".join(lines)
+        yield "samples", PROCEDURAL + why_procedural(report)
+
+
+def accuracy_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """Accuracy on labels, agreement with FP32, and what is predicted where there are no labels."""
+    found, fresh, predicted = report.accuracy, report.agreement, report.prediction
+    if found is not None:
+        images = f"on {found.images} images of --val"
+        if found.fp32 is not None and found.int8 is not None:
+            change = f"{found.int8 - found.fp32:+.2f} points"
+            yield str(found.metric), f"FP32 {found.fp32:.2f} % -> INT8 {found.int8:.2f} % ({change}) {images}"
+        yield "agreement", f"{agreement_in(found.measure)}: {share(found.agreement)} {images}"
+    if fresh is not None:
+        agreement = f"{agreement_in(fresh.measure)}: {share(fresh.percent)}"
+        yield "" if found else "agreement", f"{agreement} on {fresh.samples} fresh samples"
+    if found is None and fresh is None:
+        yield "agreement", "not measured: there were neither samples nor --val"
+    if predicted is not None and (found is None or found.fp32 is None):
+        p = predicted
+        others = f"another class on {p.disagreement:.2f} % ({p.low:.2f} to {p.high:.2f})"
+        lost = f"{p.drop:.2f} points of top-1 lost ({p.drop_low:.2f} to {p.drop_high:.2f})"
+        yield "predicted", f"on real data {others}, {lost}"
+
+
+def size_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """The size of the INT8 network beside that of FP32."""
+    sizes = report.artifact_bytes
+    if FP32_ONNX in sizes and INT8_ONNX in sizes:
+        before, after = sizes[FP32_ONNX], sizes[INT8_ONNX]
+        yield "size", f"FP32 {before / 1e6:.2f} MB -> INT8 {after / 1e6:.2f} MB ({after / before:.0%} of it)"
+
+
+def speed_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """What was measured on which engine, the throughput by batch, and what was not measured although asked for."""
+    if not report.throughput:
+        return
+    yield "speed", f"{engine_in_words(report)}, images/s:"
+    for batch in dict.fromkeys(t.batch for t in report.throughput):
+        yield "", throughput_line(report, batch)
+    if not_on_gpu(report):
+        yield "", NOT_ON_GPU
+
+
+def not_on_gpu(report: Report) -> bool:
+    """Whether the speed is that of a CPU alone, which ``--engine`` did not ask for."""
+    on_cpu = all(t.engine == "onnxruntime" for t in report.throughput)
+    return on_cpu and report.options.get("engine") != "onnxruntime"
+
+
+def folder_of(report: Report) -> Path:
+    """The output folder."""
+    return Path(next(iter(report.artifacts.values()))).parent
+
+
+def file_rows(report: Report) -> Iterator[tuple[str, str]]:
+    """The files of the conversion and what each is, the most important first."""
+    for name, what in FILES.items():
+        if name in report.artifacts:
+            yield name, what
+    yield from ((name, "") for name in report.artifacts if name not in FILES)
 
 
 def why_procedural(report: Report) -> str:
@@ -96,45 +214,39 @@ def agreement_in(measure: str) -> str:
     return f"{measure} as FP32" if measure.startswith("same ") else f"agreement with FP32 ({measure})"
 
 
-def accuracy_line(a: AccuracySection) -> str:
-    """What ``--val`` says."""
-    agreement = f"{agreement_in(a.measure)}: {share(a.agreement)}"
-    if a.fp32 is None or a.int8 is None:
-        return f"{agreement} on {a.images} images of --val"
-    return (
-        f"{a.metric} on {a.images} images: FP32 {a.fp32:.2f} %, INT8 {a.int8:.2f} % "
-        f"({a.int8 - a.fp32:+.2f} points); {agreement}"
-    )
-
-
-def qat_lines(report: Report) -> list[str]:
-    """What fine-tuning did, where there was one."""
-    if report.qat is None:
-        return []
-    agreement = report.qat.agreement
-    verdict = "" if report.qat.kept == "qat" else "; it was not kept"
-    return [
-        f"fine-tuning: agreement with FP32 on held-out inputs {agreement.ptq:.2f} % before, "
-        f"{agreement.qat:.2f} % after{verdict}"
-    ]
+def fine_tuning_line(qat: QATSection) -> str:
+    """What fine-tuning did."""
+    before, after = qat.agreement.ptq, qat.agreement.qat
+    kept = "" if qat.kept == "qat" else "; it was not kept"
+    return f"agreement with FP32 on held-out inputs {before:.2f} % before, {after:.2f} % after{kept}"
 
 
 def throughput_line(report: Report, batch: int) -> str:
     """FP32, FP16 where it was measured, and INT8 side by side at one batch."""
     rows = [t for t in report.throughput if t.batch == batch]
     speeds = ", ".join(f"{t.precision.upper()} {t.images_per_s:.1f}" for t in rows)
-    engine = ENGINE_TITLES[rows[0].engine]
-    ratio = rows[-1].images_per_s / rows[0].images_per_s
-    return f"{engine}, batch {batch}: {speeds} images/s ({ratio:.2f} x)"
+    return f"batch {batch}: {speeds} ({rows[-1].images_per_s / rows[0].images_per_s:.2f} x)"
 
 
-def next_command(report: Report) -> str:
-    """What a user will probably want now."""
-    paths = report.artifacts
+def engine_in_words(report: Report) -> str:
+    """What was measured, and on what."""
+    engine, gpu = report.throughput[0].engine, (report.device.measured_on or {}).get("name")
+    return f"{ENGINE_TITLES[engine]} on {'this CPU' if engine == 'onnxruntime' else gpu or 'this GPU'}"
+
+
+def next_steps(report: Report) -> Iterator[tuple[str, str]]:
+    """What a user will probably want now: in words, and the command."""
+    paths = {name: shlex.quote(path) for name, path in report.artifacts.items()}
     if report.accuracy is None or (report.accuracy.metric is None and report.model.task == "classes"):
-        reuse = f" --generator {shlex.quote(paths['generator.pt'])}" if "generator.pt" in paths else ""
-        return f"{report.command}{reuse} --val DIR  ({VAL.get(report.model.task, REAL_IMAGES)})"
-    if TENSORRT_ENGINE in paths:
-        return f"zscgan-bench {shlex.quote(paths[TENSORRT_ENGINE])} --batch 1,8,32"
-    files = shlex.join(paths[name] for name in (FP32_ONNX, CPU_ENGINE))
-    return f"zscgan-bench {files} --batch 1,8,32"
+        reuse = f" --generator {paths['generator.pt']}" if "generator.pt" in paths else ""
+        yield f"measure {VAL.get(report.model.task, REAL_IMAGES)}", f"{report.command}{reuse} --val DIR"
+    plan = next((name for name in (TENSORRT_ENGINE, RTX_ENGINE) if name in paths), None)
+    if plan is not None and report.throughput and not_on_gpu(report):
+        yield "measure the plan on a machine with such a GPU", f"zscgan-bench {paths[plan]} --batch 1,8,32"
+    elif plan is not None:
+        yield "measure other batches", f"zscgan-bench {paths[plan]} --batch 1,8,32"
+    elif report.options.get("engine") == "onnxruntime":
+        yield "measure other batches", f"zscgan-bench {paths[FP32_ONNX]} {paths[CPU_ENGINE]} --batch 1,8,32"
+    elif INT8_ONNX in paths:
+        build = f"zscgan-build {paths[INT8_ONNX]} --engine tensorrt -o {TENSORRT_ENGINE}"
+        yield "build the engine on the machine with the GPU (trtexec does it too)", build

@@ -20,7 +20,7 @@ from engines.bench.gpu_watch import GpuWatch
 from engines.memory import open_device
 from engines.memory.base import Device
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from engines.options import BenchOptions
+from engines.options import ENGINE_TITLES, BenchOptions
 from engines.tensorrt import library as tensorrt
 from engines.tensorrt import rtx as tensorrt_rtx
 from zscgan_common.warning_message import WarningMessage
@@ -48,7 +48,7 @@ def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
     options, measured_on = job.options, None
     batches = measured_batches(job, deployed)
     bench = BenchOptions(batches=batches, buffers=options.buffers)
-    with job.console.stage("benchmark") as stage:
+    with job.console.stage("benchmark", moving=False) as stage:
         if deployed.name == "onnxruntime":
             results = on_cpu(job, bench, deployed)
         else:
@@ -56,10 +56,13 @@ def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
         engines = len(results) // len(batches)  # FP32 is the first of them, INT8 the last
         gains = ratios(results, engines)[engines - 1 :: engines]
         pairs = zip(batches, gains, strict=True)
-        stage.detail = "INT8 " + ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
+        found = ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
+        stage.detail = f"{ENGINE_TITLES[deployed.name]}, INT8: {found}"
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings or ()):
         job.console.warn(warning)
-    if deployed.name == "onnxruntime" and max(gains) < 1:
+    if (
+        options.engine == "onnxruntime" and max(gains) < 1
+    ):  # it is no verdict on an engine that was not measured
         job.console.warn(SLOWER)
     return Benchmarked(list(map(section_of, results)), measured_on)
 

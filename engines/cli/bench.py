@@ -13,6 +13,7 @@ import click
 import cloup
 
 from engines.cli.params import FilePath, Numbers, joined
+from engines.cli.spellings import CONTEXT
 from engines.errors import EngineError
 from engines.options import (
     BUFFERS,
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 _FILE_WIDTH = 16
 """To no less than this is the name of a file folded."""
-
-_UNBOUNDED = 10_000
 
 
 def guard(work: Callable[[], None]) -> None:
@@ -48,7 +47,7 @@ def guard(work: Callable[[], None]) -> None:
         sys.exit(code)
 
 
-@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.")
+@cloup.command(epilog="Next: zscgan-build makes an engine of an ONNX file.", context_settings=CONTEXT)
 @cloup.argument("files", nargs=-1, required=True, type=FilePath, metavar="FILE...")
 @cloup.option_group(
     "Measurement",
@@ -211,8 +210,8 @@ def _tables(rows: list[dict[str, Any]]) -> str:
 
 def _fitted(table: "Table", files: list[str]) -> str:
     """The table in the width of the terminal: names of files are folded for it, figures never."""
-    from zscgan_common.tables import terminal_width, text_from
+    from zscgan_common.tables import UNBOUNDED, terminal_width, text_from
 
-    whole, longest = text_from(table, width=_UNBOUNDED), max(map(len, files))
+    whole, longest = text_from(table, width=UNBOUNDED), max(map(len, files))
     least = max(map(len, whole.splitlines())) - longest + min(longest, _FILE_WIDTH)
     return text_from(table, width=max(terminal_width(), least))

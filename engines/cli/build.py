@@ -12,10 +12,11 @@ import cloup
 from engines.cli.bench import guard
 from engines.cli.options import build_options, builder_options, profile_options
 from engines.cli.params import FilePath
+from engines.cli.spellings import CONTEXT
 from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
 
 
-@cloup.command(epilog="Next: zscgan-bench ENGINE measures it.")
+@cloup.command(epilog="Next: zscgan-bench ENGINE measures it.", context_settings=CONTEXT)
 @cloup.argument("model", type=FilePath, metavar="MODEL.onnx")
 @cloup.option_group(
     "Engine",

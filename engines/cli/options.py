@@ -44,10 +44,11 @@ builder_options = cloup.option_group(
                  help="Scratch memory that TensorRT may use.  [default: all of the GPU's]"),
     cloup.option("--timing-cache", type=FilePath, metavar="FILE",
                  help="TensorRT's timings, read and written: a second build is faster."),
-    cloup.option("--builder-level", type=int, metavar="0-5",
+    cloup.option("--builder-optimization-level", "--builder-level", "builder_level", type=int, metavar="0-5",
                  help="How long TensorRT searches for fast kernels.  [default: 3, TensorRT's]"),
     cloup.option("--version-compatible", is_flag=True, help="A plan that later TensorRT versions run too."),
-    cloup.option("--hardware-compatible", type=click.Choice(HARDWARE), default=HARDWARE[0], show_default=True,
+    cloup.option("--hardware-compatibility-level", "--hardware-compatible", "hardware_compatible",
+                 type=click.Choice(HARDWARE), default=HARDWARE[0], show_default=True,
                  help="More GPUs that the plan runs on."),
     cloup.option("--refit", is_flag=True, help="Allow other weights to be put into the plan later."),
 )  # fmt: skip

@@ -1,6 +1,7 @@
 """``--engine tensorrt`` by the doubles of TensorRT, a GPU and its memory: what is built, kept, told and refused."""
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -98,7 +99,9 @@ def test_auto_builds_the_pairs_with_tensorrt(
     assert Path("out/calibration.cache").read_text().startswith("TRT-100300-")
     assert found["calibration"]["cache_version"] == "10.3.0"
     assert "note: calibration.cache" not in result.output
-    assert "TensorRT, batch 8: FP32" in result.output
+    assert re.search(r"^  speed +TensorRT on .+, images/s:$", result.output, re.MULTILINE)
+    assert "batch 8: FP32" in result.output
+    assert "was not measured here" not in result.output
     assert all(device.is_closed and device.leaks == 0 for device in machine.devices)
     # The engine, then FP32 and FP16 to compare with.
     assert events == ["emptied", "built", "emptied", "built", "built"]

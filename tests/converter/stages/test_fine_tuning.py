@@ -65,7 +65,7 @@ def plain(converted: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     result = run(*MODEL, *INPUT, *SHORT, *ruin, "-o", output)
     assert result.exit_code == 0, result.output
     assert "weights and ranges stay as they were" in result.output
-    assert "fine-tuning: agreement with FP32 on held-out inputs" in result.output
+    assert "fine-tuning  agreement with FP32 on held-out inputs" in result.output
     assert "after; it was not kept" in result.output
     return output
 
