@@ -2,7 +2,7 @@
 
 import shlex
 
-from converter.report.document import AccuracySection, Report
+from converter.report.document import AccuracySection, CPUInt8Section, Report
 from converter.workspace import CPU_ENGINE, FP32_ONNX, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
 
@@ -57,6 +57,8 @@ def summary(report: Report, missed: str) -> str:
     lines = ["", *qat_lines(report)]
     if in_float := report.quantization.float_macs_percent:
         lines.append(f"{in_float:.1f} % of the multiply-adds stay in float")
+    if report.cpu_int8 is not None and report.cpu_int8.kept_float:
+        lines.append(cpu_line(report.cpu_int8))
     if report.calibration.source == "procedural":
         lines.append(PROCEDURAL + why_procedural(report))
     if report.accuracy is not None:
@@ -77,6 +79,16 @@ def summary(report: Report, missed: str) -> str:
     verdict = f"MISSED: {missed}; built all the same," if missed else "PASSED"
     lines += ["", f"{verdict} in {report.seconds:.1f} s", f"next: {next_command(report)}"]
     return "\n".join(lines)
+
+
+def cpu_line(found: CPUInt8Section) -> str:
+    """What of ONNX Runtime's engine is in float."""
+    kept, slower = len(found.kept_float), found.all_int8_speed
+    times = " and ".join(f"{speed:.2f} x at batch {batch}" for batch, speed in slower.items())
+    return (
+        f"{CPU_ENGINE}: {kept} of {found.layers} layers in float, which is faster on this machine (all in INT8: "
+        f"{times} the speed of all in float)"
+    )
 
 
 def why_procedural(report: Report) -> str:
