@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import onnx
 
@@ -34,6 +34,7 @@ _LEAST_VALUES = 10_000
 _FLOAT, _INT8 = "float layers of the cut", "INT8 layers of the cut"
 
 
+@runtime_checkable
 class Stopwatch(Protocol):
     """What tells the times of engines; another one in the tests than here."""
 

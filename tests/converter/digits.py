@@ -13,6 +13,8 @@ from torch import nn
 from calibrators.data.input_spec import InputSpec
 from converter.graph import capture as graph
 from converter.stages import benchmark as measure
+from engines.onnxruntime import stopwatch
+from engines.onnxruntime.timing import Effort
 from engines.options import BenchOptions
 
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
@@ -24,7 +26,7 @@ _exported: dict[tuple[object, ...], bytes] = {}
 
 @contextmanager
 def quick_conversions() -> Iterator[pytest.MonkeyPatch]:
-    """Conversions in the block measure throughput briefly, and export the same network only once."""
+    """Conversions in the block measure throughput and layers briefly, and export the same network only once."""
     export = graph.onnx_from_model
 
     def once(model: nn.Module, spec: InputSpec) -> onnx.ModelProto:
@@ -38,5 +40,7 @@ def quick_conversions() -> Iterator[pytest.MonkeyPatch]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "BenchOptions", partial(BenchOptions, warmup_ms=0.0, duration_s=0.01))
+        patch.setattr(stopwatch, "_PROFILE", Effort(runs=3, seconds=0.1))
+        patch.setattr(stopwatch, "_RACE", Effort(runs=3, seconds=0.1))
         patch.setattr(graph, "onnx_from_model", once)
         yield patch
