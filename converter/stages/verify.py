@@ -65,8 +65,8 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
         stage.detail = ", ".join(in_words(found))
     if found.partly_float is not None:
         job.console.info(
-            f"note: these are the figures of {INT8_ONNX}, all layers in INT8; {CPU_ENGINE}, with "
-            f"{len(deployed.in_float)} of them in float, has {found.partly_float.measure}: "
+            f"note: these are the figures of {INT8_ONNX}, all layers in INT8; those of {CPU_ENGINE}, with "
+            f"{len(deployed.in_float)} of them in float: {found.partly_float.measure}: "
             f"{share(found.partly_float.percent)} on {found.partly_float.samples} of the inputs"
         )
     return found

@@ -90,7 +90,7 @@ def test_layers_in_float_are_told_and_int8_is_judged(pair: tuple[Result, Path, P
         "9 of 11 convolutions on INT8 kernels, 3 of 12 layers in float, which is faster here" in result.stderr
     )
     assert (
-        f"note: these are the figures of {INT8_ONNX}, all layers in INT8; {CPU_ENGINE}, with 3 of them"
+        f"note: these are the figures of {INT8_ONNX}, all layers in INT8; those of {CPU_ENGINE}, with 3"
         in result.stderr
     )
     assert (
