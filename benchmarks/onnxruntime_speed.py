@@ -2,9 +2,9 @@
 
     python benchmarks/onnxruntime_speed.py resnet18 efficientnet_lite0.onnx digits_int8 --threads 1,2 --json speed.json
 
-A network is the name of one of torchvision's classifiers (random weights, calibrated on noise), an ONNX file with a free
-batch whose batch norms are folded (calibrated on noise, too: speed depends on neither weights nor ranges), or the output
-folder of a conversion, whose files are taken.
+A network is the name of one of torchvision's classifiers (random weights, calibrated on noise), an ONNX file with a
+free batch whose batch norms are folded (calibrated on noise, too: speed depends on neither weights nor ranges), or the
+output folder of a conversion, whose files are taken.
 
 For each number of threads the engine of ``--cpu-int8 fastest`` is chosen anew. All engines then take turns, a query of
 each in a round, each round beginning with another: FP32, all layers in INT8, the fastest, and OpenVINO on the INT8 ONNX

@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits, Outputs, outputs_from
 from engines.errors import BuildError
@@ -19,24 +18,9 @@ from engines.image_input import IMAGE_INPUT, image_shape
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
 from engines.onnxruntime.lowering import lower_qdq
-from engines.onnxruntime.session import session_options
+from engines.onnxruntime.session import REFUSALS, session_options
 from zscgan_common.text import first_line, shortened
 
-# What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
-_REFUSALS = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    MemoryError,
-    RuntimeError,
-    UnicodeDecodeError,  # of its own message, which quotes the file
-)
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
 
 
@@ -74,7 +58,7 @@ class OnnxRuntimeEngine:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(
                 f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
@@ -102,7 +86,7 @@ class OnnxRuntimeEngine:
             raise BuildError(f"expected images as {expected}, got a batch of {len(x)}")
         try:
             found: list[NDArray[Any]] = self._session.run(names, {self._input: np.ascontiguousarray(x)})
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
         return found
 
@@ -131,7 +115,7 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
         options.optimized_model_filepath = str(executed)
         try:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
         nodes = onnx.load(executed, load_external_data=False).graph.node
     integer = sum(

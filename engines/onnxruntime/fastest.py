@@ -39,11 +39,11 @@ class Stopwatch(Protocol):
     """What tells the times of engines; another one in the tests than here."""
 
     def layer_seconds(self, candidates: Sequence[InFloat]) -> Sequence[Mapping[str, float]]:
-        """For each engine with these layers in float, the seconds an image that each layer takes."""
+        """For each engine with these layers in float, the seconds an image that each layer takes; none if it fails."""
         ...
 
     def speeds(self, candidates: Sequence[InFloat]) -> Sequence[Mapping[int, float]]:
-        """For each engine, batch → how many times as fast as the first it is."""
+        """For each engine, batch → how many times as fast as the first it is; 0 if it fails."""
         ...
 
 
@@ -91,8 +91,9 @@ def choose(layers: Sequence[str], borders: Sequence[Border], stopwatch: Stopwatc
     turns = everything[::2]
     int8, in_float, mixed = stopwatch.layer_seconds([(), everything, turns])
     price = _price(turns, mixed, int8, in_float, borders, everything)
+    factors = _CONVERSIONS if mixed else ()  # without it nothing tells what a conversion costs
     gains = {name: int8.get(name, 0.0) - in_float.get(name, 0.0) for name in everything}
-    cuts = (cheapest(gains, borders, factor * price) for factor in _CONVERSIONS)
+    cuts = (cheapest(gains, borders, factor * price) for factor in factors)
     candidates = list(dict.fromkeys([everything, (), *cuts]))
     speeds = stopwatch.speeds(candidates)
     found = dict(zip(candidates, speeds, strict=True))

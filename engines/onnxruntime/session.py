@@ -1,6 +1,23 @@
-"""How ONNX Runtime is set where this package runs it."""
+"""How ONNX Runtime is set where this package runs it, and what it raises."""
 
 import onnxruntime as ort
+from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
+
+# What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
+REFUSALS = (
+    ort_errors.EPFail,
+    ort_errors.Fail,
+    ort_errors.InvalidArgument,
+    ort_errors.InvalidGraph,
+    ort_errors.InvalidProtobuf,
+    ort_errors.NoModel,
+    ort_errors.NoSuchFile,
+    ort_errors.NotImplemented,
+    ort_errors.RuntimeException,
+    MemoryError,
+    RuntimeError,
+    UnicodeDecodeError,  # of its own message, which quotes the file
+)
 
 
 def session_options(threads: int | None) -> ort.SessionOptions:

@@ -106,6 +106,15 @@ def test_nothing_to_choose_is_not_measured() -> None:
     assert (choice.layers, choice.in_float, choice.engines) == (0, (), 0)
 
 
+def test_without_the_price_of_a_conversion_the_engines_of_one_kind_race() -> None:
+    """As where the engine by turns fails."""
+    watch = Told(*times(b=30.0))
+    known = watch.layer_seconds
+    watch.layer_seconds = lambda candidates: [*known(candidates[:2]), {}]  # type: ignore[method-assign]
+    assert choose(NAMES, chain(), watch).in_float == ()
+    assert set(watch.raced) == {NAMES, ()}
+
+
 def test_layers_without_times_are_no_failure() -> None:
     """As where a kernel's name tells no layer."""
     watch = Told(dict.fromkeys(NAMES, 1.0), dict.fromkeys(NAMES, 1.0))
