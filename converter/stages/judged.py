@@ -51,22 +51,21 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
     path = stack.enter_context(head_file(job, FP32_ONNX))
     fp32 = stack.enter_context(fp32_network(job.teacher.module, job.device, path))
     if deployed.in_float:
+        if tail is not None and not deployed.ends_before_tail and not gives_head_outputs(tail):
+            say_before_the_end(job, tail)
         networks = (head_engine(job, stack, in_float) for in_float in ((), deployed.in_float))
         return Judged(fp32, next(networks), job.task, names, next(networks))
     if tail is None or deployed.ends_before_tail:
         int8 = chosen_outputs(job, stack.enter_context(deployed.open()))
         return Judged(fp32, int8, job.task, names)
     given = [value.name for value in tail.outputs]
-    if set(tail.head_outputs) <= set(given):
+    if gives_head_outputs(tail):
         engine = stack.enter_context(deployed.open())
         positions = [given.index(name) for name in tail.head_outputs]
         return Judged(fp32, chosen_outputs(job, engine, positions), job.task, names)
     position = class_map_position(job, tail, fp32)
     if position is None:
-        job.console.info(
-            f"note: agreement and accuracy are measured before the graph's end ({', '.join(tail.chosen_by)}), in ONNX "
-            "Runtime; the engine's own outputs are what the end chooses of these values"
-        )
+        say_before_the_end(job, tail)
         return Judged(fp32, head_engine(job, stack), job.task, names)
     engine = stack.enter_context(deployed.open())
 
@@ -75,6 +74,19 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
 
     int8 = chosen_outputs(job, engine, [position])
     return Judged(class_maps, int8, Mask(None), [given[position]])
+
+
+def gives_head_outputs(tail: Tail) -> bool:
+    """Whether the whole network's outputs hold the values that its end chooses of."""
+    return set(tail.head_outputs) <= {value.name for value in tail.outputs}
+
+
+def say_before_the_end(job: Job, tail: Tail) -> None:
+    """Say that it is not the engine's own outputs that are compared."""
+    job.console.info(
+        f"note: agreement and accuracy are measured before the graph's end ({', '.join(tail.chosen_by)}), in ONNX "
+        "Runtime; the engine's own outputs are what the end chooses of these values"
+    )
 
 
 def chosen_outputs(job: Job, engine: Engine, positions: Sequence[int] | None = None) -> Network:
