@@ -7,7 +7,7 @@ free batch whose batch norms are folded (calibrated on noise, too: speed depends
 output folder of a conversion, whose files are taken.
 
 For each number of threads the engine of ``--cpu-int8 fastest`` is chosen anew. All engines then take turns, a query of
-each in a round, each round beginning with another: FP32, all layers in INT8, the fastest, and OpenVINO on the INT8 ONNX
+each in a round, in another order each time: FP32, all layers in INT8, the fastest, and OpenVINO on the INT8 ONNX
 with its Q/DQ pairs and, where NNCF is installed, on what that quantizes of the FP32 ONNX with its defaults. ``x FP32``
 is the ratio of the lower quartiles of a query's wall time, as other programs can only make it longer; ``CPU`` that of
 the processor time. ``--accuracy`` adds the RMS difference of the first output to the Q/DQ network executed literally.
@@ -190,16 +190,14 @@ def input_shape(path: Path) -> tuple[int, int, int]:
 def in_turns(
     runs: dict[str, Run], x: NDArray[np.float32], batch: int, effort: timing.Effort
 ) -> list[Figures]:
-    """One query of each engine a round; the lower quartiles of wall and processor time."""
-    names = list(runs)
-    for run in runs.values():
-        run(x)
+    """One query of each engine a round, behind one that is not measured; lower quartiles of wall and processor time."""
+    names, order = list(runs), np.random.default_rng(0)
     rounds: list[list[tuple[float, float]]] = []
     started = time.perf_counter()
     while effort.goes_on(len(rounds), started):
         taken: dict[str, tuple[float, float]] = {}
-        for step in range(len(names)):
-            name = names[(len(rounds) + step) % len(names)]
+        for name in map(str, order.permutation(names)):
+            runs[name](x)  # threads of the engine before may still wait busily, and the caches are its
             wall, cpu = time.perf_counter(), time.process_time()
             runs[name](x)
             taken[name] = time.perf_counter() - wall, time.process_time() - cpu
