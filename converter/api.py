@@ -131,6 +131,7 @@ def convert(
     engine: str | None = None, implicit: bool = False, compute_capability: str | Sequence[str] | None = None,
     min_shapes: int | str | None = None, opt_shapes: int | str | None = None, max_shapes: int | str | None = None,
     buffers: str | None = None,
+    cpu_int8: str | None = None,
     fp16: bool = False, workspace: int | None = None, timing_cache: Files | None = None,
     builder_optimization_level: int | None = None, version_compatible: bool = False,
     hardware_compatibility_level: str | None = None, refit: bool = False,

@@ -10,7 +10,7 @@ from calibrators.zscgan.options import ZSCGANOptions
 from converter.errors import OptionsError
 from converter.load.options import ModelOptions
 from converter.qat.options import QATOptions
-from engines.options import BUFFERS, BuildOptions
+from engines.options import BUFFERS, CPU_INT8, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("auto", "classes", "labels", "boxes", "mask", "embedding", "any")
@@ -59,7 +59,7 @@ class ConvertOptions:
     the labels of ``images.val`` where there are some, else estimated; layers are kept out of INT8 for it. ``html``
     also writes the report as a page. ``task`` says what the outputs mean, ``decode`` names a callable that finds a
     detector's boxes in them; ``sample_source`` names where samples come from: auto is a generator where there are batch
-    norms, else procedural images.
+    norms, else procedural images. ``cpu_int8`` says which layers of ONNX Runtime's engine are in INT8 (``CPU_INT8``).
     """
 
     model: ModelOptions
@@ -84,8 +84,11 @@ class ConvertOptions:
     task: str = TASKS[0]
     decode: str | None = None
     sample_source: str = SAMPLES[0]
+    cpu_int8: str = CPU_INT8[0]
 
     def __post_init__(self) -> None:
+        if self.cpu_int8 not in CPU_INT8:
+            raise OptionsError(f"expected --cpu-int8 from {', '.join(CPU_INT8)}, got {self.cpu_int8!r}")
         if self.implicit and self.calibration.algorithm not in IMPLICIT_ALGORITHMS:
             raise OptionsError(
                 f"--implicit calibrates by TensorRT's own calibrators, which are {' and '.join(IMPLICIT_ALGORITHMS)}; "

@@ -149,6 +149,7 @@ def lead(job: Job, command: str, started: float) -> Report:
             ),
             synthesis=synthesis.section,
             engine=built.layers,
+            cpu_int8=replace(built.cpu_int8, agreement=verified.partly_float),
             agreement=verified.agreement,
             accuracy=verified.accuracy,
             qat=tuned.section,

@@ -9,6 +9,8 @@ ENGINE_TITLES = {"onnxruntime": "ONNX Runtime", "tensorrt": "TensorRT", "tensorr
 BUILDABLE = tuple(ENGINE_TITLES)
 ENGINES = ("auto", *BUILDABLE)
 BUFFERS = ("auto", "pycuda", "torch")
+CPU_INT8 = ("fastest", "all")
+"""Layers in INT8 in ONNX Runtime's engine: those that are faster so on this machine, or all that are in the network."""
 HARDWARE = ("none", "ampere+", "same")
 """GPUs that a plan runs on: the one that it was built on, Ampere and later, or that compute capability."""
 

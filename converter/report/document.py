@@ -148,6 +148,22 @@ class AgreementSection:
 
 
 @dataclass(frozen=True)
+class CPUInt8Section:
+    """Layers of ONNX Runtime's engine in float where they are faster so; speeds by batch, as multiples of all in float.
+
+    ``agreement`` is that of this very engine, where it has layers in float and was measured.
+    """
+
+    mode: str
+    layers: int | None
+    kept_float: list[str]
+    speed: dict[str, float]
+    all_int8_speed: dict[str, float]
+    seconds: float
+    agreement: AgreementSection | None = None
+
+
+@dataclass(frozen=True)
 class AccuracySection:
     """INT8 and FP32 on ``--val``: how often they agree, and where there are labels, the ``metric`` of both.
 
@@ -296,6 +312,7 @@ class Report:
     seconds: float = 0.0
     synthesis: SynthesisSection | None = None
     engine: dict[str, Any] | None = None
+    cpu_int8: CPUInt8Section | None = None
     agreement: AgreementSection | None = None
     accuracy: AccuracySection | None = None
     qat: QATSection | None = None

@@ -8,7 +8,7 @@ from rich.console import RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from converter.report.document import PAGE, REPORT, QATSection, Report
+from converter.report.document import PAGE, REPORT, CPUInt8Section, QATSection, Report
 from converter.workspace import (
     ANSWERS,
     BUILD_LOG,
@@ -23,7 +23,7 @@ from converter.workspace import (
 from engines.options import ENGINE_TITLES
 from zscgan_common.tables import UNBOUNDED, labelled, text_from
 
-DETAIL = frozenset({"", "predicted", "precision", "fine-tuning", "samples"})
+DETAIL = frozenset({"", "predicted", "precision", "CPU engine", "fine-tuning", "samples"})
 """Labels of results that are not printed in bold."""
 NOT_ON_GPU = "what INT8 gains on an NVIDIA GPU was not measured here: that requires TensorRT and such a GPU"
 FILES = {
@@ -132,6 +132,8 @@ def result_rows(report: Report) -> Iterator[tuple[str, str]]:
     yield from speed_rows(report)
     if in_float := report.quantization.float_macs_percent:
         yield "precision", f"{in_float:.1f} % of the multiply-adds stay in float"
+    if report.cpu_int8 is not None and report.cpu_int8.kept_float:
+        yield "CPU engine", cpu_line(report.cpu_int8)
     if report.qat is not None:
         yield "fine-tuning", fine_tuning_line(report.qat)
     if report.calibration.source == "procedural":
@@ -195,6 +197,16 @@ def file_rows(report: Report) -> Iterator[tuple[str, str]]:
         if name in report.artifacts:
             yield name, what
     yield from ((name, "") for name in report.artifacts if name not in FILES)
+
+
+def cpu_line(found: CPUInt8Section) -> str:
+    """What of ONNX Runtime's engine is in float."""
+    kept, slower = len(found.kept_float), found.all_int8_speed
+    times = " and ".join(f"{speed:.2f} x at batch {batch}" for batch, speed in slower.items())
+    return (
+        f"{kept} of {found.layers} layers in float, which is faster on this machine (all in INT8: {times} the speed "
+        "of all in float)"
+    )
 
 
 def why_procedural(report: Report) -> str:

@@ -11,6 +11,7 @@ from calibrators.tensorrt.gpu_memory import release_gpu_memory
 from converter.console import Advance
 from converter.job import Job
 from converter.options import ConvertOptions
+from converter.report.document import CPUInt8Section
 from converter.samples import SampleSource
 from converter.stages.head import head_file
 from converter.workspace import (
@@ -31,6 +32,7 @@ from engines.memory import open_device
 from engines.memory.base import Device
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
+from engines.onnxruntime.fastest import build_fastest
 from engines.tensorrt import library as tensorrt
 from engines.tensorrt import rtx as tensorrt_rtx
 from engines.tensorrt.engine import PlanEngine
@@ -43,12 +45,13 @@ class Deployed:
     """What was built: ``name`` of the engine that verifies and is measured here, and what opens it.
 
     On a GPU it is opened on a device of its own, or on the one that is given. It may have been built without the
-    network's tail.
+    network's tail, and with the layers ``in_float``.
     """
 
     name: str
     open_on: Callable[[Device | None], Engine]
     ends_before_tail: bool = False
+    in_float: tuple[str, ...] = ()
 
     def open(self) -> Engine:
         """The engine, loaded."""
@@ -62,6 +65,7 @@ class Built:
     deployed: Deployed
     convolutions: int
     int8_convolutions: int
+    cpu_int8: CPUInt8Section
     layers: dict[str, Any] | None = None
 
 
@@ -72,11 +76,13 @@ def build(job: Job, samples: SampleSource | None) -> Built:
         tail = job.teacher.tail
         without = tail is not None and tail.foreign
         with head_file(job, INT8_ONNX) if without else nullcontext(workspace.path(INT8_ONNX)) as source:
-            onnxruntime.build(source, workspace.path(CPU_ENGINE))
+            cpu_int8 = build_cpu_engine(job, source)
         integer, convolutions = onnxruntime.int8_kernels(workspace.path(CPU_ENGINE))
-        stage.detail = (
-            f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels -> {CPU_ENGINE}"
-        )
+        stage.detail = f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels"
+        if cpu_int8.kept_float:
+            kept = len(cpu_int8.kept_float)
+            stage.detail += f", {kept} of {cpu_int8.layers} layers in float, which is faster here"
+        stage.detail += f" -> {CPU_ENGINE}"
     if tail is not None and without:
         job.console.info(
             f"note: ONNX Runtime doesn't have {', '.join(tail.chosen_by)}: {CPU_ENGINE} ends before it, and an engine "
@@ -84,9 +90,30 @@ def build(job: Job, samples: SampleSource | None) -> Built:
         )
     deployed = None if job.engine == "onnxruntime" else build_plan(job, samples)
     if deployed is None:
-        on_cpu = Deployed("onnxruntime", lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)), without)
-        return Built(on_cpu, convolutions, integer)
-    return Built(deployed, convolutions, integer, describe_layers(job, deployed))
+        on_cpu = Deployed(
+            "onnxruntime",
+            lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)),
+            without,
+            tuple(cpu_int8.kept_float),
+        )
+        return Built(on_cpu, convolutions, integer, cpu_int8)
+    return Built(deployed, convolutions, integer, cpu_int8, describe_layers(job, deployed))
+
+
+def build_cpu_engine(job: Job, source: Path) -> CPUInt8Section:
+    """The engine of ONNX Runtime in the workspace, with the layers in INT8 that ``--cpu-int8`` says."""
+    path, mode = job.workspace.path(CPU_ENGINE), job.options.cpu_int8
+    if mode == "all":
+        onnxruntime.build(source, path)
+        return CPUInt8Section(mode, None, [], {}, {}, 0.0)
+    choice = build_fastest(source, path)
+    speed, all_int8 = (
+        {str(batch): round(value, 3) for batch, value in speeds.items()}
+        for speeds in (choice.speed, choice.all_int8_speed)
+    )
+    return CPUInt8Section(
+        mode, choice.layers, list(choice.in_float), speed, all_int8, round(choice.seconds, 3)
+    )
 
 
 def build_plan(job: Job, samples: SampleSource | None) -> Deployed | None:

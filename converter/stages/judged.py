@@ -1,6 +1,6 @@
 """What is compared of an engine: its own outputs, where they tell, else those of the network before its tail."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,33 +29,43 @@ _IMAGES = 4
 
 @dataclass(frozen=True)
 class Judged:
-    """Both networks, and what their outputs, called ``names``, mean."""
+    """Both networks, and what their outputs, called ``names``, mean.
+
+    ``int8`` has all layers in INT8 that the INT8 ONNX has there; ``partly_float`` is the engine where that has not.
+    """
 
     fp32: Network
     int8: Network
     task: Task
     names: Sequence[str]
+    partly_float: Network | None = None
 
 
 def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
-    """FP32 and the engine, open until ``stack`` closes."""
+    """FP32 and the engine, open until ``stack`` closes.
+
+    Where the engine has layers in float because these are faster so on this machine, the network with all of them in
+    INT8 is judged in its place: what INT8 costs does not depend on the machine.
+    """
     tail, names = job.teacher.tail, tuple(job.teacher.probe)
     path = stack.enter_context(head_file(job, FP32_ONNX))
     fp32 = stack.enter_context(fp32_network(job.teacher.module, job.device, path))
+    if deployed.in_float:
+        if tail is not None and not deployed.ends_before_tail and not gives_head_outputs(tail):
+            say_before_the_end(job, tail)
+        networks = (head_engine(job, stack, in_float) for in_float in ((), deployed.in_float))
+        return Judged(fp32, next(networks), job.task, names, next(networks))
     if tail is None or deployed.ends_before_tail:
         int8 = chosen_outputs(job, stack.enter_context(deployed.open()))
         return Judged(fp32, int8, job.task, names)
     given = [value.name for value in tail.outputs]
-    if set(tail.head_outputs) <= set(given):
+    if gives_head_outputs(tail):
         engine = stack.enter_context(deployed.open())
         positions = [given.index(name) for name in tail.head_outputs]
         return Judged(fp32, chosen_outputs(job, engine, positions), job.task, names)
     position = class_map_position(job, tail, fp32)
     if position is None:
-        job.console.info(
-            f"note: agreement and accuracy are measured before the graph's end ({', '.join(tail.chosen_by)}), in ONNX "
-            "Runtime; the engine's own outputs are what the end chooses of these values"
-        )
+        say_before_the_end(job, tail)
         return Judged(fp32, head_engine(job, stack), job.task, names)
     engine = stack.enter_context(deployed.open())
 
@@ -64,6 +74,19 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
 
     int8 = chosen_outputs(job, engine, [position])
     return Judged(class_maps, int8, Mask(None), [given[position]])
+
+
+def gives_head_outputs(tail: Tail) -> bool:
+    """Whether the whole network's outputs hold the values that its end chooses of."""
+    return set(tail.head_outputs) <= {value.name for value in tail.outputs}
+
+
+def say_before_the_end(job: Job, tail: Tail) -> None:
+    """Say that it is not the engine's own outputs that are compared."""
+    job.console.info(
+        f"note: agreement and accuracy are measured before the graph's end ({', '.join(tail.chosen_by)}), in ONNX "
+        "Runtime; the engine's own outputs are what the end chooses of these values"
+    )
 
 
 def chosen_outputs(job: Job, engine: Engine, positions: Sequence[int] | None = None) -> Network:
@@ -89,9 +112,9 @@ def class_map_position(job: Job, tail: Tail, fp32: Network) -> int | None:
     return None
 
 
-def head_engine(job: Job, stack: ExitStack) -> Network:
-    """The INT8 network before its tail in ONNX Runtime."""
+def head_engine(job: Job, stack: ExitStack, in_float: Collection[str] = ()) -> Network:
+    """The INT8 network before its tail in ONNX Runtime, with the layers ``in_float``."""
     folder = Path(stack.enter_context(TemporaryDirectory()))
     with head_file(job, INT8_ONNX) as source:
-        path = onnxruntime.build(source, folder / INT8_ONNX)
+        path = onnxruntime.build(source, folder / INT8_ONNX, in_float)
     return network_of(stack.enter_context(OnnxRuntimeEngine(path)))

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from calibrators.data.batches import Batches, first_inputs
+from calibrators.data.batches import Batches, TensorBatches, first_inputs
 from converter.job import Job, SampleUse
 from converter.report.answer_sheet import is_drawable, save_answers, worth_showing
 from converter.report.document import AccuracySection, AgreementSection, OutputAgreement
@@ -18,20 +18,26 @@ from converter.trust.answers import Answers, Compared, answers, array_of, compar
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.task.boxes import FoundBoxes
-from converter.workspace import ANSWERS
+from converter.workspace import ANSWERS, CPU_ENGINE, INT8_ONNX
 from zscgan_common.warning_message import WarningMessage
 
 LOOKED_AT = 32
 """Inputs among which those for the picture are chosen."""
+ON_CPU = 64
+"""Inputs on which an engine with layers in float is compared, beside the network with all of them in INT8."""
 
 
 @dataclass(frozen=True)
 class Verified:
-    """What is known of the engine's answers; None where there was nothing to measure it on."""
+    """What is known of INT8's answers; None where there was nothing to measure it on.
+
+    ``partly_float`` is what the engine with layers in float says, where there are some: its agreement with FP32.
+    """
 
     agreement: AgreementSection | None = None
     prediction: Prediction | None = None
     accuracy: AccuracySection | None = None
+    partly_float: AgreementSection | None = None
 
 
 def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: SampleSource | None) -> Verified:
@@ -55,9 +61,27 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
             accuracy = on_images(job, judged, baseline)
         warn_of_nothing(job, agreement, accuracy, labelled=baseline is not None)
         draw_answers(job, judged, samples)
-        found = Verified(agreement, prediction, accuracy)
+        found = Verified(agreement, prediction, accuracy, in_part_float(job, judged, samples))
         stage.detail = ", ".join(in_words(found))
+    if found.partly_float is not None:
+        job.console.info(
+            f"note: these are the figures of {INT8_ONNX}, all layers in INT8; those of {CPU_ENGINE}, with "
+            f"{len(deployed.in_float)} of them in float: {found.partly_float.measure}: "
+            f"{share(found.partly_float.percent)} on {found.partly_float.samples} of the inputs"
+        )
     return found
+
+
+def in_part_float(job: Job, judged: Judged, samples: SampleSource | None) -> AgreementSection | None:
+    """Agreement of FP32 and an engine with layers in float; None for one without."""
+    inputs: Batches | None = job.val if samples is None else job.samples(samples, SampleUse.JUDGING)
+    if judged.partly_float is None or inputs is None:
+        return None
+    x = first_inputs(inputs, ON_CPU).cpu()
+    batches = TensorBatches(x, torch.zeros(len(x), dtype=torch.int64), job.batch)
+    return agreement_section(
+        job, compare(judged.fp32, judged.partly_float, judged.task, judged.names, batches)
+    )
 
 
 def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[AgreementSection, Prediction | None]:

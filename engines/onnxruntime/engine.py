@@ -1,7 +1,7 @@
 """ONNX Runtime on the CPU: lowers a Q/DQ network into an engine file and runs it."""
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -10,7 +10,6 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 from numpy.typing import NDArray
-from onnxruntime.capi import onnxruntime_pybind11_state as ort_errors
 
 from engines.base import Logits, Outputs, outputs_from
 from engines.errors import BuildError
@@ -19,34 +18,21 @@ from engines.image_input import IMAGE_INPUT, image_shape
 from engines.onnx_passes.file import load_onnx
 from engines.onnxruntime.integer_ops import INT8_CONVOLUTION
 from engines.onnxruntime.lowering import lower_qdq
+from engines.onnxruntime.session import REFUSALS, session_options
 from zscgan_common.text import first_line, shortened
 
-# What ONNX Runtime raises for a file or a network that it can't take; it has no common base.
-_REFUSALS = (
-    ort_errors.EPFail,
-    ort_errors.Fail,
-    ort_errors.InvalidArgument,
-    ort_errors.InvalidGraph,
-    ort_errors.InvalidProtobuf,
-    ort_errors.NoModel,
-    ort_errors.NoSuchFile,
-    ort_errors.NotImplemented,
-    ort_errors.RuntimeException,
-    MemoryError,
-    RuntimeError,
-    UnicodeDecodeError,  # of its own message, which quotes the file
-)
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
 
 
-def build(onnx_path: Path | str, out_path: Path | str) -> Path:
+def build(onnx_path: Path | str, out_path: Path | str, in_float: Collection[str] = ()) -> Path:
     """Writes the engine file of a Q/DQ (or FP32) ONNX network and gives its path.
 
-    The engine file is ONNX too, with ONNX Runtime's integer operators (``engines.onnxruntime.lowering``); it appears
-    under its name only when ONNX Runtime has loaded it. Raises BuildError.
+    The layers ``in_float``, by their nodes' first outputs, compute in float. The engine file is ONNX too, with ONNX
+    Runtime's integer operators (``engines.onnxruntime.lowering``); it appears under its name only when ONNX Runtime has
+    loaded it. Raises BuildError.
     """
     out_path = Path(out_path)
-    lowered = lower_qdq(load_onnx(Path(onnx_path)))
+    lowered = lower_qdq(load_onnx(Path(onnx_path)), in_float)
     with replaced_file(out_path) as temporary:
         onnx.save_model(lowered, temporary)
         OnnxRuntimeEngine(temporary).close()
@@ -56,9 +42,7 @@ def build(onnx_path: Path | str, out_path: Path | str) -> Path:
 class OnnxRuntimeEngine:
     """An ONNX file on the CPU: an engine file from ``build``, or any network from one image to tensors of numbers.
 
-    ONNX Runtime's own Q/DQ fusions are off, as they would requantize where the network does not. So is busy
-    waiting between operators: on a shared machine it takes the cores from the other threads. ``fixed_batch`` is the
-    only batch that it takes, None for any.
+    ONNX Runtime is set by ``session_options``. ``fixed_batch`` is the only batch that it takes, None for any.
 
     Raises BuildError for a file that is missing, is no ONNX network, has other inputs than one float32
     (batch, channels, height, width), or outputs that are no tensors of numbers.
@@ -69,12 +53,12 @@ class OnnxRuntimeEngine:
     def __init__(self, path: Path | str, threads: int | None = None) -> None:
         self.path = Path(path)
         self.precision = _precision(load_onnx(self.path))
-        options = _session_options(threads)
+        options = session_options(threads)
         try:
             self._session: ort.InferenceSession | None = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]
             )
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(
                 f"expected an ONNX network that ONNX Runtime can load, got {path}: {first_line(error)}"
             ) from error
@@ -102,7 +86,7 @@ class OnnxRuntimeEngine:
             raise BuildError(f"expected images as {expected}, got a batch of {len(x)}")
         try:
             found: list[NDArray[Any]] = self._session.run(names, {self._input: np.ascontiguousarray(x)})
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(f"ONNX Runtime failed to run {self.path}: {first_line(error)}") from error
         return found
 
@@ -125,13 +109,13 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
     Counted in the network that ONNX Runtime executes after all its optimizations, not in the file.
     """
     load_onnx(Path(path))
-    options = _session_options(1)
+    options = session_options(1)
     with tempfile.TemporaryDirectory() as folder:
         executed = Path(folder) / "executed.onnx"
         options.optimized_model_filepath = str(executed)
         try:
             ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except _REFUSALS as error:
+        except REFUSALS as error:
             raise BuildError(f"ONNX Runtime can't load {path}: {first_line(error)}") from error
         nodes = onnx.load(executed, load_external_data=False).graph.node
     integer = sum(
@@ -139,15 +123,6 @@ def int8_kernels(path: Path | str) -> tuple[int, int]:
         for node in nodes
     )
     return integer, integer + sum(node.op_type in {"Conv", "FusedConv", "NhwcFusedConv"} for node in nodes)
-
-
-def _session_options(threads: int | None) -> ort.SessionOptions:
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.intra_op_num_threads = threads or 0
-    options.add_session_config_entry("session.disable_quant_qdq", "1")
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
 
 
 def _image_input(session: ort.InferenceSession, path: Path) -> tuple[tuple[int, int, int], int | None]:

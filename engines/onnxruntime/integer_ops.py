@@ -13,6 +13,8 @@ from zscgan_common.int32_bias import LARGEST_BIAS
 CONTRIB = "com.microsoft"
 # Begins the names of the MatMulIntegerToFloat nodes that were convolutions.
 INT8_CONVOLUTION = "int8_convolution/"
+# A scale that was raised so that its bias has LARGEST_BIAS steps is a float32, by which it may have a few more.
+_MOST_STEPS = LARGEST_BIAS * (1 + 2**-20)
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def quantized_convolution(
     if operands is None:
         return False
     scale, bias = _integer_bias(operands, graph.constants[operands.scale].item())
-    if bias is not None and not np.all(np.abs(bias) <= LARGEST_BIAS):  # nor NaN
+    if bias is not None and not np.all(np.abs(bias) <= _MOST_STEPS):  # nor NaN
         return False
     name, weight = operands.weight_name, operands.kernel_weight(operands.weight)
     inputs = [

@@ -2,9 +2,11 @@
 
 Rounding is monotone, so ``Q(clip(x, a, b)) = clip(Q(x), Q(a), Q(b))`` and ``Q(max(x, y)) = max(Q(x), Q(y))``
 hold bit by bit: a quantizer may move up through ReLU, Clip, MaxPool, Concat, reshapes and a Resize to nearest
-pixels, which then work on codes. There it meets the convolution and becomes part of it.
+pixels, which then work on codes. There it meets the convolution and becomes part of it. Below a layer in float it
+stays where it is: that layer's activation is part of its kernel, and pools of floats are the faster ones.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +14,7 @@ from onnx import NodeProto
 
 from engines.onnx_passes.graph import OnnxGraph, attributes, is_scale, resize_mode
 from engines.onnx_passes.sign_analysis import clip_bounds, nonnegative_tensors
+from engines.onnxruntime.layers import LAYERS
 
 # They only move or pick values, so they take codes as well as they take floats.
 _MOVES = frozenset(
@@ -32,12 +35,13 @@ class _Codes:
         return _Codes(self.name, min(max(self.low, low), high), max(min(self.high, high), low))
 
 
-def lower_quantizers(graph: OnnxGraph) -> None:
+def lower_quantizers(graph: OnnxGraph, in_float: Collection[str] = ()) -> None:
     """Points every DequantizeLinear of a symmetric int8 pair at uint8 codes with the same scale.
 
-    Leaves the replaced nodes behind as dead ones; ``graph.nodes`` must be sorted.
+    Leaves the replaced nodes behind as dead ones; ``graph.nodes`` must be sorted. ``in_float`` are layers that stay
+    float although their inputs are quantized.
     """
-    pusher = _Pusher(graph)
+    pusher = _Pusher(graph, in_float)
     for node in list(graph.nodes):
         if node.op_type != "QuantizeLinear" or not _is_symmetric_int8(graph, node):
             continue
@@ -53,10 +57,11 @@ def lower_quantizers(graph: OnnxGraph) -> None:
 class _Pusher:
     """Moves quantizers up the graph; equal quantizers of one tensor give one uint8 tensor."""
 
-    def __init__(self, graph: OnnxGraph) -> None:
+    def __init__(self, graph: OnnxGraph, in_float: Collection[str]) -> None:
         self.nonnegative = nonnegative_tensors(graph)
         self.consumers = graph.consumers()
         self._graph = graph
+        self._in_float = in_float
         self._producers = graph.producers()
         self._codes: dict[tuple[str, float, int], _Codes] = {}
         self._clipped: dict[_Codes, str] = {}
@@ -78,7 +83,8 @@ class _Pusher:
         key = (tensor, float(self._graph.constants[scale].item()), zero_point)
         if key not in self._codes:
             node = self._producers.get(tensor)
-            codes = None if node is None else self._through(node, scale, zero_point)
+            meets = node is not None and self._meets_integers(node)
+            codes = self._through(node, scale, zero_point) if node is not None and meets else None
             if codes is None:
                 zero = _zero_point(self._graph, zero_point)
                 codes = _Codes(self._graph.add("QuantizeLinear", [tensor, scale, zero], f"{tensor}_codes"))
@@ -124,6 +130,16 @@ class _Pusher:
             return False
         same_scale = constants[node.input[1]].item() == constants[scale].item()
         return bool(same_scale and constants[node.input[2]].item() == zero_point)
+
+    def _meets_integers(self, node: NodeProto) -> bool:
+        """Whether a quantizer that moves up from ``node`` comes to codes, or to a layer that can give them."""
+        if node.op_type == "DequantizeLinear":
+            return True
+        if node.op_type in {"Relu", "Clip"} or _moves(node):
+            inputs = node.input if node.op_type == "Concat" else node.input[:1]
+            sources = [self._producers[name] for name in inputs if name in self._producers]
+            return any(self._meets_integers(source) for source in sources)
+        return node.op_type in LAYERS and node.output[0] not in self._in_float
 
     def _only_quantized(self, node: NodeProto) -> bool:
         """Whether every path from ``node`` ends in a quantizer.

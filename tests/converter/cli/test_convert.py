@@ -29,7 +29,7 @@ from engines.cli.build import build
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 
 ROOT = Path(__file__).parents[3]
-SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64"]
+SHORT = ["--int8", "--gan-steps", "12", "--calib-samples", "64", "--cpu-int8", "all"]
 ARTIFACTS = {
     "calibration.cache", "calibration.json", "generator.pt", "model.fp32.onnx", "model.int8.onnx",
     "model.onnxruntime.onnx", "report.html", "report.json", "samples.png",

@@ -469,3 +469,14 @@ def test_bias_beyond_int32_stays_exact(tmp_path: Path) -> None:
     assert (found["QLinearConv"], found["MatMulIntegerToFloat"]) == (0, 1)
     images = net.images()
     np.testing.assert_array_equal(run_lowered(model, images, tmp_path), literal(model, images))
+
+
+def test_a_scale_that_its_bias_raised_still_gives_an_integer_bias(tmp_path: Path) -> None:
+    """Raised to hold a bias of 2^30 steps, a scale in float32 may leave it a few steps more."""
+    net = Net()
+    x = net.quantized(net.node("Relu", "input"))
+    weight, scales = net.weight(net.rng.integers(-127, 128, (2, 3, 1, 1)).astype(np.int8))
+    bias = net.constant((net._scales[x] * scales * 2.0**30 * (1 + 2.0**-23)).astype(np.float32))
+    model = net.model(net.quantized(net.node("Conv", x, weight, bias), 2.0**12))
+    assert operators(lower_qdq(model))["QLinearConv"] == 1
+    np.testing.assert_array_equal(run_lowered(model, net.images(), tmp_path), literal(model, net.images()))
