@@ -20,7 +20,13 @@ SCREENS = {390: 844, 1280: 800}
 """Width -> height in CSS pixels: a phone, a laptop."""
 SCHEMES = ("light", "dark")
 PHONE = 390
-FLAGS = ("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--disable-background-networking")
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--hide-scrollbars",
+    "--disable-background-networking",
+)
 
 
 @contextmanager
@@ -48,7 +54,9 @@ def show(browser: Chrome, page: Path, width: int, scheme: str) -> None:
 
 def picture(browser: Chrome, path: Path, *, whole: bool) -> Path:
     """Write what the screen shows, or the ``whole`` page."""
-    shot = browser.execute_cdp_cmd("Page.captureScreenshot", {"captureBeyondViewport": whole, **area(browser, whole)})
+    shot = browser.execute_cdp_cmd(
+        "Page.captureScreenshot", {"captureBeyondViewport": whole, **area(browser, whole)}
+    )
     path.write_bytes(base64.b64decode(shot["data"]))
     return path
 

@@ -4,13 +4,14 @@ from dataclasses import dataclass
 
 from converter.report.document import AccuracySection, Report
 from converter.report.html.findings import WANTED, Speed, built_engine, bytes_saved, kept_layers, speeds
-from converter.report.html.formats import change, number, percent, points, size, times, words
+from converter.report.html.formats import capital, change, number, percent, points, size, times, words
 from converter.report.summary import metric_of, missed_gate
 from converter.trust.prediction import Prediction
 from converter.workspace import FP32_ONNX, INT8_ONNX
 from engines.options import ENGINE_TITLES
 
 NOT_MEASURED = "not measured"
+EQUAL = "is as accurate as FP32"
 NO_GPU = "Speed on an NVIDIA GPU was not measured."
 
 
@@ -28,7 +29,7 @@ def headline(report: Report) -> str:
     """The result in one sentence: accuracy, size, the engine, and where ranges and weights come from."""
     clauses = [number.clause for number in (accuracy(report), file_size(report)) if number.clause]
     made = f"it was built for {built_engine(report)}, {how(report)}"
-    return f"{report.model.name} in INT8 {' and '.join(clauses)}; {made}."
+    return f"INT8 {' and '.join(clauses)}; {made}."
 
 
 def how(report: Report) -> str:
@@ -62,17 +63,22 @@ def accuracy(report: Report) -> KeyNumber:
         return _measured(found, metric_of(report), found.fp32, found.int8)
     wanted = WANTED.get(report.model.task)
     unknown = f"Accuracy was not measured: give {wanted} with --val." if wanted else ""
-    return _agreement(report, unknown) if report.prediction is None else _predicted(report.prediction, unknown)
+    return (
+        _agreement(report, unknown) if report.prediction is None else _predicted(report.prediction, unknown)
+    )
 
 
 def _measured(found: AccuracySection, metric: str, fp32: float, int8: float) -> KeyNumber:
     difference = int8 - fp32
     if round(difference, 2) == 0:
-        clause = "is as accurate as FP32"
+        clause = EQUAL
     else:
-        clause = f"{'gains' if difference > 0 else 'loses'} {points(abs(difference))} of {metric} against FP32"
-    note = f"FP32: {percent(fp32)} ({change(difference)}), on {words(found.images, 'labelled image')}."
-    return KeyNumber(metric[:1].upper() + metric[1:], percent(int8), note, clause)
+        clause = (
+            f"{'gains' if difference > 0 else 'loses'} {points(abs(difference))} of {metric} against FP32"
+        )
+    against = "The same as FP32" if clause == EQUAL else f"FP32: {percent(fp32)} ({change(difference)})"
+    note = f"{against}, on {words(found.images, 'labelled image')}."
+    return KeyNumber(capital(metric), percent(int8), note, clause)
 
 
 def _predicted(guess: Prediction, unknown: str) -> KeyNumber:
@@ -99,8 +105,8 @@ def _agreement(report: Report, unknown: str) -> KeyNumber:
     if value is None:
         clause = f"was not compared with FP32, which finds nothing in {inputs}"
         return KeyNumber(title, NOT_MEASURED, f"FP32 finds nothing in {inputs}. {unknown}", clause)
-    clause = f"agrees with FP32 by {percent(value)} ({measure})"
-    return KeyNumber(title, percent(value), f"{measure[:1].upper()}{measure[1:]}, on {inputs}. {unknown}", clause)
+    clause = f"agrees with FP32 by {percent(value)} on {inputs}"
+    return KeyNumber(title, percent(value), f"{capital(measure)}, on {inputs}. {unknown}", clause)
 
 
 def file_size(report: Report) -> KeyNumber:
@@ -109,8 +115,8 @@ def file_size(report: Report) -> KeyNumber:
     if saved is None:
         return KeyNumber("Size", "not known", "The report has no size of both files.")
     fp32, int8 = (report.artifact_bytes.get(name) for name in (FP32_ONNX, INT8_ONNX))
-    smaller = f"{number(saved)} times smaller"
-    return KeyNumber("Size", smaller, f"{size(int8)} instead of {size(fp32)}, as ONNX files.", f"is {smaller}")
+    note = f"{size(int8)} instead of {size(fp32)}, as ONNX files."
+    return KeyNumber("Size", f"{times(saved)} smaller", note, f"is {number(saved)} times smaller")
 
 
 def speed(report: Report) -> KeyNumber:
@@ -122,10 +128,11 @@ def speed(report: Report) -> KeyNumber:
     if row is None or row.ratio is None:
         return KeyNumber(title, NOT_MEASURED, gpu)
     int8 = row.figures
-    chip = report.device.cpu if int8.engine == "onnxruntime" else (report.device.measured_on or {}).get("name")
-    where = f"{ENGINE_TITLES[int8.engine]} on {chip or report.device.gpu or 'this machine'}, batch {int8.batch}"
+    gpu_name = (report.device.measured_on or {}).get("name") or report.device.gpu or "the GPU"
+    chip = "the CPU" if int8.engine == "onnxruntime" else gpu_name
+    where = f"{ENGINE_TITLES[int8.engine]} on {chip}, batch {int8.batch}"
     images = f"{number(int8.images_per_s)} instead of {number(int8.images_per_s / row.ratio)} images/s"
-    return KeyNumber(title, times(row.ratio), f"{images}: {where}. {gpu}")
+    return KeyNumber(title, times(row.ratio), f"{images} in {where}. {gpu}")
 
 
 def _speed_to_show(report: Report) -> Speed | None:

@@ -67,7 +67,18 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("change", "flags", "number", "percent", "points", "seconds", "size", "times", "words"):
+    for name in (
+        "capital",
+        "change",
+        "flags",
+        "number",
+        "percent",
+        "points",
+        "seconds",
+        "size",
+        "times",
+        "words",
+    ):
         made.filters[name] = getattr(formats, name)
     made.filters["plain"] = plain
     made.globals |= {
