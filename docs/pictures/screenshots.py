@@ -2,8 +2,8 @@
 
     python docs/pictures/screenshots.py examples/digits/out/report.html FOLDER
 
-``1280-light.png`` and its kind are the first screen, ``1280-light-whole.png`` the whole page, ``report.pdf`` is what
-printing gives. ``report.png`` of this folder is the first of them, of ``make demo``.
+``1280-light.png`` and its kind are the first screen, ``1280-light-whole.png`` and its kind the whole page,
+``report.pdf`` is what printing gives. ``report.png`` of this folder is ``1280-light.png`` of ``make demo``.
 """
 
 import base64

@@ -21,6 +21,8 @@ PART = 10
 """Bars in one picture: a printed page ends between pictures, and a network has hundreds of layers."""
 NAMES, BARS, VALUES = 38, 44, 16
 """Percent of the width: the names, the room between them and the values with the bars in it, the values."""
+LONGEST_NAME = 28
+"""Letters of a name that fit beside the bars of a chart of half the page's width."""
 TOP, PLOT, BOTTOM = 10, 170, 24
 """Heights of a line chart in pixels."""
 LEFT = 13
@@ -89,11 +91,16 @@ def _bar(start: int, place: int, row: Bar, largest: float) -> Markup:
         ROW,
         NAMES - 2,
         ROW,
-        row.name,
+        _end_of(row.name),
         NAMES,
         f"{length:.2f}",
         row.text,
     )
+
+
+def _end_of(name: str) -> str:
+    """A long name without its beginning, in which the names of a network's layers are alike; the mark says it whole."""
+    return name if len(name) <= LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + name[1 - LONGEST_NAME :]
 
 
 def _tabindex(place: int) -> int:

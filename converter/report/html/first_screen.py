@@ -78,7 +78,7 @@ def _measured(found: AccuracySection, metric: str, fp32: float, int8: float) -> 
         )
     against = "The same as FP32" if clause == EQUAL else f"FP32: {percent(fp32)} ({change(difference)})"
     note = f"{against}, on {words(found.images, 'labelled image')}."
-    return KeyNumber(capital(metric), percent(int8), note, clause)
+    return KeyNumber(f"Accuracy ({metric})", percent(int8), note, clause)
 
 
 def _predicted(guess: Prediction, unknown: str) -> KeyNumber:

@@ -131,3 +131,11 @@ def test_long_charts_are_of_parts_between_which_a_printed_page_can_end() -> None
     ]
     assert attributes(svg, r'tabindex="(-?\d)"') == ["0"] + ["-1"] * (2 * PART)
     assert attributes(svg, r"<text y=\"15\">(layer\d+)<") == [row.name for row in rows]
+
+
+def test_of_a_long_name_the_end_is_shown_and_the_whole_is_said() -> None:
+    name = "/backbone/stage2/stage2.0/branch_proj/branch_proj.0/Conv_output_0"
+    svg = bars("Title", [Bar(name, 1.0, "1", f"{name}: 1")])
+    (shown,) = attributes(svg, r"<text y=\"15\">([^<]*)<")
+    assert shown == "\N{HORIZONTAL ELLIPSIS}branch_proj.0/Conv_output_0"
+    assert f'aria-label="{name}: 1"' in svg

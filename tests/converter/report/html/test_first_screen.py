@@ -38,7 +38,11 @@ def test_a_report_of_everything() -> None:
         "without data and fine-tuned, with 3 layers kept in float."
     )
     assert texts(full_report()) == [
-        ("Top-1", "69.52\xa0%", "FP32: 69.76\xa0% (\N{MINUS SIGN}0.24 points), on 5,000 labelled images."),
+        (
+            "Accuracy (top-1)",
+            "69.52\xa0%",
+            "FP32: 69.76\xa0% (\N{MINUS SIGN}0.24 points), on 5,000 labelled images.",
+        ),
         ("Size", "3.96\xa0\N{MULTIPLICATION SIGN} smaller", "11.8 MB instead of 46.8 MB, as ONNX files."),
         (
             "Speed against FP32",
@@ -89,7 +93,7 @@ def test_agreement_is_in_the_words_of_the_task() -> None:
         detector(), accuracy=AccuracySection(9, None, "", None, 90.0, "mIoU", 1.0, "mIoU", 61.5, 60.25)
     )
     assert headline(mask).startswith("INT8 loses 1.25 points of mIoU against FP32")
-    assert texts(mask)[0][:2] == ("mIoU", "60.25\xa0%")
+    assert texts(mask)[0][:2] == ("Accuracy (mIoU)", "60.25\xa0%")
 
 
 def test_a_task_without_a_metric_asks_for_no_labels() -> None:
