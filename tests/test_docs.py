@@ -48,7 +48,7 @@ COMMANDS = {
     "zscgan-build": build,
     "zscgan-doctor": doctor,
 }
-OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo"}
+OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo", "docker"}
 OTHERS_MODULES = {"modelopt.onnx.quantization"}
 OTHERS_FLAGS = {
     "--help",
@@ -58,6 +58,11 @@ OTHERS_FLAGS = {
     "--calibration_data_path",
     "--nproc-per-node",
     "--system-site-packages",
+    # Docker's and pip's
+    "--build-arg",
+    "--constraint",
+    "--gpus",
+    "--user",
 }
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
