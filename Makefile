@@ -11,6 +11,10 @@ ARGS ?=
 # A process for each core, of 2 GB each; the tests of a file stay together, as they share what takes long to make.
 PARALLEL ?= -n logical --maxprocesses=4 --dist loadfile --no-loadscope-reorder
 comma := ,
+# The oldest PyTorch that pyproject.toml allows has an environment of its own.
+FLOOR := $(VENV)-floor
+oldest = $(1)==$(shell sed -n 's/^ *"$(1)>=\(.*\)",$$/\1/p' pyproject.toml).*
+FLOOR_TESTS := tests/converter/graph tests/converter/load tests/converter/quantize tests/calibrators
 GPU_RESULT ?= benchmarks/results/gpu.json
 # Type stubs of TensorRT 10. Their dependency is only on NVIDIA's index, so they are installed without it, and
 # outside of sys.path, where a folder called tensorrt would look like TensorRT.
@@ -21,13 +25,15 @@ STUBS := tensorrt-stubs==10.13.0.35.1
 has_tensorrt = $(shell $(1) -I -c 'from importlib.util import find_spec; spec = find_spec("tensorrt"); \
     print("yes" if spec and spec.origin else "")' 2>/dev/null)
 
-.PHONY: help demo test fuzz gpu-here gpu-test gpu-check lint types check format clean
+.PHONY: help demo test test-floor fuzz gpu-here gpu-test gpu-check lint types check format clean
 # Two installations into one .venv would get in each other's way under make -j.
 .NOTPARALLEL:
 
 help:
 	@echo 'make demo    convert the digits example to INT8 without data and measure it'
 	@echo 'make test    run the tests'
+	@echo 'make test-floor'
+	@echo '             run those of a conversion with the oldest PyTorch that is supported (downloads it)'
 	@echo 'make fuzz    read thousands of damaged files of every kind (long)'
 	@echo 'make gpu-test'
 	@echo '             on a machine with an NVIDIA GPU: the tests that need one, and a self-test of each engine'
@@ -45,6 +51,11 @@ demo: $(VENV)/.installed-demo
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+# A whole conversion by the wheel, then the parts that PyTorch's versions differ in.
+test-floor: $(FLOOR)/.installed
+	$(FLOOR)/bin/python -m pytest tests/test_wheel.py
+	$(FLOOR)/bin/python -m pytest $(PARALLEL) -m 'not slow' $(FLOOR_TESTS) $(ARGS)
 
 # ARGS='--kind safetensors --files 5000' for one kind; --first for other damage.
 fuzz: $(VENV)/.installed-dev
@@ -108,6 +119,13 @@ $(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
 	@$(PIP_INSTALL) -e '.[pycuda]' 2>$(VENV)/pycuda.log || \
 	    echo 'PyCUDA can not be compiled here ($(VENV)/pycuda.log says why): its tests are skipped, PyTorch serves the others'
 	@touch $(VENV)/.installed-demo $(VENV)/.installed-dev $@
+
+$(FLOOR)/.installed: pyproject.toml
+	@echo 'Installing the project with $(call oldest,torch) into $(FLOOR)'
+	@$(PYTHON) -m venv $(FLOOR)
+	@$(FLOOR)/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]' '$(call oldest,torch)' \
+	    '$(call oldest,torchvision)'
+	@touch $@
 
 # The dev extra holds all that the demo needs.
 $(VENV)/.installed-dev: pyproject.toml | $(BIN)/pip

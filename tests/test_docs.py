@@ -60,7 +60,7 @@ COMMANDS = {
     "zscgan-build": build,
     "zscgan-doctor": doctor,
 }
-OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo"}
+OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo", "docker"}
 OTHERS_MODULES = {
     "modelopt.onnx.quantization",
     "tf2onnx.convert",
@@ -80,6 +80,8 @@ OTHERS_FLAGS = {
     # ModelOpt
     *("--onnx_path", "--output_path", "--calibration_data_path", "--calibration_method"),
     "--high_precision_dtype",
+    # Docker's and pip's
+    *("--build-arg", "--constraint", "--gpus", "--user"),
 }
 README_BYTES = 6_000
 SCREENSHOTS = {"report.png"}

@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import re
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+
+from converter.cli.convert import command as convert
 
 ROOT = Path(__file__).parents[1]
 DIGITS = ROOT / "examples" / "digits"
@@ -99,6 +102,23 @@ def test_makefile_runs_the_conversion_of_the_readme() -> None:
 
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8").replace("$(DIGITS)", "examples/digits")
     assert words(makefile) == words(README)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
+def test_the_commands_for_three_kinds_of_models_parse(tmp_path: Path) -> None:
+    """The script runs with a command that writes down how it was called."""
+    stand_in = tmp_path / "zscgan-convert"
+    stand_in.write_text(f"#!/bin/sh\nprintf '%s\\n' \"$@\" END >> '{tmp_path}/calls'\n")
+    stand_in.chmod(0o755)
+    environment = os.environ | {"PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    subprocess.run(
+        ["bash", ROOT / "examples" / "three_models.sh", tmp_path], cwd=ROOT, env=environment, check=True
+    )
+    calls = (tmp_path / "calls").read_text().removesuffix("END\n").split("END\n")
+    parsed = [convert.make_context("zscgan-convert", call.splitlines()).params for call in calls]
+    models = [options["model"] for options in parsed]
+    assert models == ["resnet18", "examples/digits/digits.pth", f"{tmp_path}/digits/model.fp32.onnx"]
+    assert f"{parsed[1]['output']}/model.fp32.onnx" == models[2]
 
 
 @pytest.mark.slow

@@ -103,3 +103,12 @@ def test_tests_share_the_cores_but_not_the_gpu(python: Path, tmp_path: Path) -> 
     (tmp_path / "pyproject.toml").touch()
     assert re.search(r"-m pytest -n \S+ .*--dist loadfile", printed(python, "test", tmp_path))
     assert re.search(r"-m pytest -m gpu *$", printed(python, "gpu-test", tmp_path), re.MULTILINE)
+
+
+def test_the_oldest_pytorch_is_that_of_the_requirements(python: Path, tmp_path: Path) -> None:
+    text = printed(python, "test-floor", ROOT)
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    oldest = dict(re.findall(r'"(torch|torchvision)>=([\d.]+)"', project))
+    assert len(oldest) == 2
+    assert all(f"'{name}=={version}.*'" in text for name, version in oldest.items())
+    assert "-floor/bin/python -m pytest tests/test_wheel.py" in text

@@ -17,8 +17,12 @@ from converter.report.html.formats import Number, number
 
 ROW = 22
 """Pixels from one bar to the next."""
+PART = 10
+"""Bars in one picture: a printed page ends between pictures, and a network has hundreds of layers."""
 NAMES, BARS, VALUES = 38, 44, 16
 """Percent of the width: the names, the room between them and the values with the bars in it, the values."""
+LONGEST_NAME = 28
+"""Letters of a name that fit beside the bars of a chart of half the page's width."""
 TOP, PLOT, BOTTOM = 10, 170, 24
 """Heights of a line chart in pixels."""
 LEFT = 13
@@ -54,16 +58,23 @@ class Order:
 def bars(title: str, rows: Sequence[Bar], orders: Sequence[Order] = ()) -> Markup:
     """Horizontal bars from zero, in the order given; a choice of ``orders`` where there are any."""
     largest = max((row.value for row in rows if row.value is not None), default=0.0) or 1.0
-    drawn = Markup("").join(_bar(place, row, largest) for place, row in enumerate(rows))
-    svg = Markup('<svg class="bars" role="list" aria-label="{}" width="100%" height="{}">{}</svg>').format(
-        title, ROW * len(rows), drawn
-    )
+    parts = Markup("").join(_part(rows, start, largest) for start in range(0, len(rows), PART))
     return Markup(
-        '<figure class="chart"><figcaption>{}{}</figcaption><div class="rows">{}</div></figure>'
-    ).format(title, _choice(title, orders), svg)
+        '<figure class="chart"><figcaption>{}{}</figcaption>'
+        '<div class="rows" role="list" aria-label="{}">{}</div></figure>'
+    ).format(title, _choice(title, orders), title, parts)
 
 
-def _bar(place: int, row: Bar, largest: float) -> Markup:
+def _part(rows: Sequence[Bar], start: int, largest: float) -> Markup:
+    """The bars from ``start`` on, ``PART`` of them."""
+    shown = rows[start : start + PART]
+    drawn = Markup("").join(_bar(start, place, row, largest) for place, row in enumerate(shown))
+    return Markup('<svg class="bars" role="presentation" width="100%" height="{}">{}</svg>').format(
+        ROW * len(shown), drawn
+    )
+
+
+def _bar(start: int, place: int, row: Bar, largest: float) -> Markup:
     length = BARS * max(0.0, row.value or 0.0) / largest
     return Markup(
         '<g class="mark{}" role="listitem" tabindex="{}" transform="translate(0 {})" aria-label="{}" data-keys="{}">'
@@ -73,18 +84,23 @@ def _bar(place: int, row: Bar, largest: float) -> Markup:
         '<text x="100%" y="15" text-anchor="end">{}</text></g>'
     ).format(
         " marked" if row.marked else "",
-        _tabindex(place),
+        _tabindex(start + place),
         place * ROW,
         row.tip,
         json.dumps(row.keys),
         ROW,
         NAMES - 2,
         ROW,
-        row.name,
+        _end_of(row.name),
         NAMES,
         f"{length:.2f}",
         row.text,
     )
+
+
+def _end_of(name: str) -> str:
+    """A long name without its beginning, in which the names of a network's layers are alike; the mark says it whole."""
+    return name if len(name) <= LONGEST_NAME else "\N{HORIZONTAL ELLIPSIS}" + name[1 - LONGEST_NAME :]
 
 
 def _tabindex(place: int) -> int:

@@ -1,12 +1,11 @@
-"""What the figures of a report come to: the result in one sentence, and the ratios between FP32 and INT8."""
+"""What the figures of a report come to: names for what was done, and the ratios between FP32 and INT8."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 from converter.report.document import Report, ThroughputSection
-from converter.report.html.formats import number, percent, words
-from converter.report.summary import metric_of, missed_gate
+from converter.report.summary import metric_of
 from converter.workspace import (
     ANSWERS,
     BUILD_LOG,
@@ -57,34 +56,10 @@ WANTED = {
 """Task -> what accuracy is measured on."""
 
 
-def headline(report: Report) -> str:
-    """The result in one sentence: what was built, what it costs in accuracy, what it gains in speed, and doubts."""
-    what = f"{report.model.name} was converted to INT8 for {built_engine(report)}, {how(report)}"
-    facts = [fact for fact in (accuracy(report), speed(report)) if fact]
-    doubts = [missed_gate(report, report.options.get("max_drop"))]
-    if report.warnings:
-        doubts.append(f"{words(len(report.warnings), 'warning')} below to read before it is used")
-    return f"{what}: {'; '.join([*facts, *filter(None, doubts)])}."
-
-
 def built_engine(report: Report) -> str:
     """The engine that the conversion was for."""
     made = [engine for engine, file in ENGINE_FILES.items() if file in report.artifacts]
     return ENGINE_TITLES[made[-1] if made else "onnxruntime"]
-
-
-def how(report: Report) -> str:
-    """Where its ranges and its weights come from."""
-    source = report.calibration.source
-    made = {"images": "calibrated with real images", "procedural": "calibrated on procedural images"}
-    if report.synthesis is None and source != "images":
-        text = "with the ranges of a cache"
-    else:
-        text = made.get(source, "calibrated without data")
-    if report.qat is not None and report.qat.kept == "qat":
-        text += " and fine-tuned"
-    kept = kept_layers(report)
-    return f"{text}, {words(kept, 'layer')} kept in float" if kept else text
 
 
 def kept_layers(report: Report) -> int:
@@ -92,33 +67,6 @@ def kept_layers(report: Report) -> int:
     if report.mixed_precision is None:
         return 0
     return sum(len(kept.layers) for kept in report.mixed_precision.kept_float)
-
-
-def accuracy(report: Report) -> str:
-    """The best that is known of its accuracy: measured, predicted, or how often it says what FP32 says."""
-    measured = report.accuracy
-    if measured is not None and measured.int8 is not None and measured.fp32 is not None:
-        return (
-            f"{measured.metric} on {words(measured.images, 'image')} is {percent(measured.int8)}, "
-            f"{against(measured.int8 - measured.fp32)} FP32"
-        )
-    if (guess := report.prediction) is not None:
-        return (
-            f"it is predicted to lose {number(guess.drop)} points of top-1 (between {number(guess.drop_low)} "
-            f"and {number(guess.drop_high)} with {guess.confidence:g} % confidence), which was not measured"
-        )
-    if measured is not None:
-        return f"{agreement(measured.measure, measured.agreement)} on {words(measured.images, 'image')} without labels"
-    if (found := report.agreement) is not None:
-        said = agreement(found.measure, found.percent)
-        return f"{said} on {found.samples:,} samples; its accuracy was not measured"
-    return "how well it agrees with FP32 was not measured"
-
-
-def agreement(measure: str, value: float | None) -> str:
-    """How much INT8 says of what FP32 says."""
-    found = "was not measured, as FP32 finds nothing" if value is None else f"is {percent(value)}"
-    return f"its agreement with FP32 ({measure}) {found}"
 
 
 def measure(report: Report) -> str:
@@ -133,24 +81,6 @@ def lost(report: Report) -> str:
     if report.mixed_precision.by == "agreement":
         return f"agreement with FP32 ({measure(report)})"
     return metric_of(report)
-
-
-def against(change: float) -> str:
-    """A change in percent points in words that go before what it is a change from."""
-    if round(change, 2) == 0:
-        return "the same as"
-    return f"{abs(change):.2f} points {'more' if change > 0 else 'less'} than"
-
-
-def speed(report: Report) -> str:
-    """INT8 beside FP32 at the smallest batch; empty where that was not measured."""
-    for row in speeds(report):
-        if row.figures.precision == "int8" and row.ratio is not None:
-            engine = ENGINE_TITLES[row.figures.engine]
-            where = "" if engine == built_engine(report) else f" in {engine}"
-            batch = row.figures.batch
-            return f"it runs at {row.ratio:.2f} times the speed of FP32{where} at batch {batch}"
-    return ""
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,12 @@ def flags(text: str) -> Markup:
     return Markup(_FLAG.sub(r"<code>\g<0></code>", str(escape(text))))
 
 
+def capital(text: str) -> str:
+    """``text`` as a sentence begins; names such as ``mIoU`` keep their letters."""
+    first = text.partition(" ")[0]
+    return text if first != first.lower() else text[:1].upper() + text[1:]
+
+
 def words(count: int, one: str, many: str = "") -> str:
     """``1 warning``, ``2 warnings``."""
     return f"{count:,} {one if count == 1 else many or one + 's'}"

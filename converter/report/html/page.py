@@ -9,10 +9,9 @@ from pathlib import Path
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from converter.report.document import Report, report_from_json
-from converter.report.html import figures, findings, formats
+from converter.report.document import Report, plain, report_from_json
+from converter.report.html import figures, findings, first_screen, formats
 from converter.report.html.picture import Picture, picture_from_file
-from converter.workspace import ANSWERS
 from engines.options import ENGINE_TITLES
 from zscgan_common.files import write_atomic
 
@@ -29,7 +28,6 @@ class Section:
 SECTIONS = (
     Section("comparison", "FP32 against INT8", lambda _: True),
     Section("warnings", "Warnings", lambda report: report.warning_details),
-    Section("answers", "FP32 and INT8 side by side", lambda report: ANSWERS in report.artifacts),
     Section("samples", "Samples", lambda report: report.synthesis),
     Section("ranges", "Ranges", lambda report: report.calibration.ranges),
     Section("tuning", "Fine-tuning", lambda report: report.qat),
@@ -69,12 +67,25 @@ def environment() -> Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    for name in ("change", "flags", "number", "percent", "points", "seconds", "size", "times", "words"):
+    for name in (
+        "capital",
+        "change",
+        "flags",
+        "number",
+        "percent",
+        "points",
+        "seconds",
+        "size",
+        "times",
+        "words",
+    ):
         made.filters[name] = getattr(formats, name)
+    made.filters["plain"] = plain
     made.globals |= {
         "engine_names": ENGINE_TITLES,
         "figures": figures,
         "findings": findings,
+        "first": first_screen,
         "script": _source(made, "script.js"),
         "style": _source(made, "style.css"),
         "sha256": _sha256,

@@ -2,9 +2,7 @@
 
 import importlib.util
 import json
-import subprocess
 import sys
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -322,19 +320,6 @@ def test_the_wheel_is_told_to_bring_the_example() -> None:
     for name in EXAMPLE:
         assert f'"examples/digits/{name}" = "converter/digits/{name}"' in text
         assert (ROOT / "examples" / "digits" / name).is_file()
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("hatchling") is None, reason="hatchling is not installed")
-def test_the_wheel_brings_the_example(tmp_path: Path) -> None:
-    build = ["wheel", "--no-deps", "--no-build-isolation", "--no-index", "-q", "-w", str(tmp_path), str(ROOT)]
-    subprocess.run([sys.executable, "-m", "pip", *build], check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("zscgan_convert-*.whl")
-    with zipfile.ZipFile(wheel) as archive:
-        for name in EXAMPLE:
-            assert (
-                archive.read(f"converter/digits/{name}") == (ROOT / "examples" / "digits" / name).read_bytes()
-            )
 
 
 @pytest.mark.gpu

@@ -54,15 +54,18 @@
 
   // Bars: the choice with the number n sorts by the n-th key of each.
   for (const select of document.querySelectorAll(".chart select")) {
-    const svg = select.closest(".chart").querySelector("svg");
+    const chart = select.closest(".chart");
     select.addEventListener("change", () => {
       const key = (mark) => JSON.parse(mark.dataset.keys)[select.selectedIndex];
       const descending = "descending" in select.selectedOptions[0].dataset;
-      const marks = [...svg.querySelectorAll(".mark")];
-      const places = marks.map((mark) => mark.getAttribute("transform"));
+      const marks = [...chart.querySelectorAll(".mark")];
+      const places = marks.map((mark) => [mark.parentNode, mark.getAttribute("transform")]);
       const ordered = sorted(marks, key, descending);
-      ordered.forEach((mark, place) => mark.setAttribute("transform", places[place]));
-      svg.append(...ordered);
+      ordered.forEach((mark, place) => {
+        const [svg, transform] = places[place];
+        mark.setAttribute("transform", transform);
+        svg.append(mark);
+      });
       reachFirst(ordered, ordered[0]);
     });
   }

@@ -1,6 +1,7 @@
 """The page in a real browser: what is drawn, what can be sorted and searched, what it asks the network for."""
 
 import json
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
+from converter.report.html.charts import PART, ROW
 from converter.report.html.formats import UNKNOWN
 from converter.report.html.page import save_page
 from tests.converter.report.html.reports import HOSTILE, bare_report, full_report
 
 pytestmark = pytest.mark.slow
 
+SCREENSHOTS = Path(__file__).parents[4] / "docs" / "pictures" / "screenshots.py"
 LAYERS = 30
 PHONE, DESKTOP = 360, 1100
+SCREEN = 800
+"""Pixels of its height."""
 READABLE = 4.5
 """The contrast that WCAG asks of texts at level AA."""
 
@@ -56,7 +61,7 @@ def full(browser: Chrome, files: dict[str, Path]) -> Chrome:
 
 
 def opened(browser: Chrome, file: Path, width: int = DESKTOP, scheme: str = "light") -> Chrome:
-    size = {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width == PHONE}
+    size = {"width": width, "height": SCREEN, "deviceScaleFactor": 1, "mobile": width == PHONE}
     media = {"features": [{"name": "prefers-color-scheme", "value": scheme}]}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
     browser.execute_cdp_cmd("Emulation.setEmulatedMedia", media)
@@ -218,12 +223,25 @@ def test_a_phone_needs_no_scrolling_sideways(name: str, browser: Chrome, files: 
     assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE
 
 
+@pytest.mark.parametrize(("width", "rows"), [(PHONE, 3), (DESKTOP, 1)])
+def test_the_first_screen_has_the_numbers_and_the_picture(
+    width: int, rows: int, browser: Chrome, files: dict[str, Path]
+) -> None:
+    opened(browser, files["full"], width=width)
+    boxes = [number.rect for number in every(browser, ".numbers > div")]
+    assert len(boxes) == 3
+    assert len({box["y"] for box in boxes}) == rows
+    assert max(box["y"] + box["height"] for box in boxes) < one(browser, "header img").rect["y"] < SCREEN
+    assert one(browser, "nav").rect["y"] < one(browser, "main").rect["y"]
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_texts_are_readable(scheme: str, browser: Chrome, files: dict[str, Path]) -> None:
     opened(browser, files["full"], scheme=scheme)
     browser.execute_script("document.querySelector('.mark').focus()")
     for text in (
-        "h1, h2, h3, p, li, a, caption, th, td, small, code, figcaption, pre, select, input, label, summary, footer",
+        "h1, h2, h3, p, dt, dd, li, a, caption, th, td, small, code, figcaption, pre, select, input, label",
+        "summary, footer",
         ".chart text",
         ".tip",
         ".todo",
@@ -270,6 +288,9 @@ def test_a_printed_page_has_everything(full: Chrome) -> None:
         assert full.execute_script(visible)
         box = one(full, ".tall")
         assert box.rect["height"] >= one(full, ".tall table").rect["height"]
+        parts = every(full, ".rows > svg")
+        assert len(parts) > LAYERS / PART
+        assert max(part.rect["height"] for part in parts) <= ROW * PART  # what no page divides
     finally:
         full.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
 
@@ -282,3 +303,19 @@ def test_a_large_page_opens_within_a_second(browser: Chrome, files: dict[str, Pa
         for _ in range(3)
     ]
     assert min(times) < 1000
+
+
+def test_screenshots_are_of_each_width_and_scheme(
+    browser: Chrome, files: dict[str, Path], tmp_path: Path
+) -> None:
+    """``browser`` is asked for so that the test is skipped without one."""
+    made = runpy.run_path(str(SCREENSHOTS))["main"](files["bare"], tmp_path)
+    sizes, corners = {}, {}
+    for path in made[:-1]:
+        with Image.open(path) as image:
+            sizes[path.stem], corners[path.stem] = image.size, image.getpixel((0, 0))
+    for width, height in ((390, 844), (1280, 800)):
+        assert sizes[f"{width}-light"] == sizes[f"{width}-dark"] == (width, height)
+        assert corners[f"{width}-light"] != corners[f"{width}-dark"]
+        assert sizes[f"{width}-light-whole"][1] > height
+    assert made[-1].read_bytes().startswith(b"%PDF")

@@ -5,7 +5,20 @@ import re
 
 import pytest
 
-from converter.report.html.charts import BARS, LEFT, MARKS, MOST_TICKS, PLOT, ROW, TOP, Bar, Order, bars, line
+from converter.report.html.charts import (
+    BARS,
+    LEFT,
+    MARKS,
+    MOST_TICKS,
+    PART,
+    PLOT,
+    ROW,
+    TOP,
+    Bar,
+    Order,
+    bars,
+    line,
+)
 
 THREE = [
     Bar("a", 4.0, "four", "a is 4", (4.0, "a")),
@@ -106,3 +119,23 @@ def test_a_long_line_has_marks_that_can_be_told_apart() -> None:
     svg = line("Title", [(step, float(step)) for step in range(1000)], "step")
     assert MARKS / 2 < svg.count('class="mark"') <= MARKS
     assert svg.count(",") == 1000  # the line itself has all of them
+
+
+def test_long_charts_are_of_parts_between_which_a_printed_page_can_end() -> None:
+    rows = [Bar(f"layer{i}", float(i), str(i), f"layer{i}") for i in range(2 * PART + 1)]
+    svg = bars("Title", rows)
+    assert attributes(svg, r'class="bars" role="presentation" width="100%" height="(\d+)"') == [
+        str(ROW * PART),
+        str(ROW * PART),
+        str(ROW),
+    ]
+    assert attributes(svg, r'tabindex="(-?\d)"') == ["0"] + ["-1"] * (2 * PART)
+    assert attributes(svg, r"<text y=\"15\">(layer\d+)<") == [row.name for row in rows]
+
+
+def test_of_a_long_name_the_end_is_shown_and_the_whole_is_said() -> None:
+    name = "/backbone/stage2/stage2.0/branch_proj/branch_proj.0/Conv_output_0"
+    svg = bars("Title", [Bar(name, 1.0, "1", f"{name}: 1")])
+    (shown,) = attributes(svg, r"<text y=\"15\">([^<]*)<")
+    assert shown == "\N{HORIZONTAL ELLIPSIS}branch_proj.0/Conv_output_0"
+    assert f'aria-label="{name}: 1"' in svg

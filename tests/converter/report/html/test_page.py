@@ -174,6 +174,12 @@ def test_whatever_a_report_says_is_text() -> None:
     assert HOSTILE in hostile.words
 
 
+def test_the_device_is_listed_field_by_field() -> None:
+    text = page(full_report(), PICTURE)
+    assert "DeviceSection" not in text
+    assert '<th scope="row">gpu</th><td>NVIDIA L4</td>' in text
+
+
 def test_the_same_report_gives_the_same_page() -> None:
     assert page(full_report(), PICTURE) == page(full_report(), PICTURE)
 

@@ -1,14 +1,13 @@
 """Numbers and sentences."""
 
 import dataclasses
-from typing import Any
 
 import pytest
 
-from converter.report.document import AccuracySection, ThroughputSection
+from converter.report.document import ThroughputSection
 from converter.report.html import formats
-from converter.report.html.findings import flat, headline, percentiles, speeds
-from tests.converter.report.html.reports import bare_report, full_report, timing
+from converter.report.html.findings import flat, percentiles, speeds
+from tests.converter.report.html.reports import full_report, timing
 
 
 @pytest.mark.parametrize(
@@ -42,72 +41,14 @@ def test_units() -> None:
         assert unit(None) == formats.UNKNOWN
 
 
+def test_a_sentence_begins_with_a_capital_and_names_stay() -> None:
+    capitals = [formats.capital(text) for text in ("top-1", "same boxes (IoU 0.5)", "mIoU of masks", "")]
+    assert capitals == ["Top-1", "Same boxes (IoU 0.5)", "mIoU of masks", ""]
+
+
 def test_flags_are_set_as_code() -> None:
     text = formats.flags("more --gan-steps, --calib-data <x> a--b ---")
     assert text == "more <code>--gan-steps</code>, <code>--calib-data</code> &lt;x&gt; a--b ---"
-
-
-def test_the_headline_of_everything() -> None:
-    assert headline(full_report()) == (
-        "resnet18 was converted to INT8 for TensorRT, calibrated without data and fine-tuned, 3 layers kept in float: "
-        "top-1 on 5,000 images is 69.52\xa0%, 0.24 points less than FP32; it runs at 3.15 times the speed of FP32 at "
-        "batch 1; 2 warnings below to read before it is used."
-    )
-
-
-def test_the_headline_of_almost_nothing() -> None:
-    assert headline(bare_report()) == (
-        "tiny was converted to INT8 for ONNX Runtime, with the ranges of a cache: how well it agrees with FP32 was not "
-        "measured."
-    )
-
-
-def headline_with(**fields: Any) -> str:
-    return headline(dataclasses.replace(full_report(), **fields))
-
-
-def test_the_headline_takes_the_best_that_is_known() -> None:
-    predicted = headline_with(accuracy=None)
-    assert (
-        "predicted to lose 0.372 points of top-1 (between 0.128 and 0.694 with 95 % confidence)" in predicted
-    )
-    assert "was not measured" in predicted
-    agreeing = headline_with(accuracy=None, prediction=None)
-    assert (
-        "its agreement with FP32 (same class) is 97.46\xa0% on 512 samples; its accuracy was not measured"
-        in agreeing
-    )
-
-
-@pytest.mark.parametrize(
-    ("int8", "words"), [(69.76, "the same as FP32"), (70.0, "0.24 points more than FP32")]
-)
-def test_the_headline_says_the_same_and_more(int8: float, words: str) -> None:
-    accuracy = AccuracySection(
-        5000, 69.76, "ONNX Runtime", int8, 96.14, metric="top-1", fp32=69.76, int8=int8
-    )
-    assert words in headline_with(accuracy=accuracy)
-
-
-def test_the_headline_says_where_a_plan_was_not_measured() -> None:
-    measured = [
-        ThroughputSection(**timing(precision, 1, speed) | {"engine": "onnxruntime"})
-        for precision, speed in (("fp32", 4.0), ("int8", 3.0))
-    ]
-    text = headline_with(throughput=measured, artifacts={"model.tensorrt-rtx.plan": "x"})
-    assert "for TensorRT for RTX" in text
-    assert "0.75 times the speed of FP32 in ONNX Runtime at batch 1" in text
-
-
-def test_the_headline_says_that_the_target_was_missed() -> None:
-    assert "INT8 loses 0.24 points of top-1, more than --max-drop 0.1" in headline_with(
-        options={"max_drop": 0.1}
-    )
-
-
-def test_real_images_are_not_called_no_data() -> None:
-    images = dataclasses.replace(full_report().calibration, source="images")
-    assert "calibrated with real images" in headline_with(calibration=images, synthesis=None)
 
 
 def test_speeds_are_compared_with_fp32_at_the_same_batch() -> None:
