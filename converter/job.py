@@ -43,7 +43,7 @@ ONE_BY_ONE = WarningMessage(
     "Ranges and accuracy are those of each image alone. For an engine that takes several, export the network with a "
     "dynamic batch.",
 )
-KEPT = "the training so far is in {}; the same command goes on from there"
+KEPT = "training progress saved to {}; run the same command to resume"
 
 
 class SampleUse(IntEnum):

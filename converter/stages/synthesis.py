@@ -249,8 +249,8 @@ def warn_of_poor_samples(quality: SampleQuality, task: Task, spec: InputSpec, co
         console.warn(
             WarningMessage(
                 "poor-labels",
-                f"the classifier gives the wanted label to only {quality.label_accuracy:.1f} % of the samples; "
-                "more --gan-steps make better ones",
+                f"only {quality.label_accuracy:.1f} % of the samples are classified as their intended class; "
+                "increase --gan-steps",
                 "Usual with many classes: ranges follow the statistics and need no labels. If the accuracy with "
                 "--val is not enough, train longer with --gan-steps or calibrate with real images (--calib-data).",
             )

@@ -214,7 +214,7 @@ def test_the_training_so_far_is_kept(here: Path, monkeypatch: pytest.MonkeyPatch
     result = CliRunner().invoke(command, FLAGS)
     assert result.exit_code == 1
     assert "out of memory in the stage synthesis, with a batch of 20" in result.output
-    assert "the same command goes on from there" in result.output
+    assert "run the same command to resume" in result.output
     assert sorted(path.name for path in (here / "out.partial").iterdir()) == [MARKER, CHECKPOINT]
     content = (here / "out.partial" / CHECKPOINT).read_bytes()
     assert load_torch(here / CHECKPOINT, content[hashlib.sha256().digest_size :])["key"]

@@ -307,7 +307,7 @@ def test_poor_samples_are_told_of(here: Path) -> None:
     assert result.exit_code == 0, result.output
     warnings = json.loads(Path("out/report.json").read_text())["warnings"]
     assert any("far from the batch-norm statistics" in warning for warning in warnings)
-    assert any("gives the wanted label to only" in warning for warning in warnings)
+    assert any("classified as their intended class" in warning for warning in warnings)
 
 
 def test_a_val_without_labels_measures_agreement(converted: Path, here: Path) -> None:

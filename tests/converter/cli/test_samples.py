@@ -181,7 +181,7 @@ def test_samples_far_from_the_statistics_are_said(tmp_path: Path) -> None:
     result = run(*MODEL, *INPUT, "--gan-steps", "1", "-n", "4", "-o", tmp_path / "c.npz")
     assert result.exit_code == 0, result.output
     assert "warning: the samples are far from the batch-norm statistics" in result.output
-    assert "wanted label to only" in result.output
+    assert "are classified as their intended class" in result.output
 
 
 def test_a_full_disk_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_a_stopped_fine_tuning_goes_on_to_the_same_bytes(
     monkeypatch.setattr(stage, "checkpointing", partial(checkpoint.checkpointing, every_s=0.0))
     result = run(*arguments)
     assert result.exit_code == 130, result.output
-    assert f"{QAT_CHECKPOINT}; the same command goes on from there" in result.output
+    assert f"{QAT_CHECKPOINT}; run the same command to resume" in result.output
     assert (tmp_path / "out.partial" / QAT_CHECKPOINT).exists()
     monkeypatch.setattr(training, "descend_student", descend)
     result = run(*arguments)

@@ -90,7 +90,7 @@ def test_a_detector_is_converted_and_compared_on_images_without_labels(here: Pat
     assert report["prediction"] is None
     assert report["sensitivity"]["kl"] > 0
     assert f"same boxes (IoU 0.5) as FP32: {accuracy['agreement']:.2f} % on 12 images of --val" in said
-    assert "gives the wanted label" not in said
+    assert "classified as their intended class" not in said
     assert "nothing-found" not in [warning["code"] for warning in report["warning_details"]]
 
 

@@ -101,7 +101,7 @@ def test_an_interrupted_run_of_two_goes_on_to_the_result_of_one(tmp_path: Path) 
         _, said = process.communicate(timeout=LONGEST_S)
     assert process.returncode != 0
     assert said.count("interrupted\n") == 1, said
-    assert said.count("the same command goes on from there") == 1
+    assert said.count("run the same command to resume") == 1
     assert checkpoint.exists()
     assert not (tmp_path / "out").exists()
 

@@ -12,7 +12,7 @@ HOSTILE = "<img src=x onerror=\"alert('1')\"> & 'q' </script><script>alert(2)</s
 
 POOR_LABELS = {
     "code": "poor-labels",
-    "text": "the classifier gives the wanted label to only 73.4 % of the samples; more --gan-steps make better ones",
+    "text": "only 73.4 % of the samples are classified as their intended class; increase --gan-steps",
     "advice": "Usual with many classes. Train longer with --gan-steps.",
 }
 
