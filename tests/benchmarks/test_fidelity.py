@@ -170,6 +170,7 @@ def test_samples_are_made_and_measured(network: Network, tmp_path: Path) -> None
         "evaluate": [(8, "max"), (4, "mse")],
         "input_range": "pixels",
         "device": "cpu",
+        "judged": 0,
         "output": str(tmp_path / "rows.json"),
     }
     measure(described, settings)

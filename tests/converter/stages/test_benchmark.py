@@ -20,16 +20,17 @@ def never_opened(_device: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "int8", "warned"),
+    ("asked", "cpu_int8", "int8", "warned"),
     [
-        ("onnxruntime", (50.0, 90.0), True),
-        ("onnxruntime", (50.0, 110.0), False),  # it gains at one of the batches
-        ("auto", (50.0, 90.0), False),
-        ("tensorrt-rtx", (50.0, 90.0), False),
+        ("onnxruntime", "all", (50.0, 90.0), True),
+        ("onnxruntime", "all", (50.0, 110.0), False),  # it gains at one of the batches
+        ("onnxruntime", "fastest", (50.0, 90.0), False),
+        ("auto", "all", (50.0, 90.0), False),
+        ("tensorrt-rtx", "all", (50.0, 90.0), False),
     ],
 )
 def test_slower_is_a_verdict_only_where_the_cpu_was_asked_for(
-    asked: str, int8: tuple[float, float], warned: bool, monkeypatch: pytest.MonkeyPatch
+    asked: str, cpu_int8: str, int8: tuple[float, float], warned: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def measured(job: Job, bench: BenchOptions, deployed: Deployed) -> list[Throughput]:
         speeds = zip(bench.batches, int8, strict=True)
@@ -41,7 +42,7 @@ def test_slower_is_a_verdict_only_where_the_cpu_was_asked_for(
 
     monkeypatch.setattr(measure, "on_cpu", measured)
     console = Console(quiet=True)
-    options = ConvertOptions(ModelOptions("mine.pth"), engine=asked)
+    options = ConvertOptions(ModelOptions("mine.pth"), engine=asked, cpu_int8=cpu_int8)
     job = job_of(options=options, console=console)
     found = benchmark(job, Deployed("onnxruntime", never_opened))  # type: ignore[arg-type]
     assert (SLOWER in console.warnings) is warned
