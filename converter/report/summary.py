@@ -234,9 +234,11 @@ def fine_tuning_line(qat: QATSection) -> str:
 
 
 def throughput_line(report: Report, batch: int) -> str:
-    """FP32, FP16 where it was measured, and INT8 side by side at one batch."""
+    """FP32, FP16 where it was measured, and INT8 or a CPU engine that is partly in float, side by side at one batch."""
     rows = [t for t in report.throughput if t.batch == batch]
-    speeds = ", ".join(f"{t.precision.upper()} {t.images_per_s:.1f}" for t in rows)
+    in_float = report.cpu_int8 is not None and report.cpu_int8.kept_float and rows[-1].engine == "onnxruntime"
+    names = [*(t.precision.upper() for t in rows[:-1]), "engine" if in_float else "INT8"]
+    speeds = ", ".join(f"{name} {t.images_per_s:.1f}" for name, t in zip(names, rows, strict=True))
     return f"batch {batch}: {speeds} ({rows[-1].images_per_s / rows[0].images_per_s:.2f} x)"
 
 

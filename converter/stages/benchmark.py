@@ -57,7 +57,7 @@ def benchmark(job: Job, deployed: Deployed) -> Benchmarked:
         gains = ratios(results, engines)[engines - 1 :: engines]
         pairs = zip(batches, gains, strict=True)
         found = ", ".join(f"{ratio:.2f} x FP32 at batch {batch}" for batch, ratio in pairs)
-        stage.detail = f"{ENGINE_TITLES[deployed.name]}, INT8: {found}"
+        stage.detail = f"{ENGINE_TITLES[deployed.name]}{'' if deployed.in_float else ', INT8'}: {found}"
     for warning in dict.fromkeys(warning for result in results for warning in result.warnings or ()):
         job.console.warn(warning)
     # What was not asked for by name is no verdict on INT8.

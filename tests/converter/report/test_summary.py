@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from converter.report.document import AgreementSection, Report, SynthesisSection
+from converter.report.document import AgreementSection, CPUInt8Section, Report, SynthesisSection
 from converter.report.summary import FILES, missed_gate, summary
 from converter.workspace import CPU_ENGINE, FP32_ONNX, INT8_ONNX, OUTPUTS, RTX_ENGINE, TENSORRT_ENGINE
 from engines.cli.bench import bench
@@ -72,6 +72,15 @@ def test_a_speed_on_the_cpu_is_no_verdict_on_an_engine_for_gpus(engine: str, ask
     assert ("ONNX Runtime on this CPU" in speed) is (engine == "onnxruntime")
     assert ("gains on an NVIDIA GPU was not measured here" in speed) is told
     assert "slower" not in speed
+
+
+def test_an_engine_that_is_partly_in_float_is_not_called_int8() -> None:
+    report = with_engine(full_report(), "onnxruntime", "auto")
+    assert "INT8 1612.8" in rows(report)["speed"]
+    kept = CPUInt8Section("fastest", 12, ["conv2d"], {"1": 1.2}, {"1": 0.8}, 2.0)
+    speed = rows(replace(report, cpu_int8=kept))["speed"]
+    assert "engine 1612.8" in speed
+    assert "INT8 1612.8" not in speed
 
 
 def test_the_gpu_is_named_where_it_is_known() -> None:
