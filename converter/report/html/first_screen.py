@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from converter.report.document import AccuracySection, Report
+from converter.report.document import AccuracySection, Report, ThroughputSection
 from converter.report.html.findings import WANTED, Speed, built_engine, bytes_saved, kept_layers, speeds
 from converter.report.html.formats import capital, change, number, percent, points, size, times, words
 from converter.report.summary import metric_of, missed_gate
@@ -132,7 +132,15 @@ def speed(report: Report) -> KeyNumber:
     chip = "the CPU" if int8.engine == "onnxruntime" else gpu_name
     where = f"{ENGINE_TITLES[int8.engine]} on {chip}, batch {int8.batch}"
     images = f"{number(int8.images_per_s)} instead of {number(int8.images_per_s / row.ratio)} images/s"
-    return KeyNumber(title, times(row.ratio), f"{images} in {where}. {gpu}")
+    return KeyNumber(title, times(row.ratio), f"{images} in {where}{layers_in_float(report, int8)}. {gpu}")
+
+
+def layers_in_float(report: Report, row: ThroughputSection) -> str:
+    """What of ONNX Runtime's engine is not in INT8, as an apposition; empty for other engines."""
+    found = report.cpu_int8
+    if found is None or not found.kept_float or row.engine != "onnxruntime":
+        return ""
+    return f", {len(found.kept_float)} of {found.layers} layers in float, which is faster there"
 
 
 def _speed_to_show(report: Report) -> Speed | None:

@@ -5,7 +5,13 @@ from typing import Any
 
 import pytest
 
-from converter.report.document import AccuracySection, AgreementSection, Report, ThroughputSection
+from converter.report.document import (
+    AccuracySection,
+    AgreementSection,
+    CPUInt8Section,
+    Report,
+    ThroughputSection,
+)
 from converter.report.html.first_screen import NO_GPU, NOT_MEASURED, headline, key_numbers, missed
 from tests.converter.report.html.reports import bare_report, full_report, timing
 
@@ -150,6 +156,14 @@ def test_a_speed_of_the_cpu_is_not_that_of_a_gpu() -> None:
         "0.75\xa0\N{MULTIPLICATION SIGN}",
         f"3.00 instead of 4.00 images/s in ONNX Runtime on the CPU, batch 1. {NO_GPU}",
     )
+
+
+def test_layers_of_the_cpu_engine_in_float_are_said() -> None:
+    kept = CPUInt8Section("fastest", 12, ["conv2d", "conv2d_1"], {"1": 1.2}, {"1": 0.8}, 2.0)
+    on_cpu, on_gpu = timed("onnxruntime", 4.0, 3.0), timed("tensorrt", 100.0, 250.0)
+    said = ", 2 of 12 layers in float, which is faster there."
+    assert said in texts(with_fields(throughput=on_cpu, cpu_int8=kept))[2][2]
+    assert said not in texts(with_fields(throughput=on_cpu + on_gpu, cpu_int8=kept))[2][2]
 
 
 def test_the_speed_is_that_of_the_engine_that_was_built() -> None:
