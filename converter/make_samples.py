@@ -125,11 +125,11 @@ def _trained(
     network: _Network, options: SampleOptions, place: SamplesOutput, console: Console
 ) -> TrainedGenerator:
     """The generator that was given, or one that is trained here."""
+    device = device_from_name(options.device)
+    network.teacher.module.to(device)  # it looks at the samples of a reused generator, too
     if network.generator is not None:
         return network.generator
     with console.stage("synthesis") as stage:
-        device = device_from_name(options.device)
-        network.teacher.module.to(device)
         trained = generator_from_teacher(
             network.teacher,
             network.task,
