@@ -162,6 +162,11 @@ class CPUInt8Section:
     seconds: float
     agreement: AgreementSection | None = None
 
+    @property
+    def in_float(self) -> str:
+        """How many layers are in float; empty where none is."""
+        return f"{len(self.kept_float)} of {self.layers} layers in float" if self.kept_float else ""
+
 
 @dataclass(frozen=True)
 class AccuracySection:

@@ -132,7 +132,7 @@ def result_rows(report: Report) -> Iterator[tuple[str, str]]:
     yield from speed_rows(report)
     if in_float := report.quantization.float_macs_percent:
         yield "precision", f"{in_float:.1f} % of the multiply-adds stay in float"
-    if report.cpu_int8 is not None and report.cpu_int8.kept_float:
+    if report.cpu_int8 is not None and report.cpu_int8.in_float:
         yield "CPU engine", cpu_line(report.cpu_int8)
     if report.qat is not None:
         yield "fine-tuning", fine_tuning_line(report.qat)
@@ -201,11 +201,9 @@ def file_rows(report: Report) -> Iterator[tuple[str, str]]:
 
 def cpu_line(found: CPUInt8Section) -> str:
     """What of ONNX Runtime's engine is in float."""
-    kept, slower = len(found.kept_float), found.all_int8_speed
-    times = " and ".join(f"{speed:.2f} x at batch {batch}" for batch, speed in slower.items())
+    times = " and ".join(f"{speed:.2f} x at batch {batch}" for batch, speed in found.all_int8_speed.items())
     return (
-        f"{kept} of {found.layers} layers in float, which is faster on this machine (all in INT8: {times} the speed "
-        "of all in float)"
+        f"{found.in_float}, which is faster on this machine (all in INT8: {times} the speed of all in float)"
     )
 
 
@@ -236,7 +234,7 @@ def fine_tuning_line(qat: QATSection) -> str:
 def throughput_line(report: Report, batch: int) -> str:
     """FP32, FP16 where it was measured, and INT8 or a CPU engine that is partly in float, side by side at one batch."""
     rows = [t for t in report.throughput if t.batch == batch]
-    in_float = report.cpu_int8 is not None and report.cpu_int8.kept_float and rows[-1].engine == "onnxruntime"
+    in_float = report.cpu_int8 is not None and report.cpu_int8.in_float and rows[-1].engine == "onnxruntime"
     names = [*(t.precision.upper() for t in rows[:-1]), "engine" if in_float else "INT8"]
     speeds = ", ".join(f"{name} {t.images_per_s:.1f}" for name, t in zip(names, rows, strict=True))
     return f"batch {batch}: {speeds} ({rows[-1].images_per_s / rows[0].images_per_s:.2f} x)"

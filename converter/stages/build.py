@@ -79,9 +79,8 @@ def build(job: Job, samples: SampleSource | None) -> Built:
             cpu_int8 = build_cpu_engine(job, source)
         integer, convolutions = onnxruntime.int8_kernels(workspace.path(CPU_ENGINE))
         stage.detail = f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels"
-        if cpu_int8.kept_float:
-            kept = len(cpu_int8.kept_float)
-            stage.detail += f", {kept} of {cpu_int8.layers} layers in float, which is faster here"
+        if cpu_int8.in_float:
+            stage.detail += f", {cpu_int8.in_float}, which is faster here"
         stage.detail += f" -> {CPU_ENGINE}"
     if tail is not None and without:
         job.console.info(

@@ -138,9 +138,9 @@ def speed(report: Report) -> KeyNumber:
 def layers_in_float(report: Report, row: ThroughputSection) -> str:
     """What of ONNX Runtime's engine is not in INT8, as an apposition; empty for other engines."""
     found = report.cpu_int8
-    if found is None or not found.kept_float or row.engine != "onnxruntime":
+    if found is None or not found.in_float or row.engine != "onnxruntime":
         return ""
-    return f", {len(found.kept_float)} of {found.layers} layers in float, which is faster there"
+    return f", {found.in_float}, which is faster there"
 
 
 def _speed_to_show(report: Report) -> Speed | None:
