@@ -1,12 +1,15 @@
 """The memory layout in which a classifier runs faster, where its forward can take it."""
 
 import copy
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from calibrators.data.batches import send
 from calibrators.zscgan.batch_norm import BatchStatistics
+
+Network = TypeVar("Network", bound=nn.Module)
 
 AGREEING = 1e-3
 """Two layouts add in other orders; up to this part of the largest output that is rounding."""
@@ -19,12 +22,20 @@ def fastest_form(network: nn.Module, shape: tuple[int, ...]) -> tuple[nn.Module,
     copy is tried on two inputs of ``shape`` (channels, height, width), forward and back to the input.
     """
     try:
-        copied = copy.deepcopy(network).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        copied = in_channels_last(copy.deepcopy(network))
         fits = _takes_channels_last(network, copied, shape)
     # Some networks can't be copied, and a forward, being the user's code, can raise anything.
     except Exception:  # noqa: BLE001
         fits = False
     return (copied, torch.channels_last) if fits else (network, torch.contiguous_format)
+
+
+def in_channels_last(network: Network) -> Network:
+    """``network``, its weights of four axes in channels_last; ``Module.to`` refuses a buffer of five."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        if tensor.dim() == 4:
+            tensor.data = tensor.data.contiguous(memory_format=torch.channels_last)
+    return network
 
 
 def _takes_channels_last(network: nn.Module, copied: nn.Module, shape: tuple[int, ...]) -> bool:

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 
+from calibrators.zscgan.layout import in_channels_last
 from converter.graph.capture import FoldedGraph
 from converter.graph.outputs import tensors_of
 from converter.graph.twin import nodes_by_value, parameter_of
@@ -106,13 +107,12 @@ def student_from_graph(
         if not name.endswith(".log_ratio"):
             value.requires_grad_(value.is_floating_point())
     student = Student(module, ranges, weights, readers_of(graph.onnx, plan))
-    return student.to(next(graph.module.parameters()).device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return in_channels_last(student.to(next(graph.module.parameters()).device))
 
 
 def teacher_from_graph(graph: FoldedGraph, plan: QuantizationPlan) -> fx.GraphModule:
     """The FP32 network, frozen, with the same features as the student."""
-    module = with_features(copy.deepcopy(graph.module), plan).requires_grad_(False)
-    return module.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    return in_channels_last(with_features(copy.deepcopy(graph.module), plan).requires_grad_(False))
 
 
 def with_features(module: fx.GraphModule, plan: QuantizationPlan) -> fx.GraphModule:

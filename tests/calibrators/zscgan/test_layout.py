@@ -63,6 +63,13 @@ def test_channels_last_where_the_network_takes_it(teacher: nn.Module, spec: Inpu
     assert layouts(teacher) == before
 
 
+def test_channels_last_beside_a_constant_of_five_axes(teacher: nn.Module, spec: InputSpec) -> None:
+    teacher.register_buffer("grid", torch.zeros(1, 3, 2, 2, 2))
+    form, layout = fastest_form(teacher, spec.shape)
+    assert layout == torch.channels_last
+    assert form.grid.is_contiguous()
+
+
 @pytest.mark.parametrize("kind", [Viewing, ViewingBackwards, Uncopyable])
 def test_any_other_network_is_run_as_it_is(kind: type[nn.Module], spec: InputSpec) -> None:
     network = kind().eval().requires_grad_(False)

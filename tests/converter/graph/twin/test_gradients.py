@@ -76,6 +76,8 @@ CASES: dict[str, tuple[str, list[Any], dict[str, Any], dict[str, Any]]] = {
     "global-average-pool": ("GlobalAveragePool", [IMAGE], {}, {}),
     "global-max-pool": ("GlobalMaxPool", [IMAGE], {}, {}),
     "prelu": ("PRelu", [IMAGE], {"slope": normal(2, 1, 1)}, {}),
+    "prelu-one-slope": ("PRelu", [IMAGE], {"slope": normal(1)}, {}),
+    "prelu-by-column": ("PRelu", [IMAGE], {"slope": normal(IMAGE.shape[3])}, {}),
     "reduce-l2": ("ReduceL2", [IMAGE], {"axes": np.array([2, 3])}, {}),
     "clip": ("Clip", [IMAGE], {"low": np.float32(-0.4), "high": np.float32(0.6)}, {}),
     "resize-linear": ("Resize", [IMAGE], {"roi": [], "scales": [1.0, 1, 2, 2]}, {"mode": "linear"}),
