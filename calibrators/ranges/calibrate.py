@@ -21,6 +21,9 @@ from calibrators.ranges.search import amax_from_histogram
 Observe = Callable[[Tensor], Mapping[str, Tensor]]
 Collectors = dict[str, AmaxCollector | HistogramCollector]
 
+VALUES_AT_ONCE = 1 << 28
+"""Values of all activations together that a CPU holds: a deep network has 40 million for each input."""
+
 
 @dataclass(frozen=True)
 class CalibrationResult:
@@ -81,10 +84,12 @@ def observe_over(
     A ``HistogramCollector`` serves every algorithm, an ``AmaxCollector`` only ``max``.
     """
     collectors: Collectors = {}
-    samples = 0
+    samples = at_once = 0
     with torch.no_grad(), exact_kernels(), ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for x, done in _first_samples(batches, limit, ranks):
-            _collect(observe(x), collectors, collector, pool)
+            at_once = at_once or _inputs_at_once(observe, x)
+            for some in x.split(at_once):
+                _collect(observe(some), collectors, collector, pool)
             samples += len(x)
             if on_batch is not None:
                 on_batch(done)
@@ -98,6 +103,14 @@ def observe_over(
             "expected activations to calibrate, got none: the network has no layer to quantize"
         )
     return Observed(collectors, samples)
+
+
+def _inputs_at_once(observe: Observe, x: Float[Tensor, "batch channels height width"]) -> int:
+    """How many inputs are run together: on a CPU so many that all their activations are ``VALUES_AT_ONCE``."""
+    activations = observe(x[:1]).values()
+    if any(activation.device.type != "cpu" for activation in activations):
+        return len(x)
+    return max(1, VALUES_AT_ONCE // max(1, sum(map(Tensor.numel, activations))))
 
 
 def _collect(

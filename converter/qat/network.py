@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
-import torch
 from jaxtyping import Float
 from torch import Tensor, fx, nn
 

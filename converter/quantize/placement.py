@@ -47,7 +47,7 @@ ACTIVATIONS = frozenset({
     "Relu", "Sigmoid", "Softplus", "Tanh",
 })  # fmt: skip
 """Operators that are activations of a convolution, or what these consist of."""
-_DATA_MOVEMENT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
+DATA_MOVEMENT = ("Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -211,7 +211,7 @@ def _plan_layer(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> list[Weig
 def _is_mean_over_bins(graph: _Graph, node: onnx.NodeProto, weight: WeightQuantizer) -> bool:
     """Whether ``node`` has few outputs and reads a Softmax, past operators that move data."""
     source = graph.producers.get(node.input[0])
-    while source is not None and source.op_type in _DATA_MOVEMENT:
+    while source is not None and source.op_type in DATA_MOVEMENT:
         source = graph.producers.get(source.input[0])
     outputs = graph.initializers[weight.tensor].dims[weight.axis]
     return source is not None and source.op_type == "Softmax" and outputs < MIN_SIZE
@@ -246,7 +246,7 @@ def _plan_average_pool(graph: _Graph, draft: _Draft, node: onnx.NodeProto) -> No
         return
     shared = draft.range_of(tensor) is not None
     if (shared or graph.is_read_once(tensor)) and _feeds_integers(
-        graph, draft, node.output[0], past=_DATA_MOVEMENT
+        graph, draft, node.output[0], past=DATA_MOVEMENT
     ):
         draft.add(tensor, node, tensor)
 

@@ -19,7 +19,7 @@ from converter.environment.cache_version import cache_version
 from converter.graph.capture import FoldedGraph, observe
 from converter.job import Job, SampleUse
 from converter.load.input_normalisation import normalised_values
-from converter.quantize.placement import QuantizationPlan
+from converter.quantize.placement import DATA_MOVEMENT, QuantizationPlan
 from converter.samples import SampleSource
 from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
@@ -132,15 +132,23 @@ def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch c
     return array_of(first_inputs(data, count))
 
 
-@dataclass(frozen=True)
-class _Activations:
-    """The activations of a graph by name, for ``calibrate``."""
+class Activations:
+    """The activations of a graph by name, for ``calibrate``: of those that hold the same values, the first."""
 
-    graph: FoldedGraph
-    device: torch.device
+    def __init__(self, graph: FoldedGraph, device: torch.device) -> None:
+        self.graph, self.device = graph, device
+        self.first = {name: name for name in graph.activations}
+        for node in graph.onnx.graph.node:
+            if node.op_type in DATA_MOVEMENT and {node.input[0], node.output[0]} <= self.first.keys():
+                self.first[node.output[0]] = self.first[node.input[0]]
 
     def __call__(self, x: Float[Tensor, "batch channels height width"]) -> Mapping[str, Tensor]:
-        return observe(self.graph.module, x.to(self.device), self.graph.activations)[1]
+        return observe(self.graph.module, x.to(self.device), dict.fromkeys(self.first.values()))[1]
+
+    def all_of(self, found: CalibrationResult) -> CalibrationResult:
+        """The ranges of the others too."""
+        amax = {name: found.amax[first] for name, first in self.first.items()}
+        return replace(found, amax=amax, dead=tuple(n for n in amax if self.first[n] in found.dead))
 
 
 def measure_ranges(
@@ -150,13 +158,15 @@ def measure_ranges(
 
     Every rank calls this.
     """
-    activations, wanted = _Activations(graph, job.device), job.options.calibration
+    activations, wanted = Activations(graph, job.device), job.options.calibration
     if not job.options.choose_calibrator:
         result = calibrate(activations, data, options=wanted, on_batch=on_batch, ranks=job.ranks)
-        return {wanted.algorithm: result}
+        return {wanted.algorithm: activations.all_of(result)}
     observed = observe_over(activations, data, wanted.samples, on_batch=on_batch, ranks=job.ranks)
     return {
-        algorithm: ranges_from_observed(observed, replace(wanted, algorithm=algorithm), job.ranks)
+        algorithm: activations.all_of(
+            ranges_from_observed(observed, replace(wanted, algorithm=algorithm), job.ranks)
+        )
         for algorithm in ALGORITHMS
     }
 

@@ -52,8 +52,22 @@ def test_no_batch_is_run_in_vain_and_progress_is_told() -> None:
         return observe(x)
 
     calibrate(counted, batches_of(), options=CalibrationOptions(samples=6), on_batch=done.append)
-    assert ran == [4, 2]
+    assert ran == [1, 4, 2]  # one to see how large the activations are
     assert done == [4, 6]
+
+
+def test_a_cpu_holds_the_activations_of_a_few_inputs_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    ran: list[int] = []
+
+    def counted(x: torch.Tensor) -> dict[str, torch.Tensor]:
+        ran.append(len(x))
+        return observe(x)
+
+    whole = calibrate(observe, batches_of(), options=CalibrationOptions("mse"))
+    values = sum(activation[:1].numel() for activation in observe(batches_of(1).x).values())
+    monkeypatch.setattr("calibrators.ranges.calibrate.VALUES_AT_ONCE", 3 * values)
+    assert calibrate(counted, batches_of(), options=CalibrationOptions("mse")) == whole
+    assert max(ran) == 3
 
 
 def test_max_makes_no_histogram(monkeypatch: pytest.MonkeyPatch) -> None:
