@@ -167,6 +167,11 @@ class CPUInt8Section:
         """How many layers are in float; empty where none is."""
         return f"{len(self.kept_float)} of {self.layers} layers in float" if self.kept_float else ""
 
+    @property
+    def is_fp32(self) -> bool:
+        """Whether the engine is the FP32 network itself."""
+        return 0 < len(self.kept_float) == self.layers
+
 
 @dataclass(frozen=True)
 class AccuracySection:

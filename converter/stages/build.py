@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from contextlib import ExitStack, nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,13 +45,14 @@ class Deployed:
     """What was built: ``name`` of the engine that verifies and is measured here, and what opens it.
 
     On a GPU it is opened on a device of its own, or on the one that is given. It may have been built without the
-    network's tail, and with the layers ``in_float``.
+    network's tail, and with the layers ``in_float``; all of them where it ``is_fp32``.
     """
 
     name: str
     open_on: Callable[[Device | None], Engine]
     ends_before_tail: bool = False
     in_float: tuple[str, ...] = ()
+    is_fp32: bool = False
 
     def open(self) -> Engine:
         """The engine, loaded."""
@@ -75,8 +76,12 @@ def build(job: Job, samples: SampleSource | None) -> Built:
     with job.console.stage("engine") as stage:
         tail = job.teacher.tail
         without = tail is not None and tail.foreign
-        with head_file(job, INT8_ONNX) if without else nullcontext(workspace.path(INT8_ONNX)) as source:
-            cpu_int8 = build_cpu_engine(job, source)
+        with ExitStack() as stack:
+            int8, fp32 = (
+                stack.enter_context(head_file(job, name)) if without else workspace.path(name)
+                for name in (INT8_ONNX, FP32_ONNX)
+            )
+            cpu_int8 = build_cpu_engine(job, int8, fp32)
         integer, convolutions = onnxruntime.int8_kernels(workspace.path(CPU_ENGINE))
         stage.detail = f"ONNX Runtime, {integer} of {convolutions} convolutions on INT8 kernels"
         if cpu_int8.in_float:
@@ -94,13 +99,17 @@ def build(job: Job, samples: SampleSource | None) -> Built:
             lambda _: OnnxRuntimeEngine(workspace.path(CPU_ENGINE)),
             without,
             tuple(cpu_int8.kept_float),
+            cpu_int8.is_fp32,
         )
         return Built(on_cpu, convolutions, integer, cpu_int8)
     return Built(deployed, convolutions, integer, cpu_int8, describe_layers(job, deployed))
 
 
-def build_cpu_engine(job: Job, source: Path) -> CPUInt8Section:
-    """The engine of ONNX Runtime in the workspace, with the layers in INT8 that ``--cpu-int8`` says."""
+def build_cpu_engine(job: Job, source: Path, fp32: Path) -> CPUInt8Section:
+    """The engine of ONNX Runtime in the workspace, with the layers in INT8 that ``--cpu-int8`` says.
+
+    Without any it is ``fp32`` itself, whose weights are not rounded to INT8's.
+    """
     path, mode = job.workspace.path(CPU_ENGINE), job.options.cpu_int8
     if mode == "all":
         onnxruntime.build(source, path)
@@ -110,9 +119,12 @@ def build_cpu_engine(job: Job, source: Path) -> CPUInt8Section:
         {str(batch): round(value, 3) for batch, value in speeds.items()}
         for speeds in (choice.speed, choice.all_int8_speed)
     )
-    return CPUInt8Section(
+    found = CPUInt8Section(
         mode, choice.layers, list(choice.in_float), speed, all_int8, round(choice.seconds, 3)
     )
+    if found.is_fp32:
+        onnxruntime.build(fp32, path)
+    return found
 
 
 def build_plan(job: Job, samples: SampleSource | None) -> Deployed | None:

@@ -53,8 +53,8 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
     if deployed.in_float:
         if tail is not None and not deployed.ends_before_tail and not gives_head_outputs(tail):
             say_before_the_end(job, tail)
-        networks = (head_engine(job, stack, in_float) for in_float in ((), deployed.in_float))
-        return Judged(fp32, next(networks), job.task, names, next(networks))
+        int8, own = head_engine(job, stack, INT8_ONNX), FP32_ONNX if deployed.is_fp32 else INT8_ONNX
+        return Judged(fp32, int8, job.task, names, head_engine(job, stack, own, deployed.in_float))
     if tail is None or deployed.ends_before_tail:
         int8 = chosen_outputs(job, stack.enter_context(deployed.open()))
         return Judged(fp32, int8, job.task, names)
@@ -66,7 +66,7 @@ def judged_networks(job: Job, deployed: Deployed, stack: ExitStack) -> Judged:
     position = class_map_position(job, tail, fp32)
     if position is None:
         say_before_the_end(job, tail)
-        return Judged(fp32, head_engine(job, stack), job.task, names)
+        return Judged(fp32, head_engine(job, stack, INT8_ONNX), job.task, names)
     engine = stack.enter_context(deployed.open())
 
     def class_maps(x: NDArray[np.float32]) -> Outputs:
@@ -112,9 +112,9 @@ def class_map_position(job: Job, tail: Tail, fp32: Network) -> int | None:
     return None
 
 
-def head_engine(job: Job, stack: ExitStack, in_float: Collection[str] = ()) -> Network:
-    """The INT8 network before its tail in ONNX Runtime, with the layers ``in_float``."""
+def head_engine(job: Job, stack: ExitStack, name: str, in_float: Collection[str] = ()) -> Network:
+    """The network of the file ``name`` before its tail in ONNX Runtime, with the layers ``in_float``."""
     folder = Path(stack.enter_context(TemporaryDirectory()))
-    with head_file(job, INT8_ONNX) as source:
-        path = onnxruntime.build(source, folder / INT8_ONNX, in_float)
+    with head_file(job, name) as source:
+        path = onnxruntime.build(source, folder / name, in_float)
     return network_of(stack.enter_context(OnnxRuntimeEngine(path)))

@@ -104,7 +104,7 @@ def test_layers_in_float_are_told_and_int8_is_judged(pair: tuple[Result, Path, P
 def test_an_engine_all_in_float_is_the_one_that_is_measured(
     quick: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """It is the INT8 engine of this machine, and no warning says that INT8 is slow."""
+    """It is the FP32 network itself, and no warning says that INT8 is slow."""
     everything = tuple(name for name in ("conv2d", *(f"conv2d_{n}" for n in range(1, 11)), "logits"))
     choose(quick, everything)
     result = convert(tmp_path / "out")
@@ -113,6 +113,8 @@ def test_an_engine_all_in_float_is_the_one_that_is_measured(
     assert found["quantization"]["int8_convolutions"] == 0
     assert benchmark.SLOWER.code not in {warning["code"] for warning in found["warning_details"]}
     assert "12 of 12 layers in float" in result.stdout
+    (output,) = found["cpu_int8"]["agreement"]["outputs"]
+    assert output["sqnr_db"] is None or output["sqnr_db"] > 100  # INT8's weights alone: 40
 
 
 def test_other_words_are_refused() -> None:
