@@ -163,7 +163,7 @@ def trained_for(job: Job, seed: int) -> TrainedGenerator:
     """A generator; of several sources the same."""
     place = (
         Path(tempfile.gettempdir())
-        / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.batch}-{seed}.pt"
+        / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.options.synthesis.batch}-{seed}.pt"
     )
     if place.exists():
         return load_generator(place, fingerprint=job.fingerprint, spec=job.teacher.spec, device=job.device)

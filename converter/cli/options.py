@@ -9,9 +9,9 @@ from converter.cli.params import ResizeType, ShapeType
 from converter.load.options import ORDER_CHOICES, PRESET_CHOICES
 from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
 from converter.qat.options import BACKENDS, QATOptions
-from engines.cli.options import profile_options
+from engines.cli.options import cpu_int8_option, profile_options
 from engines.cli.params import FilePath, Numbers
-from engines.options import BUFFERS, CPU_INT8, ENGINES
+from engines.options import BUFFERS, ENGINES
 
 CHANNELS = Numbers(float, "0.485,0.456,0.406")
 """A number for each channel, or one for all."""
@@ -100,9 +100,7 @@ engine_options = cloup.option_group(
     "Engine",
     cloup.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
                  help="Engine to build; auto takes the best that works here and says which."),
-    cloup.option("--cpu-int8", type=click.Choice(CPU_INT8), default=ConvertOptions.cpu_int8, show_default=True,
-                 help="Layers of ONNX Runtime's engine in INT8: those that are faster so on this machine, as measured, "
-                 "or all."),
+    cpu_int8_option,
     cloup.option("--implicit", is_flag=True,
                  help="TensorRT 10's own calibrator on the samples, in place of Q/DQ pairs."),
     *profile_options,

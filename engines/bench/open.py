@@ -84,17 +84,19 @@ def _source(path: Path, engine: str, choice: EngineChoice | None, say: Say) -> S
     existing_file(path)
     assert choice is not None
     if engine == "auto" and choice.name == "tensorrt" and _is_onnxruntime_engine(path):
-        say(f"{path}: onnxruntime, since it holds ONNX Runtime's own operators")
+        say(f"{path}: onnxruntime, since it is an engine of ONNX Runtime")
         return Source(path, "onnxruntime", False)
     say(f"{path}: {choice.name} ({choice.reason})")
     return Source(path, choice.name, False)
 
 
 def _is_onnxruntime_engine(path: Path) -> bool:
-    """Whether ``path`` is an engine file of ``engines.onnxruntime.engine``, which no other engine can read."""
+    """Whether ``path`` is an engine file of ``engines.onnxruntime.engine``, or no other engine can read it."""
     from engines.onnx_passes.file import load_onnx
+    from engines.onnxruntime.engine import is_engine
 
-    return any(node.domain in _ONNXRUNTIME_DOMAINS for node in load_onnx(path).graph.node)
+    model = load_onnx(path)
+    return is_engine(model) or any(node.domain in _ONNXRUNTIME_DOMAINS for node in model.graph.node)
 
 
 def _check_flags(

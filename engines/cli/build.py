@@ -10,7 +10,7 @@ import click
 import cloup
 
 from engines.cli.bench import guard
-from engines.cli.options import build_options, builder_options, profile_options
+from engines.cli.options import build_options, builder_options, cpu_int8_option, profile_options
 from engines.cli.params import FilePath
 from engines.cli.spellings import CONTEXT
 from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
@@ -27,6 +27,7 @@ from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
         show_default=True,
         help="Engine to build.",
     ),
+    cpu_int8_option,
     *profile_options,
 )
 @builder_options
@@ -36,29 +37,43 @@ from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
     cloup.option("--log", type=FilePath, metavar="FILE", help="TensorRT's build log.  [default: OUTPUT.log]"),
     cloup.option("-v", "--verbose", is_flag=True, help="The engine's own log on stderr."),
 )
-def build(model: Path, output: Path, engine: str, log: Path | None, verbose: bool, **given: Any) -> None:
+def build(
+    model: Path, output: Path, engine: str, cpu_int8: str, log: Path | None, verbose: bool, **given: Any
+) -> None:
     """Build an engine from MODEL.onnx: Q/DQ (INT8) or FP32."""  # fmt: skip
     if verbose:
         logging.basicConfig(level=logging.DEBUG, stream=sys.stderr, format="%(name)s: %(message)s")
-    guard(lambda: _build(model, output, engine, build_options(given), log))
+    guard(lambda: _build(model, output, engine, cpu_int8, build_options(given), log))
 
 
-def _build(model: Path, output: Path, engine: str, options: BuildOptions, log: Path | None) -> None:
+def _build(
+    model: Path, output: Path, engine: str, cpu_int8: str, options: BuildOptions, log: Path | None
+) -> None:
     refuse_unused(engine, options)
     for flag in unused_flags(engine, options):
         click.echo(f"warning: {flag} has no effect on {engine}", err=True)
     start = time.perf_counter()
     if engine == "onnxruntime":
-        from engines.onnxruntime import engine as onnxruntime
-
-        onnxruntime.build(model, output)
-        integer, total = onnxruntime.int8_kernels(output)
-        detail, following = f"{integer} of {total} convolutions in INT8", f"zscgan-bench {model} {output}"
+        detail, following = _build_for_cpu(model, output, cpu_int8), f"zscgan-bench {model} {output}"
     else:
         detail, following = _build_plan(model, output, engine, options, log or Path(f"{output}.log"))
     size = output.stat().st_size / 1e6
     click.echo(f"{engine}: {output}, {size:.1f} MB, {detail}", err=True)
     click.echo(f"PASSED in {time.perf_counter() - start:.1f} s; next: {following}", err=True)
+
+
+def _build_for_cpu(model: Path, output: Path, cpu_int8: str) -> str:
+    """Builds ONNX Runtime's engine; what was built."""
+    from engines.onnxruntime import engine as onnxruntime
+    from engines.onnxruntime.fastest import build_fastest
+
+    in_float = ""
+    if cpu_int8 == "all":
+        onnxruntime.build(model, output)
+    elif (choice := build_fastest(model, output)).in_float:
+        in_float = f", {len(choice.in_float)} of {choice.layers} layers in float, which is faster here"
+    integer, total = onnxruntime.int8_kernels(output)
+    return f"{integer} of {total} convolutions in INT8{in_float}"
 
 
 def _build_plan(model: Path, output: Path, engine: str, options: BuildOptions, log: Path) -> tuple[str, str]:

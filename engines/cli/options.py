@@ -8,6 +8,7 @@ import cloup
 
 from engines.cli.params import FilePath, joined
 from engines.options import (
+    CPU_INT8,
     HARDWARE,
     TENSORRT_FLAGS,
     BuildOptions,
@@ -20,6 +21,14 @@ _SHAPES = {
     "opt": ("The batch or shape to be fastest for.", BuildOptions.opt_batch),
     "max": ("The largest batch or shape.", BuildOptions.max_batch),
 }
+
+cpu_int8_option = cloup.option(
+    "--cpu-int8",
+    type=click.Choice(CPU_INT8),
+    default=CPU_INT8[0],
+    show_default=True,
+    help="Layers of ONNX Runtime's engine in INT8: those that are faster so on this machine, as measured, or all.",
+)
 
 profile_options = (
     cloup.option(

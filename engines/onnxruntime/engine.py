@@ -21,6 +21,7 @@ from engines.onnxruntime.lowering import lower_qdq
 from engines.onnxruntime.session import REFUSALS, session_options
 from zscgan_common.text import first_line, shortened
 
+ENGINE_KEY = "zscgan-convert engine"
 _INTEGER_OPERATORS = frozenset({"QLinearConv", "ConvInteger", "MatMulIntegerToFloat", "QuantizeLinear"})
 
 
@@ -33,10 +34,17 @@ def build(onnx_path: Path | str, out_path: Path | str, in_float: Collection[str]
     """
     out_path = Path(out_path)
     lowered = lower_qdq(load_onnx(Path(onnx_path)), in_float)
+    if not is_engine(lowered):
+        lowered.metadata_props.append(onnx.StringStringEntryProto(key=ENGINE_KEY, value="onnxruntime"))
     with replaced_file(out_path) as temporary:
         onnx.save_model(lowered, temporary)
         OnnxRuntimeEngine(temporary).close()
     return out_path
+
+
+def is_engine(model: onnx.ModelProto) -> bool:
+    """Whether ``build`` wrote ``model``: with all layers in float nothing else tells it from any network."""
+    return any(entry.key == ENGINE_KEY for entry in model.metadata_props)
 
 
 class OnnxRuntimeEngine:

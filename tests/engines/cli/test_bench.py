@@ -179,7 +179,7 @@ def test_bench_of_an_onnxruntime_engine_beside_a_plan(
     arguments = [tmp_path / "net.plan", tmp_path / "engine.onnx", "--cuda-graph", "--threads", "1"]
     result = run(bench, *arguments, "--json", *QUICK_ON_GPU[:4], "--percentile", "90")
     assert result.exit_code == 0, result.output
-    assert "engine.onnx: onnxruntime, since it holds ONNX Runtime's own operators" in result.stderr
+    assert "engine.onnx: onnxruntime, since it is an engine of ONNX Runtime" in result.stderr
     assert f"warning: --cuda-graph only for what runs on the GPU, not for {tmp_path / 'engine.onnx'}" in (
         result.stderr
     )

@@ -5,11 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import onnx
 import pytest
 
 from engines.cli.bench import bench
 from engines.cli.build import build
 from engines.errors import EngineUnavailableError
+from engines.onnxruntime.fastest import Choice
 from tests.engines.commands import run
 from tests.tensorrt_double.builder import plan_header
 from tests.tensorrt_double.machine import DoubleMachine, machine_with_tensorrt
@@ -23,11 +25,28 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> DoubleMachine:
 
 
 def test_build_onnxruntime(files: tuple[str, str], tmp_path: Path) -> None:
-    result = run(build, files[1], "-o", tmp_path / "engine.onnx")
+    result = run(build, files[1], "-o", tmp_path / "engine.onnx", "--cpu-int8", "all")
     assert result.exit_code == 0, result.output
     assert "3 of 3 convolutions in INT8" in result.stderr
     assert "next: zscgan-bench" in result.stderr
     assert run(bench, tmp_path / "engine.onnx", *QUICK).exit_code == 0
+
+
+def test_layers_that_are_faster_in_float_stay_so(
+    files: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fastest: dict[str, bytes] = {}
+
+    def choice(model: onnx.ModelProto, engine: Path) -> Choice:
+        fastest["all INT8"] = engine.read_bytes()
+        layers = [node.output[0] for node in model.graph.node if node.op_type == "Conv"]
+        return Choice(len(layers), tuple(layers[:1]), {1: 1.5}, {1: 0.5}, 3)
+
+    monkeypatch.setattr("engines.onnxruntime.fastest.fastest_choice", choice)
+    result = run(build, files[1], "-o", tmp_path / "engine.onnx")
+    assert result.exit_code == 0, result.output
+    assert "2 of 3 convolutions in INT8, 1 of 3 layers in float, which is faster here" in result.stderr
+    assert (tmp_path / "engine.onnx").read_bytes() != fastest["all INT8"]
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "tensorrt"])
