@@ -155,8 +155,9 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         weights = fingerprint(teacher.module.state_dict())
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
+        batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
         if task.classes == 1:
-            options = replace(options, synthesis=options.synthesis.without_labels())
+            options = replace(options, synthesis=options.synthesis.without_labels(ranks.world))
         val, truths = val_images(task, teacher, options)
         if isinstance(task, Labels) and val is not None and val.labelled:
             task = replace(task, one_known=True)  # class folders name one of several
@@ -172,7 +173,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             ranges_for=ranges_for,
             device=device,
             engine=choice.name,
-            batch=options.synthesis.batch_for(*teacher.spec.shape[1:]),
+            batch=batch,
             calib=real_images(options.images.calib_data, teacher, options, limit=options.calibration.samples),
             val=val,
             truths=truths,

@@ -4,7 +4,8 @@ from dataclasses import dataclass, replace
 
 MIN_BATCH = 2
 SMALL_INPUT = 96 * 96
-"""Inputs up to this many pixels are trained in batches of 64, larger ones in batches of 16."""
+"""Inputs up to this many pixels are trained in batches of 64, larger ones in smaller batches."""
+LARGE_BATCH_WITHOUT_LABELS = 8
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
@@ -16,19 +17,20 @@ class ZSCGANOptions:
 
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part of the
-    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means 64 for
-    inputs up to 96x96 pixels and 16 above. ``width`` is the number of channels of a generator at a height of 64.
+    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means 64 for inputs up to
+    96x96 pixels and ``large_batch`` above. ``width`` is the number of channels of a generator at a height of 64.
     ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
-    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the samples
-    of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
-    ``samples_per_class`` samples to be learned. Where there are none to learn, one generator and
-    ``steps_without_labels`` suffice.
+    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the
+    samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
+    ``samples_per_class`` samples to be learned. Where there are none to learn, one generator,
+    ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` suffice.
     """
 
     steps: int = 250
     steps_without_labels: int = 60
     generators: int = 2
     batch: int = 0
+    large_batch: int = 16
     latent: int = 64
     width: int = 16
     learning_rate: float = 2e-3
@@ -54,9 +56,12 @@ class ZSCGANOptions:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
-    def without_labels(self) -> "ZSCGANOptions":
-        """The options for a network whose samples have no labels."""
-        return replace(self, steps=min(self.steps, self.steps_without_labels), generators=1)
+    def without_labels(self, world: int = 1) -> "ZSCGANOptions":
+        """The options for a network whose samples have no labels, where ``world`` processes share a batch in pairs."""
+        steps = min(self.steps, self.steps_without_labels)
+        fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
+        large = LARGE_BATCH_WITHOUT_LABELS if fits else self.large_batch
+        return replace(self, steps=steps, generators=1, large_batch=large)
 
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.
@@ -83,4 +88,4 @@ class ZSCGANOptions:
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""
-        return self.batch or (64 if height * width <= SMALL_INPUT else 16)
+        return self.batch or (64 if height * width <= SMALL_INPUT else self.large_batch)

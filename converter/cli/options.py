@@ -55,8 +55,8 @@ sample_options = cloup.option_group(
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps,
                  show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_without_labels} where samples have no "
                  "labels", help="Training steps of all generators, at most."),
-    cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch, show_default="64, large inputs 16",
-                 help="Samples a step."),
+    cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
+                 show_default="64; for large inputs 16, without labels 8", help="Samples a step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
     cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
                  help="Same seed, same result; on a GPU for one generator.pt."),

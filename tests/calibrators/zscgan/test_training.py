@@ -152,6 +152,17 @@ def test_classes_by_steps(classes: int, steps: int, trained: int) -> None:
     assert ZSCGANOptions(steps=steps).classes_for(classes, 16) == trained
 
 
+@pytest.mark.parametrize(("world", "batch"), [(1, 8), (2, 8), (4, 8), (3, 16), (8, 16)])
+def test_large_inputs_without_labels_take_small_batches_that_the_ranks_can_share(
+    world: int, batch: int
+) -> None:
+    options = ZSCGANOptions()
+    assert options.batch_for(224, 224) == 16
+    assert options.without_labels(world).batch_for(224, 224) == batch
+    assert options.without_labels(world).batch_for(32, 32) == 64
+    assert ZSCGANOptions(batch=12).without_labels(world).batch_for(224, 224) == 12
+
+
 def test_draws_differ_by_step_and_seed() -> None:
     z = [draw(torch.arange(4), 4, 8, seed, step, CPU)[0] for seed, step in ((0, 0), (0, 1), (1, 0))]
     assert not torch.equal(z[0], z[1])
