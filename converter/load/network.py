@@ -13,8 +13,9 @@ from converter.errors import ArchitectureError, LoadError, OptionsError
 from converter.load import architectures
 from converter.load.bodies import timm_names, torchvision_names
 from converter.load.bodies.build import network_from_fit
+from converter.load.bodies.fit import Fit
 from converter.load.bodies.index import TIMM, index
-from converter.load.bodies.recognise import Fit, classes_of, fit_of, recognise
+from converter.load.bodies.recognise import classes_of, fit_of, recognise
 from converter.load.bodies.tree import Shape
 from converter.load.bodies.uninitialised import Uninitialised
 from converter.load.input_spec import Origin

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from converter.errors import ArchitectureError
 from converter.load.bodies import timm_names, torchvision_names
-from converter.load.bodies.recognise import Fit, Stem
+from converter.load.bodies.fit import Fit, Stem
 from converter.load.bodies.uninitialised import Uninitialised
 
 

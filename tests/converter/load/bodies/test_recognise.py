@@ -8,8 +8,9 @@ from torch import nn
 from torchvision import models
 
 from converter.errors import ArchitectureError
+from converter.load.bodies.fit import Fit, Stem
 from converter.load.bodies.index import index
-from converter.load.bodies.recognise import Fit, Stem, classes_of, recognise
+from converter.load.bodies.recognise import classes_of, recognise
 from converter.load.bodies.tree import Shape
 
 
