@@ -126,7 +126,7 @@ def write_folder(
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.touch()
     (folder / "data.yaml").write_text(
-        _data_yaml(names or [str(n) for n in range(max(labels, default=0) + 1)])
+        _data_yaml(names or [str(n) for n in range(max(0, *labels) + 1)])
     )
     return labels
 
@@ -143,9 +143,9 @@ def _write_png(pixels: NDArray[np.uint8], path: Path) -> None:
 
 
 def _data_yaml(names: Sequence[str]) -> str:
-    """Strings of JSON are strings of YAML."""
+    """Without a ``path`` the folders are beside the file; strings of JSON are strings of YAML."""
     listed = "\n".join(f"  {number}: {json.dumps(name)}" for number, name in enumerate(names))
-    return f"path: .\ntrain: images\nval: images\nnames:\n{listed}\n"
+    return f"train: images\nval: images\nnames:\n{listed}\n"
 
 
 @contextmanager

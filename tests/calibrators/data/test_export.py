@@ -96,7 +96,7 @@ def test_a_folder_is_read_as_calibration_data(tmp_path: Path, by_class: bool) ->
     boxes = sorted(path.relative_to(tmp_path / "labels") for path in (tmp_path / "labels").rglob("*.txt"))
     assert [path.with_suffix("") for path in images] == [path.with_suffix("") for path in boxes]
     assert (tmp_path / "data.yaml").read_text() == (
-        'path: .\ntrain: images\nval: images\nnames:\n  0: "a"\n  1: "b: c"\n  2: "no"\n'
+        'train: images\nval: images\nnames:\n  0: "a"\n  1: "b: c"\n  2: "no"\n'
     )
 
 
@@ -105,6 +105,8 @@ def test_grey_and_four_channels(tmp_path: Path, channels: int, mode: str) -> Non
     spec = InputSpec((channels, 4, 4))
     write_folder(some(2, spec, label=-1), spec, tmp_path, nothing)
     assert not (tmp_path / "labels.csv").exists()
+    # Ultralytics refuses a file without names, and takes a path for one from where it runs.
+    assert (tmp_path / "data.yaml").read_text() == 'train: images\nval: images\nnames:\n  0: "0"\n'
     with Image.open(tmp_path / "images" / "0.png") as image:
         assert (image.mode, image.size) == (mode, (4, 4))
 
