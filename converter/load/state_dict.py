@@ -126,6 +126,8 @@ def object_from_file(path: Path, *, trust_pickle: bool) -> Any:
     except (AttributeError, ImportError) as error:
         if "__main__'" in str(error):
             raise LoadError(_of_a_script(path, str(error))) from error
+        if isinstance(error, ImportError) and (error.name or "").startswith("ultralytics"):
+            raise LoadError(_of_ultralytics(path, "its code can't be imported here")) from error
         raise LoadError(
             f"{path} needs code that can't be imported here: {error}; run from the folder that holds the "
             "model's code, or save its state_dict instead: torch.save(model.state_dict(), 'weights.pth')"
@@ -154,10 +156,21 @@ def _refusal(path: Path, reason: str) -> str:
             f"{path} is a whole Learner of fastai, written by learn.export() ({found[1]}); where fastai is installed, "
             "learn.save('weights', with_opt=False) writes the weights alone, which are recognised"
         )
+    if found[1].startswith("ultralytics."):
+        return _of_ultralytics(path, "reading it would run code from the file")
     return (
         f"{path} holds the Python object {found[1]}, not weights alone, and reading it would run code from "
         "the file; save the weights alone, torch.save(model.state_dict(), 'weights.pth'), or add "
         "--trust-pickle if you trust its source"
+    )
+
+
+def _of_ultralytics(path: Path, trouble: str) -> str:
+    """The message for a whole network of Ultralytics."""
+    return (
+        f"{path} is a whole network of Ultralytics, and {trouble}; give its ONNX file, which `yolo export model={path} "
+        "format=onnx dynamic=True` writes, or, where Ultralytics is installed, add --trust-pickle if you trust the "
+        "file's source"
     )
 
 

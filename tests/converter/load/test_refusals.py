@@ -155,6 +155,24 @@ def test_pickle_of_code_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyP
         load(path, trust_pickle=True)
 
 
+def test_a_network_of_ultralytics_is_asked_for_as_onnx(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What `yolo train` leaves: the detector that most people have."""
+    for name in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.setitem(sys.modules, name, type(sys)(name))
+    kind = type("DetectionModel", (nn.Linear,), {"__module__": "ultralytics.nn.tasks"})
+    sys.modules["ultralytics.nn.tasks"].DetectionModel = kind
+    path = saved({"model": kind(2, 2)}, tmp_path / "best.pt")
+    for name in ("ultralytics", "ultralytics.nn", "ultralytics.nn.tasks"):
+        monkeypatch.setitem(sys.modules, name, None)
+    command = rf"`yolo export model={path} format=onnx dynamic=True`"
+    with pytest.raises(LoadError, match=f"reading it would run code from the file.*{command}"):
+        load(path)
+    with pytest.raises(LoadError, match=f"its code can't be imported here.*{command}"):
+        load(path, trust_pickle=True)
+
+
 SCRIPT = """
 from tests.converter.load.test_model import Tiny
 
