@@ -107,7 +107,11 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
             channel_order="bgr" if args.bgr else "rgb",
         ),
         synthesis=ZSCGANOptions(
-            steps=args.steps, steps_without_labels=args.steps, batch=args.batch, seed=seed
+            steps=args.steps,
+            steps_with_few_labels=args.steps,
+            steps_without_labels=args.steps,
+            batch=args.batch,
+            seed=seed,
         ),
         calibration=CalibrationOptions(samples=args.samples),
         engine="onnxruntime",

@@ -88,8 +88,7 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
         raise OptionsError(
             "--class-folders require samples with labels, but these have none; leave --class-folders out"
         )
-    if not has_labels(network.task):
-        options = replace(options, synthesis=options.synthesis.without_labels())
+    options = replace(options, synthesis=options.synthesis.for_labels(network.task.classes))
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
         trained = None if kind == "procedural" else _trained(network, options, place, console)

@@ -3,9 +3,11 @@
 from dataclasses import dataclass, replace
 
 MIN_BATCH = 2
-SMALL_INPUT = 96 * 96
-"""Inputs up to this many pixels are trained in batches of 64, larger ones in smaller batches."""
+SMALL_INPUT, TINY_INPUT = 96 * 96, 64 * 64
+"""Inputs up to so many pixels are trained in batches of 32 and 64, larger ones in smaller batches."""
 LARGE_BATCH_WITHOUT_LABELS = 8
+FEW_LABELS = 4
+"""Up to so many are learned in half of the steps."""
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
@@ -18,15 +20,16 @@ class ZSCGANOptions:
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part of the
     steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means 64 for inputs up to
-    96x96 pixels and ``large_batch`` above. ``width`` is the number of channels of a generator at a height of 64.
-    ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
-    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the
-    samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
-    ``samples_per_class`` samples to be learned. Where there are none to learn, one generator,
-    ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` suffice.
+    64x64 pixels, 32 up to 96x96 and ``large_batch`` above. ``width`` is the number of channels of a generator at a
+    height of 64. ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is
+    the number of samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that
+    keeps the samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
+    ``samples_per_class`` samples to be learned. Of few labels ``steps_with_few_labels`` suffice; where there are none
+    to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do.
     """
 
     steps: int = 250
+    steps_with_few_labels: int = 130
     steps_without_labels: int = 60
     generators: int = 2
     batch: int = 0
@@ -56,12 +59,19 @@ class ZSCGANOptions:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
-    def without_labels(self, world: int = 1) -> "ZSCGANOptions":
-        """The options for a network whose samples have no labels, where ``world`` processes share a batch in pairs."""
-        steps = min(self.steps, self.steps_without_labels)
+    def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
+        """The options for so many labels, of which one stands for none; ``world`` processes share a batch in pairs."""
+        if labels > FEW_LABELS:
+            return self
+        if labels > 1:
+            return replace(self, steps=min(self.steps, self.steps_with_few_labels))
         fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
-        large = LARGE_BATCH_WITHOUT_LABELS if fits else self.large_batch
-        return replace(self, steps=steps, generators=1, large_batch=large)
+        return replace(
+            self,
+            steps=min(self.steps, self.steps_without_labels),
+            generators=1,
+            large_batch=LARGE_BATCH_WITHOUT_LABELS if fits else self.large_batch,
+        )
 
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.
@@ -88,4 +98,6 @@ class ZSCGANOptions:
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""
-        return self.batch or (64 if height * width <= SMALL_INPUT else self.large_batch)
+        pixels = height * width
+        small = 64 if pixels <= TINY_INPUT else 32
+        return self.batch or (small if pixels <= SMALL_INPUT else self.large_batch)

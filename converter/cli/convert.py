@@ -135,7 +135,7 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
     if choose:
         given = {**given, "algorithm": CalibrationOptions.algorithm}
     if "steps" in typed:
-        given = {**given, "steps_without_labels": given["steps"]}
+        given |= dict.fromkeys(("steps_with_few_labels", "steps_without_labels"), given["steps"])
     given = {**given, "qat": qat_from_flags(given, typed)}
     return ConvertOptions(
         choose_calibrator=choose,

@@ -4,7 +4,7 @@ import click
 import cloup
 
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.options import FEW_LABELS, ZSCGANOptions
 from converter.cli.params import ResizeType, ShapeType
 from converter.load.options import ORDER_CHOICES, PRESET_CHOICES
 from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
@@ -53,10 +53,11 @@ sample_options = cloup.option_group(
                  "network's batch norms, or procedural images, which need no training; auto takes these where there "
                  "is no batch norm, and half of each for networks without labels."),
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps,
-                 show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_without_labels} where samples have no "
-                 "labels", help="Training steps of all generators, at most."),
+                 show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_with_few_labels} for up to {FEW_LABELS} "
+                 f"classes, {ZSCGANOptions.steps_without_labels} without labels",
+                 help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
-                 show_default="64; for large inputs 16, without labels 8", help="Samples a step."),
+                 show_default="64; from 64x64 pixels 32, from 96x96 16, without labels 8", help="Samples a step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
     cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
                  help="Same seed, same result; on a GPU for one generator.pt."),

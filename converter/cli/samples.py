@@ -83,7 +83,7 @@ def options_from_flags(model: str, given: dict[str, Any], *, steps: bool) -> Sam
         return {name: value for name, value in given.items() if name in names}
 
     if steps:
-        given = {**given, "steps_without_labels": given["steps"]}
+        given |= dict.fromkeys(("steps_with_few_labels", "steps_without_labels"), given["steps"])
     return SampleOptions(
         model=ModelOptions(model=model, **some(ModelOptions)),
         synthesis=ZSCGANOptions(**some(ZSCGANOptions)),

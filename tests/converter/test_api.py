@@ -115,7 +115,8 @@ def test_keywords_mean_what_the_flags_mean() -> None:
         gan_steps=7, calibrator="max", qat=True, qat_steps=3, max_shapes=16, builder_optimization_level=2,
         hardware_compatibility_level="ampere+", input_shape=(3, 8, 8), max_drop=0.5, calib_samples=9,
     )  # fmt: skip
-    assert (options.synthesis.steps, options.synthesis.steps_without_labels) == (7, 7)
+    synthesis = options.synthesis
+    assert synthesis.steps == synthesis.steps_with_few_labels == synthesis.steps_without_labels == 7
     assert (options.choose_calibrator, options.asked_algorithm) == (False, "max")
     assert options.qat is not None
     assert options.qat.steps == 3

@@ -158,9 +158,18 @@ def test_large_inputs_without_labels_take_small_batches_that_the_ranks_can_share
 ) -> None:
     options = ZSCGANOptions()
     assert options.batch_for(224, 224) == 16
-    assert options.without_labels(world).batch_for(224, 224) == batch
-    assert options.without_labels(world).batch_for(32, 32) == 64
-    assert ZSCGANOptions(batch=12).without_labels(world).batch_for(224, 224) == 12
+    assert options.for_labels(1, world).batch_for(224, 224) == batch
+    assert options.for_labels(2, world).batch_for(224, 224) == 16
+    assert options.for_labels(1, world).batch_for(32, 32) == 64
+    assert ZSCGANOptions(batch=12).for_labels(1, world).batch_for(224, 224) == 12
+
+
+def test_few_labels_take_fewer_steps() -> None:
+    options = ZSCGANOptions()
+    assert [options.for_labels(labels).steps for labels in (1, 2, 4, 5, 10)] == [60, 130, 130, 250, 250]
+    assert [options.for_labels(labels).generators for labels in (1, 2, 10)] == [1, 2, 2]
+    assert ZSCGANOptions(steps=20).for_labels(2).steps == 20
+    assert [options.batch_for(48, width) for width in (64, 128, 192, 256)] == [64, 32, 32, 16]
 
 
 def test_draws_differ_by_step_and_seed() -> None:
