@@ -28,7 +28,7 @@ class ZSCGANOptions:
     to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do.
     """
 
-    steps: int = 250
+    steps: int = 200
     steps_with_few_labels: int = 130
     steps_without_labels: int = 60
     generators: int = 2

@@ -165,6 +165,8 @@ class CPUInt8Section:
     @property
     def in_float(self) -> str:
         """How many layers are in float; empty where none is."""
+        if self.is_fp32:
+            return f"all {self.layers} layers in float"
         return f"{len(self.kept_float)} of {self.layers} layers in float" if self.kept_float else ""
 
     @property

@@ -68,9 +68,8 @@ def verify(job: Job, deployed: Deployed, baseline: Answers | None, samples: Samp
         stage.detail = ", ".join(in_words(found))
     if found.partly_float is not None:
         job.console.info(
-            f"note: these are the figures of {INT8_ONNX}, all layers in INT8; those of {CPU_ENGINE}, with "
-            f"{len(deployed.in_float)} of them in float: {found.partly_float.measure}: "
-            f"{share(found.partly_float.percent)} on {found.partly_float.samples} of the inputs"
+            f"note: these are the figures of {INT8_ONNX}, all layers in INT8; "
+            + in_part_float_words(deployed, found.partly_float)
         )
     return found
 
@@ -84,6 +83,16 @@ def in_part_float(job: Job, judged: Judged, samples: SampleSource | None) -> Agr
     batches = TensorBatches(x, torch.zeros(len(x), dtype=torch.int64), job.batch)
     return agreement_section(
         job, compare(judged.fp32, judged.partly_float, judged.task, judged.names, batches)
+    )
+
+
+def in_part_float_words(deployed: Deployed, found: AgreementSection) -> str:
+    """What the engine of ONNX Runtime is, and its agreement with FP32."""
+    if deployed.is_fp32:
+        return f"{CPU_ENGINE} is the FP32 network, which is faster here"
+    return (
+        f"those of {CPU_ENGINE}, with {len(deployed.in_float)} of them in float: {found.measure}: "
+        f"{share(found.percent)} on {found.samples} of the inputs"
     )
 
 

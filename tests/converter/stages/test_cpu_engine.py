@@ -112,7 +112,8 @@ def test_an_engine_all_in_float_is_the_one_that_is_measured(
     assert [row["precision"] for row in found["throughput"]] == ["fp32", "int8"] * 2
     assert found["quantization"]["int8_convolutions"] == 0
     assert benchmark.SLOWER.code not in {warning["code"] for warning in found["warning_details"]}
-    assert "12 of 12 layers in float" in result.stdout
+    assert "all 12 layers in float, which is faster on this machine" in result.stdout
+    assert f"{CPU_ENGINE} is the FP32 network, which is faster here" in result.stderr
     (output,) = found["cpu_int8"]["agreement"]["outputs"]
     assert output["sqnr_db"] is None or output["sqnr_db"] > 100  # INT8's weights alone: 40
 
