@@ -10,6 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter.report.document import Report, plain, report_from_json
+from converter.report.files import file_rows
 from converter.report.html import figures, findings, first_screen, formats
 from converter.report.html.picture import Picture, picture_from_file
 from engines.options import ENGINE_TITLES
@@ -84,6 +85,7 @@ def environment() -> Environment:
     made.globals |= {
         "engine_names": ENGINE_TITLES,
         "figures": figures,
+        "file_rows": file_rows,
         "findings": findings,
         "first": first_screen,
         "script": _source(made, "script.js"),
