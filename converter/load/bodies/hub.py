@@ -9,7 +9,7 @@ _FILES = "model.safetensors", "pytorch_model.bin"
 def require_hub(repository: str) -> None:
     """Raise what stops one request to the hub, where weights of ``repository`` are not in its cache.
 
-    Without a network the hub's client repeats its requests for 46 s, and no setting of it changes that. A hub that
+    Without a network the hub's client repeats its requests for about 45 s, and no setting of it changes that. A hub that
     answers slowly, or with an error, is left to the client. ``repository`` may end in ``@`` and a revision.
     """
     import huggingface_hub

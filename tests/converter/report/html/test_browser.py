@@ -25,7 +25,7 @@ LAYERS = 30
 PHONE, DESKTOP = 360, 1100
 SCREEN = 800
 """Pixels of its height."""
-SHEETS = 10
+SHEETS = 8
 """Of a report with every section."""
 READABLE = 4.5
 """The contrast that WCAG asks of texts at level AA."""
