@@ -9,11 +9,11 @@ _FILES = "model.safetensors", "pytorch_model.bin"
 def require_hub(repository: str) -> None:
     """Raise what stops one request to the hub, where weights of ``repository`` are not in its cache.
 
-    Without a network the hub's client repeats its requests for about 45 s, and no setting of it changes that. A hub that
-    answers slowly, or with an error, is left to the client. ``repository`` may end in ``@`` and a revision.
+    Without a network the hub's client repeats its requests for about 45 s, and no setting of it changes that. A hub
+    that answers slowly, or with an error, is left to the client. ``repository`` may end in ``@`` and a revision.
     """
     import huggingface_hub
-    from huggingface_hub.utils import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
     name, _, revision = repository.partition("@")
     where: dict[str, Any] = {"repo_id": name, "revision": revision or None}

@@ -53,7 +53,7 @@ def test_a_slow_hub_is_left_to_its_client(
 def test_an_answer_that_is_an_error_is_left_to_its_client(
     asked: Callable[[Exception | None], list[str]],
 ) -> None:
-    from huggingface_hub.utils import HfHubHTTPError
+    from huggingface_hub.errors import HfHubHTTPError
 
     urls = asked(HfHubHTTPError.__new__(HfHubHTTPError))  # its arguments depend on the client's version
     require_hub("timm/no_such_network")
