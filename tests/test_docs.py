@@ -7,7 +7,6 @@ import json
 import os
 import re
 import runpy
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -19,7 +18,6 @@ from typing import Any
 
 import click
 import pytest
-import torch
 from click.testing import CliRunner
 
 from calibrators.options import CalibrationOptions
@@ -31,9 +29,7 @@ from converter import __version__
 from converter.cli import convert as convert_cli
 from converter.cli import samples as samples_cli
 from converter.cli.convert import command as convert
-from converter.cli.samples import command as samples
 from converter.doctor import cli as doctor_cli
-from converter.doctor.cli import command as doctor
 from converter.environment.cache_version import ASSUMED
 from converter.report.document import SCHEMA, Report
 from converter.stages import calibration
@@ -42,29 +38,32 @@ from converter.trust.prediction import inputs_for
 from converter.trust.task.boxes import MATCH_IOU, NMS_IOU, Boxes
 from engines.cli import bench as bench_cli
 from engines.cli import build as build_cli
-from engines.cli.bench import bench
-from engines.cli.build import build
 from engines.cli.spellings import SPELLINGS
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
+from tests.pages import (
+    CODE,
+    COMMANDS,
+    DOCS,
+    NOTEBOOK,
+    PAGES,
+    ROOT,
+    WITH_COMMANDS,
+    blocks,
+    inline_commands,
+    prose,
+    shell_lines,
+    text_of,
+)
 from zscgan_common.exit_codes import MISSED
 
-ROOT = Path(__file__).parents[1]
-DOCS = ROOT / "docs"
 PICTURES = DOCS / "pictures"
-PAGES = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
 PACKAGES = ("converter", "calibrators", "engines", "zscgan_common")
-COMMANDS = {
-    "zscgan-convert": convert,
-    "zscgan-samples": samples,
-    "zscgan-bench": bench,
-    "zscgan-build": build,
-    "zscgan-doctor": doctor,
-}
 OTHERS_TOOLS = {"trtexec", "jupyter", "polygraphy", "yolo", "docker"}
 OTHERS_MODULES = {
     "modelopt.onnx.quantization",
     "tf2onnx.convert",
     "torch.distributed.checkpoint.format_utils",
+    "pip",
     "venv",
 }
 OTHERS_FLAGS = {
@@ -87,10 +86,8 @@ README_BYTES = 6_000
 SCREENSHOTS = {"report.png"}
 """Pictures of a browser, which ``draw.py`` does not make."""
 
-FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
-CODE = re.compile(r"`([^`]+)`")
 FLAG = re.compile(r"(?<![\w-])--[a-z][\w-]*")
 SOURCE = re.compile(
     rf"^(?:{'|'.join([*PACKAGES, 'docs', 'examples', 'tests', 'benchmarks'])})/[\w./-]+\.\w+$"
@@ -99,15 +96,7 @@ ROW = re.compile(r"^\| `([^`]+)` \| (.+) \|$", re.MULTILINE)
 VARIES = "…"
 
 each_page = pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-
-
-def prose(page: Path) -> str:
-    """The page without its fenced blocks."""
-    return FENCE.sub("", page.read_text(encoding="utf-8"))
-
-
-def blocks(page: Path, language: str) -> list[str]:
-    return [body for name, body in FENCE.findall(page.read_text(encoding="utf-8")) if name == language]
+each_page_with_commands = pytest.mark.parametrize("page", WITH_COMMANDS, ids=lambda page: page.name)
 
 
 def anchors(page: Path) -> set[str]:
@@ -139,10 +128,7 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 
 def test_links_of_the_notebook_lead_somewhere() -> None:
-    notebook = ROOT / "examples" / "digits.ipynb"
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    text = "\n".join("".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown")
-    targets = [notebook.parent / target for target in LINK.findall(text)]
+    targets = [NOTEBOOK.parent / target for target in LINK.findall(text_of(NOTEBOOK))]
     assert len(targets) >= 4
     assert [target for target in targets if not target.is_file()] == []
 
@@ -159,21 +145,6 @@ def test_files_that_are_named_exist(page: Path) -> None:
 
 
 # Commands
-
-
-def shell_lines(page: Path) -> Iterator[list[str]]:
-    """The words of each command in the page's ``sh`` blocks."""
-    for body in blocks(page, "sh"):
-        for line in body.replace("\\\n", " ").splitlines():
-            if words := shlex.split(line, comments=True):
-                yield words
-
-
-def inline_commands(page: Path) -> Iterator[list[str]]:
-    """The words of each command with arguments in the page's text: ``a|b`` is a, and ``...`` a file."""
-    for code in CODE.findall(prose(page)):
-        if code.split()[0] in {*COMMANDS, "python", "torchrun"} and len(code.split()) > 1:
-            yield shlex.split(re.sub(r"(\w)\|\S+", r"\1", code).replace("...", "FILE"))
 
 
 @contextmanager
@@ -225,7 +196,7 @@ def check_script(script: Path, arguments: list[str]) -> None:
     assert [flag for flag in arguments if flag.startswith("--") and f'"{flag}"' not in code] == []
 
 
-@each_page
+@each_page_with_commands
 def test_commands_are_accepted(page: Path) -> None:
     for words in shell_lines(page):
         check_command(words)
@@ -265,32 +236,6 @@ def test_most_pages_have_commands() -> None:
 def test_wrong_commands_are_noticed(line: str) -> None:
     with pytest.raises((click.UsageError, AssertionError)):
         check_command(line.split())
-
-
-MINE = """
-from torch import nn
-
-
-def build():
-    body = [nn.Conv2d(3, 8, 3, 4), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(1)]
-    return nn.Sequential(*body, nn.Flatten(), nn.Linear(8, 4))
-"""
-
-
-@pytest.mark.slow
-def test_the_readmes_command_for_a_checkpoint_converts_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (line,) = (words for words in shell_lines(ROOT / "README.md") if words[1:2] == ["mine.pth"])
-    monkeypatch.chdir(tmp_path)
-    Path("mine.py").write_text(MINE, encoding="utf-8")
-    torch.save(runpy.run_path("mine.py")["build"]().state_dict(), "mine.pth")
-    with quick_conversions():
-        result = CliRunner().invoke(convert, [*line[1:], "--gan-steps", "2", "--calib-samples", "16"])
-    assert result.exit_code == 0, result.output
-    assert {"model.int8.onnx", "model.onnxruntime.onnx", "report.html"} <= {
-        path.name for path in Path("mine_int8").iterdir()
-    }
 
 
 def options_of(command: click.Command) -> set[str]:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,11 +14,27 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 NOTEBOOK = EXAMPLES / "digits.ipynb"
 LARGEST = 200_000
 """Bytes of the stored notebook: pictures of a real run, and no more."""
+OF_ONE_MACHINE = re.compile(r"\x1b|(?<!\S)/\w|\bWARNING\b|Warning:")
+"""Colours, absolute paths, warnings of an environment."""
 
 
 def cells() -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = json.loads(NOTEBOOK.read_text(encoding="utf-8"))["cells"]
     return found
+
+
+def printed(found: list[dict[str, Any]]) -> str:
+    """All that the cells print."""
+    outputs = (output for cell in found for output in cell.get("outputs", []))
+    return "".join("".join(o["text"]) for o in outputs if o["output_type"] == "stream")
+
+
+def form(text: str) -> tuple[list[str], list[str], set[str]]:
+    """What a conversion prints whatever its figures are: stages, labels of results, files with their descriptions."""
+    stages = re.findall(r"^(\w+) +\d+\.\d s  ", text, re.MULTILINE)
+    result = text.partition("\nPASSED in ")[2]
+    labels = re.findall(r"^  ([\w-]+)  ", result, re.MULTILINE)
+    return stages, labels, set(re.findall(r"^  \w+\.[\w.]+  +.*", result, re.MULTILINE))
 
 
 def test_the_stored_outputs_are_those_of_one_clean_run() -> None:
@@ -26,6 +43,12 @@ def test_the_stored_outputs_are_those_of_one_clean_run() -> None:
     assert [cell["source"] for cell in code if not cell["outputs"]] == []
     assert not any(output["output_type"] == "error" for cell in code for output in cell["outputs"])
     assert NOTEBOOK.stat().st_size < LARGEST
+    assert OF_ONE_MACHINE.findall(printed(code)) == []
+
+
+def test_what_one_machine_says_is_noticed() -> None:
+    for text in ("\x1b[33mx", "in /home/me/out", "WARNING | x", "FutureWarning: x"):
+        assert OF_ONE_MACHINE.search(text)
 
 
 @pytest.mark.slow
@@ -44,13 +67,10 @@ def test_every_cell_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 
     report = json.loads((here / "digits" / "out" / "report.json").read_text(encoding="utf-8"))
     assert report["accuracy"]["int8_top1"] > 95
-    printed = [
-        output["text"]
-        for cell in notebook.cells
-        for output in cell.get("outputs", [])
-        if output["output_type"] == "stream"
-    ]
-    assert f"INT8 on {report['accuracy']['int8_top1']:.1f} %" in "".join(printed)
+    text = printed(notebook.cells)
+    assert f"INT8 on {report['accuracy']['int8_top1']:.1f} %" in text
+    assert form(text) == form(printed(cells()))
+    assert all(form(text))
     pictures = [
         output
         for cell in notebook.cells

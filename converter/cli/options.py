@@ -23,15 +23,15 @@ LOGS = (
 
 model_options = cloup.option_group(
     "Model",
-    cloup.option("--arch", metavar="NAME", help="The architecture of a checkpoint, where it isn't recognised: a "
+    cloup.option("--arch", metavar="NAME", help="The architecture of a checkpoint, if it isn't recognised: a "
                  "torchvision name, timm:name, package.module:callable or file.py:callable. The last three also take "
                  "arguments: 'file.py:build(num_classes=7)'.  [default: the architecture of torchvision or timm that "
                  "fits the weights]"),
     cloup.option("--trust-pickle", is_flag=True, help="Read a whole pickled module, which runs code from the file."),
     cloup.option("--task", type=click.Choice(TASKS), default=ConvertOptions.task, show_default=True,
                  help="What the outputs mean; auto recognises it and says so."),
-    cloup.option("--decode", metavar="FILE.py:CALLABLE", help="Finds a detector's boxes in its outputs, where their "
-                 "layout is not a known one."),
+    cloup.option("--decode", metavar="FILE.py:CALLABLE", help="A function that finds a detector's boxes in outputs "
+                 "of an unknown layout."),
 )  # fmt: skip
 
 input_options = cloup.option_group(
@@ -39,11 +39,11 @@ input_options = cloup.option_group(
     cloup.option("--input-shape", type=ShapeType(), help="Shape of one input, for example 3x224x224."),
     cloup.option("--mean", type=CHANNELS, help="Mean of each channel, for pixels in [0, 1]."),
     cloup.option("--std", type=CHANNELS, help="Standard deviation of each channel."),
-    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="How the input is normalised. Gives the usual "
-                 "mean, std and shape, in place of --mean and --std; auto, as without it: from the file, or read from "
+    cloup.option("--preset", type=click.Choice(PRESET_CHOICES), help="How the input is normalised. Sets the usual "
+                 "mean, std and shape instead of --mean and --std; auto, the default, reads them from the file or from "
                  "the network's first layer."),
-    cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the network's colours, and of "
-                 "--mean and --std; auto, as without it: the preset's, or where the network tells it, else rgb."),
+    cloup.option("--channel-order", type=click.Choice(ORDER_CHOICES), help="Order of the colour channels, also of "
+                 "--mean and --std; auto, the default, takes it from the preset or the network, else rgb."),
 )  # fmt: skip
 
 sample_options = cloup.option_group(
@@ -57,10 +57,10 @@ sample_options = cloup.option_group(
                  f"classes, {ZSCGANOptions.steps_without_labels} without labels",
                  help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
-                 show_default="64; from 64x64 pixels 32, from 96x96 16, without labels 8", help="Samples a step."),
+                 show_default="64; from 64x64 pixels 32, from 96x96 16, without labels 8", help="Samples per step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
     cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
-                 help="Same seed, same result; on a GPU for one generator.pt."),
+                 help="The same seed gives the same result; on a GPU only with the same --generator."),
     cloup.option("--device", type=click.Choice(DEVICES), default=ConvertOptions.device, show_default=True,
                  help="Where to train and calibrate."),
 )  # fmt: skip
@@ -69,24 +69,24 @@ calibration_options = cloup.option_group(
     "Calibration",
     cloup.option("--calibrator", "algorithm", type=click.Choice(CALIBRATORS), default=CALIBRATORS[0],
                  show_default=True, help="How the range of each activation is chosen; auto compares all on samples "
-                 "and takes the one whose INT8 network is nearest to FP32."),
+                 "and picks the one whose INT8 network is nearest to FP32."),
     cloup.option("--percentile", type=float, default=CalibrationOptions.percentile, show_default=True,
                  help="For --calibrator percentile."),
     cloup.option("--calib-samples", "samples", type=int, default=CalibrationOptions.samples, show_default=True,
                  help="Inputs to calibrate with."),
     cloup.option("--calib-data", type=FilePath, metavar="DIR|FILE.npz",
-                 help="Calibrate with real images and train no generator."),
+                 help="Calibrate on real images instead of training a generator."),
     cloup.option("--calibration-cache", type=FilePath, metavar="FILE",
-                 help="Ranges: read where the file exists (refused for another model), else written."),
+                 help="Read the ranges from this file if it exists (refused for another model), else write them."),
     cloup.option("--recalibrate", is_flag=True, help="Write --calibration-cache anew."),
     cloup.option("--trt-version", metavar="10.X.Y",
-                 help="The TensorRT that will read the cache, where that is another than the one installed here."),
+                 help="The TensorRT version that will read the cache, if it is not the installed one."),
 )  # fmt: skip
 
 qat_options = cloup.option_group(
     "Fine-tuning",
-    cloup.option("--qat", is_flag=True, help="Fine-tune the weights for INT8 with fake quantizers in the network, on "
-                 "samples, with the FP32 network as the teacher."),
+    cloup.option("--qat", is_flag=True, help="Fine-tune the weights with fake quantizers, on samples, with the FP32 "
+                 "network as the teacher."),
     cloup.option("--qat-steps", type=int, default=QATOptions.steps, show_default=True,
                  help="Steps of the fine-tuning, at most."),
     cloup.option("--qat-lr", type=float, default=QATOptions.learning_rate, show_default=True,
@@ -100,10 +100,10 @@ qat_options = cloup.option_group(
 engine_options = cloup.option_group(
     "Engine",
     cloup.option("--engine", type=click.Choice(ENGINES), default=ConvertOptions.engine, show_default=True,
-                 help="Engine to build; auto takes the best that works here and says which."),
+                 help="Engine to build; auto picks the best that works here and says which."),
     cpu_int8_option,
     cloup.option("--implicit", is_flag=True,
-                 help="TensorRT 10's own calibrator on the samples, in place of Q/DQ pairs."),
+                 help="TensorRT 10's own calibrator on the samples, instead of Q/DQ pairs."),
     *profile_options,
     cloup.option("--buffers", type=click.Choice(BUFFERS), default=ConvertOptions.buffers, show_default=True,
                  help="Who provides GPU memory to run the engine."),
@@ -112,8 +112,8 @@ engine_options = cloup.option_group(
 image_options = cloup.option_group(
     "Accuracy and real images",
     cloup.option("--val", type=FilePath, metavar="DIR|FILE",
-                 help="Compare FP32 and INT8 on these images, and measure their accuracy where there are labels. These "
-                 "are class folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
+                 help="Compare FP32 and INT8 on these images, and measure the accuracy of both if they have labels: "
+                 "class folders, labels.csv, an .npz, COCO's boxes, or a folder of masks."),
     cloup.option("--resize", type=ResizeType(), help="Resize images to this shorter side, or stretch them to this "
                  "height and width, for example 240x320."),
     cloup.option("--crop", type=int, metavar="PIXELS", help="Then crop the centre to this side."),
@@ -125,7 +125,7 @@ image_options = cloup.option_group(
 
 precision_options = cloup.option_group(
     "Precision",
-    cloup.option("--int8", is_flag=True, help="Convert to INT8, the one precision there is; required."),
+    cloup.option("--int8", is_flag=True, help="Quantize to INT8; required."),
 )
 
 output_options = cloup.option_group(

@@ -8,43 +8,15 @@ from rich.console import RenderableType
 from rich.rule import Rule
 from rich.text import Text
 
-from converter.report.document import PAGE, REPORT, CPUInt8Section, QATSection, Report
-from converter.workspace import (
-    ANSWERS,
-    BUILD_LOG,
-    CPU_ENGINE,
-    FP32_ONNX,
-    IMPLICIT_CACHE,
-    INT8_ONNX,
-    RTX_ENGINE,
-    SAMPLES,
-    TENSORRT_ENGINE,
-)
+from converter.report.document import CPUInt8Section, QATSection, Report
+from converter.report.files import file_rows
+from converter.workspace import CPU_ENGINE, FP32_ONNX, INT8_ONNX, RTX_ENGINE, TENSORRT_ENGINE
 from engines.options import ENGINE_TITLES
 from zscgan_common.tables import UNBOUNDED, labelled, text_from
 
 DETAIL = frozenset({"", "predicted", "precision", "CPU engine", "fine-tuning", "samples"})
 """Labels of results that are not printed in bold."""
 NOT_ON_GPU = "what INT8 gains on an NVIDIA GPU was not measured here: that requires TensorRT and such a GPU"
-FILES = {
-    TENSORRT_ENGINE: "the engine, for TensorRT on this kind of GPU",
-    RTX_ENGINE: "the engine, for TensorRT for RTX",
-    INT8_ONNX: "INT8 with Q/DQ pairs: TensorRT 10 and 11 build an engine from it",
-    CPU_ENGINE: "the engine for ONNX Runtime on a CPU",
-    FP32_ONNX: "the same network before quantization",
-    PAGE: "the report, to open in a browser",
-    REPORT: "the report, for programs",
-    SAMPLES: "a look at the samples",
-    ANSWERS: "what FP32 and INT8 find in a few inputs",
-    "generator.pt": "the generators, for --generator",
-    "calibration.json": "the range of each activation",
-    "calibration.cache": "the same, as TensorRT 10 reads it",
-    "calibration.tensorrt.json": "what TensorRT's own calibration is of",
-    IMPLICIT_CACHE: "TensorRT's own calibration",
-    BUILD_LOG: "messages of TensorRT's builder",
-}
-"""File -> what it is, the most important first."""
-
 PROCEDURAL = "calibrated on procedural images"
 REAL_IMAGES = "agreement on real images, which need no labels"
 VAL = {
@@ -189,14 +161,6 @@ def not_on_gpu(report: Report) -> bool:
 def folder_of(report: Report) -> Path:
     """The output folder."""
     return Path(next(iter(report.artifacts.values()))).parent
-
-
-def file_rows(report: Report) -> Iterator[tuple[str, str]]:
-    """The files of the conversion and what each is, the most important first."""
-    for name, what in FILES.items():
-        if name in report.artifacts:
-            yield name, what
-    yield from ((name, "") for name in report.artifacts if name not in FILES)
 
 
 def cpu_line(found: CPUInt8Section) -> str:

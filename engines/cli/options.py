@@ -18,8 +18,8 @@ from engines.options import (
 
 _SHAPES = {
     "min": ("Smallest batch or shape, such as 1 or input:1x3x224x224.", BuildOptions.min_batch),
-    "opt": ("The batch or shape to be fastest for.", BuildOptions.opt_batch),
-    "max": ("The largest batch or shape.", BuildOptions.max_batch),
+    "opt": ("Batch or shape to optimize for.", BuildOptions.opt_batch),
+    "max": ("Largest batch or shape.", BuildOptions.max_batch),
 }
 
 cpu_int8_option = cloup.option(
@@ -55,11 +55,11 @@ builder_options = cloup.option_group(
                  help="TensorRT's timings, read and written: a second build is faster."),
     cloup.option("--builder-optimization-level", "--builder-level", "builder_level", type=int, metavar="0-5",
                  help="How long TensorRT searches for fast kernels.  [default: 3, TensorRT's]"),
-    cloup.option("--version-compatible", is_flag=True, help="A plan that later TensorRT versions run too."),
+    cloup.option("--version-compatible", is_flag=True, help="Build a plan that later TensorRT versions run too."),
     cloup.option("--hardware-compatibility-level", "--hardware-compatible", "hardware_compatible",
                  type=click.Choice(HARDWARE), default=HARDWARE[0], show_default=True,
-                 help="More GPUs that the plan runs on."),
-    cloup.option("--refit", is_flag=True, help="Allow other weights to be put into the plan later."),
+                 help="Build a plan that runs on more kinds of GPU."),
+    cloup.option("--refit", is_flag=True, help="Allow the weights in the plan to be replaced later."),
 )  # fmt: skip
 
 

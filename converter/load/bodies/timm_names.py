@@ -6,6 +6,7 @@ from typing import Any
 from torch import nn
 
 from converter.errors import ArchitectureError, LoadError
+from converter.load.bodies.hub import require_hub
 from converter.load.bodies.index import TIMM
 from zscgan_common.text import first_line
 
@@ -37,6 +38,8 @@ def load_pretrained(name: str) -> nn.Module:
             f"timm has no pretrained weights for {plain}; give a file of weights, with --arch {name}"
         )
     try:
+        if repository := timm.get_pretrained_cfg(plain).hf_hub_id:
+            require_hub(repository)
         network: nn.Module = timm.create_model(plain, pretrained=True)
     except Exception as error:  # the hub's client and the network raise errors of many libraries
         raise LoadError(

@@ -19,6 +19,8 @@ ROW = 22
 """Pixels from one bar to the next."""
 PART = 10
 """Bars in one picture: a printed page ends between pictures, and a network has hundreds of layers."""
+ON_PAPER = 2 * PART
+"""Bars of a chart and rows of a table that are printed, as style.css has it; the others would fill pages."""
 NAMES, BARS, VALUES = 38, 44, 16
 """Percent of the width: the names, the room between them and the values with the bars in it, the values."""
 LONGEST_NAME = 28
@@ -61,8 +63,16 @@ def bars(title: str, rows: Sequence[Bar], orders: Sequence[Order] = ()) -> Marku
     parts = Markup("").join(_part(rows, start, largest) for start in range(0, len(rows), PART))
     return Markup(
         '<figure class="chart"><figcaption>{}{}</figcaption>'
-        '<div class="rows" role="list" aria-label="{}">{}</div></figure>'
-    ).format(title, _choice(title, orders), title, parts)
+        '<div class="rows" role="list" aria-label="{}">{}</div>{}</figure>'
+    ).format(title, _choice(title, orders), title, parts, on_paper(len(rows), "bars"))
+
+
+def on_paper(count: int, what: str) -> Markup:
+    """The line below what is printed in part alone; nothing for what is printed whole."""
+    if count <= ON_PAPER:
+        return Markup("")
+    line = '<p class="on-paper">The first {} of {} {} are printed; the page in a browser and report.json have all.</p>'
+    return Markup(line).format(ON_PAPER, count, what)
 
 
 def _part(rows: Sequence[Bar], start: int, largest: float) -> Markup:

@@ -6,38 +6,8 @@ from typing import Any
 
 from converter.report.document import Report, ThroughputSection
 from converter.report.summary import metric_of
-from converter.workspace import (
-    ANSWERS,
-    BUILD_LOG,
-    CPU_ENGINE,
-    ENGINE_FILES,
-    FP32_ONNX,
-    IMPLICIT_CACHE,
-    INT8_ONNX,
-    RTX_ENGINE,
-    SAMPLES,
-    TENSORRT_ENGINE,
-)
+from converter.workspace import ENGINE_FILES, FP32_ONNX, INT8_ONNX
 from engines.options import ENGINE_TITLES
-
-FILES = {
-    INT8_ONNX: "INT8 with Q/DQ pairs, for TensorRT 10 and 11",
-    FP32_ONNX: "the same network before quantization, batch norms folded",
-    CPU_ENGINE: "the engine for ONNX Runtime on a CPU",
-    TENSORRT_ENGINE: "the engine for TensorRT",
-    RTX_ENGINE: "the engine for TensorRT for RTX",
-    BUILD_LOG: "the messages of TensorRT's builder",
-    IMPLICIT_CACHE: "the ranges that TensorRT's own calibrator found",
-    "calibration.tensorrt.json": "the model that those ranges are for",
-    "calibration.json": "the range of each activation",
-    "calibration.cache": "the same in TensorRT's format",
-    "generator.pt": "the generator, for --generator",
-    SAMPLES: "a look at the samples",
-    ANSWERS: "what FP32 and INT8 find in a few inputs",
-    "report.json": "all figures of this page, for programs",
-    "report.html": "this page",
-}
-
 
 CALIBRATED_ON = {"images": "real image", "procedural": "procedural image", "zscgan": "generated sample"}
 """Source of inputs -> one of them."""

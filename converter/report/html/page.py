@@ -10,7 +10,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from converter.report.document import Report, plain, report_from_json
-from converter.report.html import figures, findings, first_screen, formats
+from converter.report.files import file_rows
+from converter.report.html import charts, figures, findings, first_screen, formats
 from converter.report.html.picture import Picture, picture_from_file
 from engines.options import ENGINE_TITLES
 from zscgan_common.files import write_atomic
@@ -84,8 +85,10 @@ def environment() -> Environment:
     made.globals |= {
         "engine_names": ENGINE_TITLES,
         "figures": figures,
+        "file_rows": file_rows,
         "findings": findings,
         "first": first_screen,
+        "on_paper": charts.on_paper,
         "script": _source(made, "script.js"),
         "style": _source(made, "style.css"),
         "sha256": _sha256,

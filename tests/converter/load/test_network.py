@@ -12,7 +12,7 @@ from torch import nn
 from torchvision import models
 
 from converter.errors import ArchitectureError, LoadError, OptionsError
-from converter.load.bodies import torchvision_names
+from converter.load.bodies import timm_names, torchvision_names
 from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 
@@ -233,6 +233,7 @@ def test_timms_name_as_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     import timm
 
     create = timm.create_model
+    monkeypatch.setattr(timm_names, "require_hub", lambda repository: None)
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained: create(name))
     teacher = load_model(ModelOptions("timm:test_resnet"))
     assert (teacher.name, teacher.spec.shape) == ("test_resnet", (3, 160, 160))
@@ -247,15 +248,16 @@ def test_timms_name_as_the_model(monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 
 
 def test_timms_name_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One request is enough, where timm's own loader would repeat its own."""
     import timm
 
-    def offline(*_: object, **__: object) -> None:
-        raise OSError("Name or service not known")
+    def offline(repository: str) -> None:
+        raise OSError(f"{repository}: Name or service not known")
 
-    monkeypatch.setattr(timm, "create_model", offline)
-    with pytest.raises(
-        LoadError, match=r"weights of timm:test_resnet can't be loaded \(Name or service not known\)"
-    ):
+    monkeypatch.setattr(timm_names, "require_hub", offline)
+    monkeypatch.setattr(timm, "create_model", lambda *_, **__: pytest.fail("the network was tried again"))
+    message = r"weights of timm:test_resnet can't be loaded \(timm/test_resnet.r160_in1k: Name or service not known\)"
+    with pytest.raises(LoadError, match=message):
         load_model(ModelOptions("timm:test_resnet"))
 
 

@@ -1,6 +1,7 @@
 """The page in a real browser: what is drawn, what can be sorted and searched, what it asks the network for."""
 
 import json
+import re
 import runpy
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.remote.webelement import WebElement
 from selenium.webdriver.support.ui import Select
 
-from converter.report.html.charts import PART, ROW
+from converter.report.html.charts import ON_PAPER, PART, ROW
 from converter.report.html.formats import UNKNOWN
 from converter.report.html.page import save_page
 from tests.converter.report.html.reports import HOSTILE, bare_report, full_report
@@ -24,6 +25,8 @@ LAYERS = 30
 PHONE, DESKTOP = 360, 1100
 SCREEN = 800
 """Pixels of its height."""
+SHEETS = 8
+"""Of a report with every section."""
 READABLE = 4.5
 """The contrast that WCAG asks of texts at level AA."""
 
@@ -279,20 +282,40 @@ def test_it_is_read_without_a_script(browser: Chrome, files: dict[str, Path]) ->
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
 
 
-def test_a_printed_page_has_everything(full: Chrome) -> None:
+def shown(elements: list[WebElement]) -> int:
+    return sum(element.is_displayed() for element in elements)
+
+
+def test_a_printed_page_has_the_options_and_the_first_of_long_tables_and_charts(full: Chrome) -> None:
     visible = "return document.querySelector('#options tr').checkVisibility()"
+    rows, bars = every(full, "#tensors tbody tr"), chart_marks(chart_named(full, "Range of each"))
+    lines = every(full, ".on-paper")
     assert not full.execute_script(visible)
+    assert (shown(rows), shown(bars), shown(lines)) == (len(rows), len(bars), 0)
     full.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
     try:
         assert not one(full, "nav").is_displayed()
         assert full.execute_script(visible)
+        assert shown(rows) == shown(bars) == ON_PAPER
+        texts = [line.text for line in lines]
+        for count, what in ((len(rows), "rows"), (len(bars), "bars")):
+            assert count > ON_PAPER
+            assert any(
+                text.startswith(f"The first {ON_PAPER} of {count} {what} are printed;") for text in texts
+            )
         box = one(full, ".tall")
         assert box.rect["height"] >= one(full, ".tall table").rect["height"]
-        parts = every(full, ".rows > svg")
-        assert len(parts) > LAYERS / PART
+        parts = [part for part in every(full, ".rows > svg") if part.is_displayed()]
         assert max(part.rect["height"] for part in parts) <= ROW * PART  # what no page divides
     finally:
         full.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
+def test_the_report_of_a_large_network_fits_few_sheets(
+    browser: Chrome, files: dict[str, Path], tmp_path: Path
+) -> None:
+    sheets = runpy.run_path(str(SCREENSHOTS))["printed"](opened(browser, files["large"]), tmp_path / "a.pdf")
+    assert len(re.findall(rb"/Type\s*/Page\b", sheets.read_bytes())) <= SHEETS
 
 
 def test_a_large_page_opens_within_a_second(browser: Chrome, files: dict[str, Path]) -> None:

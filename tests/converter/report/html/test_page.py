@@ -20,6 +20,7 @@ from PIL import Image
 from converter import pipeline
 from converter.pipeline import write_page
 from converter.report.document import Report, plain
+from converter.report.files import file_rows
 from converter.report.html.__main__ import command
 from converter.report.html.page import page, save_page
 from converter.report.html.picture import Picture
@@ -178,6 +179,11 @@ def test_the_device_is_listed_field_by_field() -> None:
     text = page(full_report(), PICTURE)
     assert "DeviceSection" not in text
     assert '<th scope="row">gpu</th><td>NVIDIA L4</td>' in text
+
+
+def test_the_files_are_described_as_on_the_terminal() -> None:
+    words = Read(page(full_report())).words
+    assert [what for _, what in file_rows(full_report()) if what not in words] == []
 
 
 def test_the_same_report_gives_the_same_page() -> None:
