@@ -3,9 +3,10 @@
 from dataclasses import dataclass, replace
 
 MIN_BATCH = 2
-SMALL_INPUT, TINY_INPUT = 96 * 96, 64 * 64
-"""Inputs up to so many pixels are trained in batches of 32 and 64, larger ones in smaller batches."""
-LARGE_BATCH_WITHOUT_LABELS = 8
+BATCHES = {64 * 64: 64, 96 * 96: 32, 192 * 192: 16}
+"""Pixels of an input → samples of a batch for inputs up to so large."""
+LARGE_BATCH, LARGE_BATCH_WITHOUT_LABELS = 16, 8
+"""For larger ones."""
 FEW_LABELS = 4
 """Up to so many are learned in half of the steps."""
 BETWEEN_SEEDS = 2**28
@@ -19,11 +20,11 @@ class ZSCGANOptions:
 
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part of the
-    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means 64 for inputs up to
-    64x64 pixels, 32 up to 96x96 and ``large_batch`` above. ``width`` is the number of channels of a generator at a
-    height of 64. ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is
-    the number of samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that
-    keeps the samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
+    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means ``BATCHES``, and
+    ``large_batch`` for inputs of more pixels. ``width`` is the number of channels of a generator at a height of 64.
+    ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
+    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the
+    samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
     ``samples_per_class`` samples to be learned. Of few labels ``steps_with_few_labels`` suffice; where there are none
     to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do.
     """
@@ -33,7 +34,7 @@ class ZSCGANOptions:
     steps_without_labels: int = 60
     generators: int = 2
     batch: int = 0
-    large_batch: int = 16
+    large_batch: int = LARGE_BATCH
     latent: int = 64
     width: int = 16
     learning_rate: float = 2e-3
@@ -98,6 +99,5 @@ class ZSCGANOptions:
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""
-        pixels = height * width
-        small = 64 if pixels <= TINY_INPUT else 32
-        return self.batch or (small if pixels <= SMALL_INPUT else self.large_batch)
+        fitting = (batch for pixels, batch in BATCHES.items() if height * width <= pixels)
+        return self.batch or next(fitting, self.large_batch)

@@ -57,7 +57,7 @@ sample_options = cloup.option_group(
                  f"classes, {ZSCGANOptions.steps_without_labels} without labels",
                  help="Training steps of all generators, at most."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
-                 show_default="64; from 64x64 pixels 32, from 96x96 16, without labels 8", help="Samples per step."),
+                 show_default="64 to 16, by the pixels; 8 for large inputs without labels", help="Samples per step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
     cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,
                  help="The same seed gives the same result; on a GPU only with the same --generator."),

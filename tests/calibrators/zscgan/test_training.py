@@ -161,6 +161,7 @@ def test_large_inputs_without_labels_take_small_batches_that_the_ranks_can_share
     assert options.for_labels(1, world).batch_for(224, 224) == batch
     assert options.for_labels(2, world).batch_for(224, 224) == 16
     assert options.for_labels(1, world).batch_for(32, 32) == 64
+    assert options.for_labels(1, world).batch_for(112, 112) == 16
     assert ZSCGANOptions(batch=12).for_labels(1, world).batch_for(224, 224) == 12
 
 
