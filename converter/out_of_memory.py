@@ -63,8 +63,9 @@ def out_of_memory(
     device = job.device.type if job else options.device
     advice = []
     if job is not None and (stage in BATCHED or (stage == "engine" and options.implicit)):
-        where += f", with a batch of {job.batch}"
-        if half := smaller_batch(job.batch, ranks):
+        batch = training_batch(job) if stage == "synthesis" else job.batch
+        where += f", with a batch of {batch}"
+        if half := smaller_batch(batch, ranks):
             anew = " (the generator is then trained anew)" if trained else ""
             advice.append(f"--gan-batch {half}{anew}")
     if device == "cuda":
@@ -75,6 +76,11 @@ def out_of_memory(
         f"type {', or '.join(advice)}" if advice else "end other programs, or take a machine with more memory"
     )
     return ConversionError(f"out of memory{where} on {_place(device)}{_amount(error)}; {typed}")
+
+
+def training_batch(job: Job) -> int:
+    """Samples of a step of the generator's training."""
+    return job.options.synthesis.batch_for(*job.teacher.spec.shape[1:])
 
 
 def _place(device: str) -> str:

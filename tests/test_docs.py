@@ -25,6 +25,7 @@ from calibrators.ranges import entropy
 from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
+from calibrators.zscgan.options import FEW_LABELS, ZSCGANOptions
 from converter import __version__
 from converter.cli import convert as convert_cli
 from converter.cli import samples as samples_cli
@@ -251,6 +252,17 @@ def test_every_option_is_in_the_page_of_the_command_line() -> None:
 
 def test_the_readme_is_short() -> None:
     assert len((ROOT / "README.md").read_bytes()) <= README_BYTES
+
+
+def test_the_steps_of_a_training_are_the_defaults() -> None:
+    steps = ZSCGANOptions.steps, ZSCGANOptions.steps_with_few_labels, ZSCGANOptions.steps_without_labels
+    cli, script, method = (
+        (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
+        for name in ("cli", "tensorrt-script", "method")
+    )
+    assert f"at most ({steps[0]}; {steps[1]} for up to {FEW_LABELS} classes, {steps[2]} without labels" in cli
+    assert f"ZSCGANOptions(steps={steps[0]}, " in script
+    assert f"\n{steps[0]} steps, in batches of " in method
 
 
 def test_the_changelog_has_the_version() -> None:

@@ -125,7 +125,7 @@ def write_folder(
         listed = folder / Path("labels", *Path(name).parts[1:]).with_suffix(".txt")
         listed.parent.mkdir(parents=True, exist_ok=True)
         listed.touch()
-    (folder / "data.yaml").write_text(_data_yaml(names or [str(n) for n in range(max(0, *labels) + 1)]))
+    (folder / "data.yaml").write_text(_data_yaml(names or [str(n) for n in range(max([0, *labels]) + 1)]))
     return labels
 
 

@@ -6,9 +6,9 @@ MIN_BATCH = 2
 BATCHES = {64 * 64: 64, 96 * 96: 32, 192 * 192: 16}
 """Pixels of an input → samples of a batch for inputs up to so large."""
 LARGE_BATCH, LARGE_BATCH_WITHOUT_LABELS = 16, 8
-"""For larger ones."""
+"""Samples of a batch for larger inputs than those of ``BATCHES``."""
 FEW_LABELS = 4
-"""Up to so many are learned in half of the steps."""
+"""Up to so many classes are learned in ``steps_with_few_labels``."""
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
@@ -26,7 +26,8 @@ class ZSCGANOptions:
     samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the
     samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
     ``samples_per_class`` samples to be learned. Of few labels ``steps_with_few_labels`` suffice; where there are none
-    to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do.
+    to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do: ``for_labels`` takes
+    these.
     """
 
     steps: int = 200
@@ -61,7 +62,7 @@ class ZSCGANOptions:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
     def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
-        """The options for so many labels, of which one stands for none; ``world`` processes share a batch in pairs."""
+        """Options for a network with so many ``labels``, 1 where samples have none, trained by ``world`` processes."""
         if labels > FEW_LABELS:
             return self
         if labels > 1:

@@ -13,7 +13,7 @@ from engines.cli.bench import guard
 from engines.cli.options import build_options, builder_options, cpu_int8_option, profile_options
 from engines.cli.params import FilePath
 from engines.cli.spellings import CONTEXT
-from engines.options import BUILDABLE, BuildOptions, refuse_unused, unused_flags
+from engines.options import BUILDABLE, CPU_INT8, BuildOptions, refuse_unused, unused_flags
 
 
 @cloup.command(epilog="Next: zscgan-bench ENGINE measures it.", context_settings=CONTEXT)
@@ -50,7 +50,8 @@ def _build(
     model: Path, output: Path, engine: str, cpu_int8: str, options: BuildOptions, log: Path | None
 ) -> None:
     refuse_unused(engine, options)
-    for flag in unused_flags(engine, options):
+    idle = ["--cpu-int8"] if engine != "onnxruntime" and cpu_int8 != CPU_INT8[0] else []
+    for flag in (*unused_flags(engine, options), *idle):
         click.echo(f"warning: {flag} has no effect on {engine}", err=True)
     start = time.perf_counter()
     if engine == "onnxruntime":

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from calibrators.distributed import RankLostError, Ranks
 from calibrators.errors import CalibrationError
 from calibrators.zscgan import resume as checkpoint
 from calibrators.zscgan import training
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import load_torch
 from converter import pipeline
 from converter.cli.convert import command
@@ -113,11 +115,23 @@ def test_the_batch_that_is_advised_fits_the_ranks(batch: int, world: int, smalle
 def told(device: str, stage: str, batch: int = 64, world: int = 1, *, trained: bool = False) -> str:
     """The message for a GPU or a CPU that is full."""
     job = job_of(device=torch.device(device), batch=batch)
+    job = replace(job, options=replace(job.options, synthesis=ZSCGANOptions(batch=batch)))
     error = out_of_memory(
         torch.OutOfMemoryError(GPU_FULL), stage, job, job.options, trained=trained, ranks=Ranks(0, world)
     )
     assert isinstance(error, ConversionError)
     return str(error)
+
+
+def test_the_batch_of_the_training_is_halved_where_that_is_another() -> None:
+    """Large inputs without labels are trained in batches of 8 and calibrated in batches of 16."""
+    job = job_of(device=torch.device("cpu"), batch=16)
+    job = replace(job, options=replace(job.options, synthesis=ZSCGANOptions(batch=8)))
+    error = torch.OutOfMemoryError(GPU_FULL)
+    for stage, batch, advised in (("synthesis", 8, 4), ("calibration", 16, 8)):
+        text = str(out_of_memory(error, stage, job, job.options, trained=False))
+        assert f"with a batch of {batch} " in text
+        assert f"type --gan-batch {advised}" in text
 
 
 def test_the_advice_depends_on_the_stage_and_the_device() -> None:

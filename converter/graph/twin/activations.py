@@ -34,7 +34,8 @@ def leaky_relu(x: Tensor, *, alpha: float = 0.01) -> Tensor:
 @operator("PRelu")
 def prelu(x: Tensor, slope: Tensor) -> Tensor:
     by_channel = (1, *x.shape[1:2], *[1] * (x.ndim - 2))
-    if slope.numel() == 1 or (1,) * (x.ndim - slope.ndim) + tuple(slope.shape) == by_channel:
+    same = x.is_floating_point() and x.dtype == slope.dtype
+    if same and (slope.numel() == 1 or (1,) * (x.ndim - slope.ndim) + tuple(slope.shape) == by_channel):
         return F.prelu(x, slope.flatten())  # forward and back in a quarter of the time
     return torch.where(x < 0, slope * x, x)
 

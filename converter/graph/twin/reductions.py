@@ -12,7 +12,7 @@ from converter.graph.twin.values import Flag, Ints, as_int, axis_list
 _Reduction = Callable[[Tensor, list[int], bool], Tensor]
 
 FEW = 4
-"""Elements of an axis that are added one by one, in a fifth of the time: an adaptive pooling means 2 by 2 of them."""
+"""Elements of an axis that are added one by one, in a fifth of the time: adaptive pooling averages 2 by 2."""
 
 
 def _reduction(name: str) -> Callable[[_Reduction], Callable[..., Tensor]]:
@@ -35,7 +35,8 @@ def _reduction(name: str) -> Callable[[_Reduction], Callable[..., Tensor]]:
 
 @_reduction("ReduceMean")
 def reduce_mean(x: Tensor, axes: list[int], keep: bool) -> Tensor:
-    if not all(0 < x.shape[axis] <= FEW for axis in axes):
+    wide = x.dtype in (torch.float32, torch.float64)  # the sum of others may overflow
+    if not wide or not all(0 < x.shape[axis] <= FEW for axis in axes):
         return x.mean(axes, keepdim=keep)
     for axis in sorted(axes, reverse=True):
         x = functools.reduce(torch.add, x.unbind(axis)) / x.shape[axis]

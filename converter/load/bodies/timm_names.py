@@ -38,8 +38,9 @@ def load_pretrained(name: str) -> nn.Module:
             f"timm has no pretrained weights for {plain}; give a file of weights, with --arch {name}"
         )
     try:
-        if repository := timm.get_pretrained_cfg(plain).hf_hub_id:
-            require_hub(repository)
+        weights = timm.get_pretrained_cfg(plain)
+        if weights.hf_hub_id and not weights.hf_hub_filename:
+            require_hub(weights.hf_hub_id)
         network: nn.Module = timm.create_model(plain, pretrained=True)
     except Exception as error:  # the hub's client and the network raise errors of many libraries
         raise LoadError(

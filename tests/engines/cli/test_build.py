@@ -105,6 +105,14 @@ def test_tensorrt_flags_are_refused_for_onnxruntime(
     assert not (tmp_path / "out").exists()
 
 
+def test_layers_of_a_cpu_engine_are_not_tensorrts(
+    files: tuple[str, str], machine: DoubleMachine, tmp_path: Path
+) -> None:
+    result = run(build, files[1], "-o", tmp_path / "net.plan", "--engine", "tensorrt", "--cpu-int8", "all")
+    assert result.exit_code == 0, result.output
+    assert "warning: --cpu-int8 has no effect on tensorrt" in result.stderr
+
+
 def test_a_profile_for_onnxruntime_is_warned_of(files: tuple[str, str], tmp_path: Path) -> None:
     result = run(build, files[1], "-o", tmp_path / "out", "--max-shapes", "64")
     assert result.exit_code == 0
