@@ -37,6 +37,7 @@ from converter.stages import calibration
 from converter.stages.synthesis import GOOD_LABELS, POOR_STATISTICS
 from converter.trust.prediction import inputs_for
 from converter.trust.task.boxes import MATCH_IOU, NMS_IOU, Boxes
+from converter.trust.task.mask import JUDGES
 from engines.cli import bench as bench_cli
 from engines.cli import build as build_cli
 from engines.cli.spellings import SPELLINGS
@@ -330,7 +331,10 @@ def test_completion_works_in_bash(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("page", "text"),
     [
-        ("calibrators.md", f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96)"),
+        (
+            "calibrators.md",
+            f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96, {JUDGES} for masks)",
+        ),
         ("calibrators.md", f"({CalibrationOptions.percentile:g} unless you say otherwise)"),
         ("calibrators.md", f"`--calib-samples` ({CalibrationOptions.samples})"),
         ("calibrators.md", f"from bin {entropy.START_BIN} up"),

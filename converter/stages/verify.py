@@ -18,14 +18,12 @@ from converter.trust.answers import Answers, Compared, answers, array_of, compar
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.task.boxes import FoundBoxes
-from converter.trust.task.mask import Mask
+from converter.trust.task.mask import JUDGES, Mask
 from converter.workspace import ANSWERS, CPU_ENGINE, INT8_ONNX
 from zscgan_common.warning_message import WarningMessage
 
 LOOKED_AT = 32
 """Inputs among which those for the picture are chosen."""
-MASKS = 128
-"""Fresh samples at most that judge masks: each has thousands of pixels that agree or don't."""
 ON_CPU = 64
 """Inputs on which an engine with layers in float is compared, beside the network with all of them in INT8."""
 
@@ -100,7 +98,7 @@ def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[Agreeme
     """Agreement and prediction, on samples that nothing else has used."""
     count = job.options.calibration.samples
     fresh = job.samples(
-        samples, SampleUse.JUDGING, min(count, MASKS) if isinstance(job.task, Mask) else count
+        samples, SampleUse.JUDGING, min(count, JUDGES) if isinstance(job.task, Mask) else count
     )
     found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
     unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)

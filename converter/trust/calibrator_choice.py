@@ -19,8 +19,8 @@ from converter.trust.task.base import Outputs, Task
 from converter.trust.task.heads import Heads, softened_divergence
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
-MOST_NUMBERS = 1 << 26
-"""Of outputs that are compared together: 256 MiB."""
+MOST_NUMBERS = 1 << 24
+"""Of outputs that are compared together, so that a batch of masks is a small one: 64 MiB."""
 
 
 def divergences(

@@ -16,6 +16,8 @@ from converter.trust.task.base import Outputs, TaskName, Tensors
 from converter.trust.task.final import Final, logits_from
 from converter.trust.task.heads import Head, Heads
 
+JUDGES = 128
+"""Inputs at most that two networks are compared on: each has thousands of pixels that agree or don't."""
 MOST_POSITIONS = 64
 """Along each side of a head; it is an estimate, and all pixels would need gigabytes."""
 
