@@ -68,11 +68,6 @@ class Boxes(FoundBoxes):
     def describe(self) -> str:
         return f"boxes: {self.layout.describe()}"
 
-    def finding_logits(self, outputs: Tensors) -> Float[Tensor, "batch 2"]:
-        """The logit of the strongest score of each picture, against 0."""
-        strongest = self.layout.anchors(outputs).scores().flatten(1).amax(dim=1)
-        return torch.stack([strongest, torch.zeros_like(strongest)], dim=1)
-
     def heads(self, outputs: Tensors) -> Heads:
         return self.layout.anchors(outputs).heads()
 

@@ -13,7 +13,6 @@ from tests.converter.trust.task import detectors
 from tests.converter.trust.task.detectors import DETECTORS, LABEL, box_in
 
 SIZE = (320, 320)
-RAISED = ["yolov5", "yolov8", "yolov10", "face_offsets", "detr", "nanodet", "fastest"]
 
 
 def task_of(name: str) -> Boxes:
@@ -139,20 +138,6 @@ def test_nominal_boxes_have_no_accuracy(name: str) -> None:
     assert task.metric is None
     with pytest.raises(ValueError, match="nominal boxes have no accuracy"):
         task.accuracy([found()], [np.zeros((1, 5))])
-
-
-@pytest.mark.parametrize("name", RAISED)
-def test_finding_logits_are_the_strongest_score(name: str) -> None:
-    outputs = tuple(values.clone().requires_grad_() for values in DETECTORS[name](SIZE))
-    task = task_of(name)
-    logits = task.finding_logits(outputs)
-    answer = task.answers(tuple(values.detach().numpy() for values in outputs))[0]
-    assert logits.shape == (1, 2)
-    strongest, none = logits[0].detach()
-    assert float(none) == 0.0
-    assert float(strongest.sigmoid()) == pytest.approx(float(answer[0, 4]), rel=1e-4)
-    logits[:, 0].sum().backward()
-    assert any(values.grad is not None and values.grad.abs().sum() > 0 for values in outputs)
 
 
 @pytest.mark.parametrize("name", DETECTORS)
