@@ -14,6 +14,11 @@ BETWEEN_SEEDS = 2**28
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
 
 
+def steps_for_any_labels(steps: int) -> dict[str, int]:
+    """Fields of ZSCGANOptions with which a training takes ``steps``, however many labels there are."""
+    return dict.fromkeys(("steps", "steps_with_few_labels", "steps_without_labels"), steps)
+
+
 @dataclass(frozen=True)
 class ZSCGANOptions:
     """How the generators are trained.

@@ -10,7 +10,7 @@ import cloup
 from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
 from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import input_options, log_options, model_options, sample_options
 from converter.cli.process import exit_code, tune_process
@@ -83,7 +83,7 @@ def options_from_flags(model: str, given: dict[str, Any], *, steps: bool) -> Sam
         return {name: value for name, value in given.items() if name in names}
 
     if steps:
-        given |= dict.fromkeys(("steps_with_few_labels", "steps_without_labels"), given["steps"])
+        given |= steps_for_any_labels(given["steps"])
     return SampleOptions(
         model=ModelOptions(model=model, **some(ModelOptions)),
         synthesis=ZSCGANOptions(**some(ZSCGANOptions)),

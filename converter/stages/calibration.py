@@ -24,7 +24,7 @@ from converter.samples import SampleSource
 from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
-from converter.trust.task.mask import JUDGES, Mask
+from converter.trust.task.mask import judges_of
 from zscgan_common.warning_message import WarningMessage
 
 
@@ -124,8 +124,7 @@ def warn_of_dead(
 
 def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
-    count, seed = inputs_for(job.batch), job.seed + SampleUse.CHOOSING
-    count = min(count, JUDGES) if isinstance(job.task, Mask) else count
+    count, seed = judges_of(job.task, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
     if job.calib is not None:
         data: Batches = BorderBatches(job.calib, seed)
     else:

@@ -18,7 +18,7 @@ from converter.trust.answers import Answers, Compared, answers, array_of, compar
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.task.boxes import FoundBoxes
-from converter.trust.task.mask import JUDGES, Mask
+from converter.trust.task.mask import judges_of
 from converter.workspace import ANSWERS, CPU_ENGINE, INT8_ONNX
 from zscgan_common.warning_message import WarningMessage
 
@@ -96,10 +96,7 @@ def in_part_float_words(deployed: Deployed, found: AgreementSection) -> str:
 
 def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[AgreementSection, Prediction | None]:
     """Agreement and prediction, on samples that nothing else has used."""
-    count = job.options.calibration.samples
-    fresh = job.samples(
-        samples, SampleUse.JUDGING, min(count, JUDGES) if isinstance(job.task, Mask) else count
-    )
+    fresh = job.samples(samples, SampleUse.JUDGING, judges_of(job.task, job.options.calibration.samples))
     found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
     unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
     return agreement_section(job, found), predict(judged.fp32, judged.int8, judged.task, unseen)
