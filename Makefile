@@ -123,7 +123,7 @@ $(VENV)/.installed-gpu: pyproject.toml | $(BIN)/pip
 $(FLOOR)/.installed: pyproject.toml
 	@echo 'Installing the project with $(call oldest,torch) into $(FLOOR)'
 	@$(PYTHON) -m venv $(FLOOR)
-	@$(FLOOR)/bin/python -m pip install -qq --disable-pip-version-check -e '.[test]' '$(call oldest,torch)' \
+	@$(FLOOR)/bin/python -m pip install -qq --disable-pip-version-check -e '.[test,timm]' '$(call oldest,torch)' \
 	    '$(call oldest,torchvision)'
 	@touch $@
 

@@ -1,5 +1,6 @@
 """A network as one graph in two forms that share every name: an FP32 ONNX model and its twin in PyTorch."""
 
+import inspect
 import logging
 import re
 import warnings
@@ -130,10 +131,16 @@ def onnx_from_program(
     """
     with silent_exporters(), torch.no_grad():
         if dynamic and has_squeezes(program.graph):
-            module = program.module(check_guards=False)
+            module = module_of(program)
             keep_batch_axis(module)
             program = _exported(module, x)
         return without_notes(_onnx_program(with_known_operators(program), x, names).model_proto)
+
+
+def module_of(program: torch.export.ExportedProgram) -> fx.GraphModule:
+    """``program`` as a module that takes any batch; PyTorch 2.8 has no guards to leave out."""
+    guards = "check_guards" in inspect.signature(program.module).parameters
+    return program.module(check_guards=False) if guards else program.module()
 
 
 def without_notes(model: onnx.ModelProto) -> onnx.ModelProto:

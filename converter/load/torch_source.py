@@ -12,7 +12,7 @@ from torch.export import ExportedProgram
 
 from calibrators.data.input_spec import InputSpec
 from converter.errors import CaptureError, LoadError
-from converter.graph.capture import BATCH, onnx_from_model, onnx_from_program, silent_exporters
+from converter.graph.capture import BATCH, module_of, onnx_from_model, onnx_from_program, silent_exporters
 from converter.graph.outputs import TensorsOf, named_tensors, tensors_of
 from converter.load.answer import outputs_of
 from converter.load.determinism import refuse_random
@@ -48,7 +48,7 @@ def source_from_program(program: ExportedProgram, path: Path, shape: tuple[int, 
     _to_eval(program.graph)
     x = _pixels(2 if batch == -1 else batch, shape)
     program = _in_float32(program, x, dynamic=batch == -1)
-    network = program.module(check_guards=False)
+    network = module_of(program)
     names = _require_steady_outputs(network, x, path)
     return _source(onnx_from_program(program, x, names, dynamic=batch == -1), network, path, shape)
 
@@ -122,7 +122,7 @@ def _in_float32(program: ExportedProgram, x: Tensor, *, dynamic: bool) -> Export
     if all(v.dtype == torch.float32 for v in values if isinstance(v, Tensor) and v.is_floating_point()):
         return program
     shapes = ({0: torch.export.Dim(BATCH)},) if dynamic else None
-    return torch.export.export(program.module(check_guards=False).float(), (x,), dynamic_shapes=shapes)
+    return torch.export.export(module_of(program).float(), (x,), dynamic_shapes=shapes)
 
 
 def _require_steady_outputs(network: Callable[[Tensor], object], x: Tensor, path: Path) -> tuple[str, ...]:
