@@ -28,7 +28,6 @@ from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.ranges.calibrate import observe_over, ranges_from_observed
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import (
-    SyntheticBatches,
     TrainedGenerator,
     load_generator,
     save_generator,
@@ -39,7 +38,7 @@ from converter.job import SampleUse
 from converter.load.model import Teacher
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.samples import GeneratorSamples
-from converter.stages.synthesis import generator_from_teacher
+from converter.stages.synthesis import generated_samples, generator_from_teacher
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import border_inputs, inputs_for
 from converter.trust.task.classes import Classes
@@ -130,12 +129,12 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
 
 
 def ranges_of(
-    graph: FoldedGraph, trained: TrainedGenerator, batch: int, seed: int
+    graph: FoldedGraph, generated: GeneratorSamples, batch: int, seed: int
 ) -> dict[Algorithm, dict[str, float]]:
     """The ranges of each calibrator on the samples of ``seed``; that of the input is known."""
-    samples = SyntheticBatches(trained.generator, SAMPLES, batch, seed)
+    samples = generated.batches(SAMPLES, batch, seed)
     seen = observe_over(lambda x: observe(graph.module, x, graph.activations)[1], samples, SAMPLES)
-    spec = trained.generator.config.spec
+    spec = generated.trained.generator.config.spec
     known = {graph.activations[0]: max(map(abs, (*spec.low, *spec.high)))}
     return {
         algorithm: dict(ranges_from_observed(seen, CalibrationOptions(algorithm=algorithm)).amax) | known
@@ -148,8 +147,9 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     teacher = subject.teacher
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
-    ranges = ranges_of(graph, trained, batch, seed)
-    border = border_inputs(GeneratorSamples(trained), inputs_for(batch), batch, seed + SampleUse.CHOOSING)
+    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions(seed=seed))
+    ranges = ranges_of(graph, generated, batch, seed)
+    border = border_inputs(generated, inputs_for(batch), batch, seed + SampleUse.CHOOSING)
     x, task = torch.cat([x for x, _ in border]).contiguous().numpy(), task_of(teacher)
     found = divergences(ranges, graph, plan, task, x)
     fp32 = classes_of(graph, UNQUANTIZED, {}, task, subject.images)

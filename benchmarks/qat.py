@@ -35,14 +35,14 @@ from trial import (
 
 from calibrators.data.batches import Batches
 from calibrators.data.images import ImageBatches, images_from_path
-from calibrators.zscgan.sampling import SyntheticBatches
+from calibrators.zscgan.options import ZSCGANOptions
 from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
 from converter.qat.fine_tune import fine_tune_graph, new_tuning
 from converter.qat.options import QATOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import GeneratorSamples
+from converter.stages.synthesis import generated_samples
 from converter.trust.answers import Answers
 from converter.trust.task.classes import Classes
 
@@ -82,12 +82,13 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
     graph = graph_from_model(teacher.module, teacher.spec)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(options.network, teacher, options.generators, work)
+    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
     images = images_from_path(network.calib, teacher.spec, batch_size=batch)
     val = images_from_path(network.val, teacher.spec, batch_size=batch, require_labels=True)
     sources: dict[str, tuple[Batches, Source]] = {
         "samples": (
-            SyntheticBatches(trained.generator, SAMPLES, batch, 0),
-            Samples(GeneratorSamples(trained), batch, options.seed),
+            generated.batches(SAMPLES, batch, 0),
+            Samples(generated, batch, options.seed),
         ),
         "images": (calibration_images(network, teacher.spec, 1), Images(images, batch, options.seed, CPU)),
     }

@@ -25,7 +25,7 @@ from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, load_generator
+from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
 from converter.job import SampleUse
@@ -33,8 +33,7 @@ from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import GeneratorSamples
-from converter.stages.synthesis import generator_from_teacher
+from converter.stages.synthesis import generated_samples, generator_from_teacher
 from converter.trust.prediction import border_inputs, inputs_for
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
@@ -118,8 +117,9 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
+    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
     seen = {
-        "samples": SyntheticBatches(trained.generator, SAMPLES, batch, 0),
+        "samples": generated.batches(SAMPLES, batch, 0),
         "noise": noise(teacher, NOISE, batch),
     }
     return Subject(
@@ -130,7 +130,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
         real_images(
             val, teacher, LARGE_IMAGES if name in LARGE else IMAGES, batch, mirrored=name in SYMMETRIC
         ),
-        border_inputs(GeneratorSamples(trained), inputs_for(batch), batch, SampleUse.JUDGING),
+        border_inputs(generated, inputs_for(batch), batch, SampleUse.JUDGING),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
 

@@ -35,13 +35,15 @@ from trial import (
 from calibrators.data.batches import Batches
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS
-from calibrators.zscgan.sampling import SyntheticBatches, load_generator
+from calibrators.zscgan.options import ZSCGANOptions
+from calibrators.zscgan.sampling import load_generator
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.load.model import Teacher
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.quantize.quantized_inputs import Part, plan_of_parts
 from converter.stages.sensitivity import BATCHES
+from converter.stages.synthesis import generated_samples
 from converter.trust.sensitivity import BITS, Sensitivity, sensitivity_from_graph
 
 
@@ -67,7 +69,8 @@ def inputs_of(network: Network, teacher: Teacher, count: int, generator: Path | 
         return images
     weights = fingerprint(teacher.module.state_dict())
     trained = load_generator(generator, fingerprint=weights, spec=teacher.spec, device=torch.device("cpu"))
-    return SyntheticBatches(trained.generator, count, batch_of(teacher.spec.shape), seed=1)
+    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    return generated.batches(count, batch_of(teacher.spec.shape), seed=1)
 
 
 @torch.no_grad()

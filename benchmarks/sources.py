@@ -27,12 +27,11 @@ from calibrators.data.images import UNKNOWN, images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import SyntheticBatches
 from converter.console import Console
 from converter.job import device_from_name
 from converter.load.model import Teacher
 from converter.samples import ProceduralSamples
-from converter.stages.synthesis import generator_from_teacher
+from converter.stages.synthesis import generated_samples, generator_from_teacher
 
 ZEROQ_BATCH, ZEROQ_LARGE_BATCH = 64, 32
 SMALL_INPUT = 96
@@ -86,7 +85,9 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
         console=Console(),
     )
     batch = gan.batch_for(*teacher.spec.shape[1:])
-    batches = SyntheticBatches(trained.generator, options.samples, batch, gan.seed)
+    batches = generated_samples(teacher, task_of(teacher), trained, gan).batches(
+        options.samples, batch, gan.seed
+    )
     return from_batches(batches, {"steps": len(trained.history), "batch": batch})
 
 

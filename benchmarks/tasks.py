@@ -30,7 +30,7 @@ from calibrators.data.images import SUFFIXES
 from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator, save_generator
 from converter.console import Console
 from converter.graph.capture import FoldedGraph
@@ -38,10 +38,10 @@ from converter.job import Job, job_from_options
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import BothSamples, ProceduralSamples, SampleSource
 from converter.stages.calibration import measure_ranges, with_exact_input
 from converter.stages.capture import graph_of
-from converter.stages.synthesis import generator_for
+from converter.stages.synthesis import generated_samples, generator_for
 from converter.trust.answers import Answers, answers, array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches
@@ -106,7 +106,7 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
             std=numbers(args.std),
             channel_order="bgr" if args.bgr else "rgb",
         ),
-        synthesis=ZSCGANOptions(**steps_for_any_labels(args.steps), batch=args.batch, seed=seed),
+        synthesis=ZSCGANOptions(steps=args.steps, batch=args.batch, seed=seed),
         calibration=CalibrationOptions(samples=args.samples),
         engine="onnxruntime",
         task=args.task,
@@ -180,9 +180,10 @@ def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, B
     if source == "procedural":
         samples = ProceduralSamples(job.teacher.spec, job.device)
         return job.samples(samples), samples.batches(256, job.batch, seed + JUDGING)
-    made: SampleSource = GeneratorSamples(trained_for(job, seed))
+    generated = generated_samples(job.teacher, job.task, trained_for(job, seed), job.options.synthesis)
+    made: SampleSource = generated
     if source == "both":
-        made = BothSamples(made, ProceduralSamples(job.teacher.spec, job.device))
+        made = BothSamples(generated, ProceduralSamples(job.teacher.spec, job.device))
     return job.samples(made), made.batches(256, job.batch, seed + JUDGING)
 
 

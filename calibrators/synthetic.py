@@ -10,6 +10,7 @@ from calibrators.data.batches import random_pixels
 from calibrators.data.input_spec import InputSpec
 from calibrators.errors import CalibrationError, GeneratorError
 from calibrators.zscgan.batch_norm import batch_norm_layers
+from calibrators.zscgan.guidance import guide_for
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.successive import EnsembleState, train_ensemble
@@ -45,7 +46,8 @@ def batches_from_model(
         on_step(state.step, options.steps)
 
     state = train_ensemble(teacher, spec, classes, options, on_step=report)
-    return SyntheticBatches(state.ensemble, samples, batch_size, options.seed)
+    guide = guide_for(teacher, spec, classes, options, state.members[0].step)
+    return SyntheticBatches(state.ensemble, samples, batch_size, options.seed, guide)
 
 
 def classes_from_model(model: nn.Module, spec: InputSpec) -> int:

@@ -23,6 +23,7 @@ from converter.stages.synthesis import (
     SHOWN,
     STATISTICS,
     LabelsOf,
+    generated_samples,
     generator_from_teacher,
     has_labels,
     warn_of_poor_samples,
@@ -91,14 +92,14 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
     options = replace(options, synthesis=options.synthesis.for_labels(network.task.classes))
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
-        trained = None if kind == "procedural" else _trained(network, options, place, console)
-        if trained is not None:
-            _warn_of_poor(network, trained, options, console)
-        batches = _batches(network.teacher, kind, trained, options)
+        generated = None if kind == "procedural" else _generated(network, options, place, console)
+        if generated is not None:
+            _warn_of_poor(network, generated, options, console)
+        batches = _batches(network.teacher, kind, generated, options)
         labels = _written(network, batches, options, place, console)
         _say_labels(labels, network.task, console)
         if options.report:
-            _add_report(network, kind, trained, batches, options, place, console)
+            _add_report(network, kind, generated, batches, options, place, console)
         written = place.files()
     if not options.archive:
         return [options.output]
@@ -118,6 +119,14 @@ def _loaded(options: SampleOptions, console: Console) -> _Network:
         stage.detail = network_line(teacher, task)
     tell_of_network(teacher, found, console)
     return _Network(teacher, task, weights, generator)
+
+
+def _generated(
+    network: _Network, options: SampleOptions, place: SamplesOutput, console: Console
+) -> GeneratorSamples:
+    """Samples of the generator that was given, or of one that is trained here."""
+    trained = _trained(network, options, place, console)
+    return generated_samples(network.teacher, network.task, trained, options.synthesis)
 
 
 def _trained(
@@ -143,21 +152,21 @@ def _trained(
 
 
 def _warn_of_poor(
-    network: _Network, trained: TrainedGenerator, options: SampleOptions, console: Console
+    network: _Network, generated: GeneratorSamples, options: SampleOptions, console: Console
 ) -> None:
     """Say where the generator's samples are not what the network was trained with."""
-    _, height, width = network.teacher.spec.shape
-    looked_at = GeneratorSamples(trained).batches(
-        min(STATISTICS, options.count), options.synthesis.batch_for(height, width), options.synthesis.seed
-    )
-    quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
+    # Guided samples are those that are written, as guiding others would take as long again.
+    count = options.count if generated.guide is not None else min(STATISTICS, options.count)
+    looked_at = _batches(network.teacher, "generator", generated, replace(options, count=count))
+    with console.progress("guidance", count) as advance:
+        quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at, advance)
     warn_of_poor_samples(quality, network.task, network.teacher.spec, console)
 
 
 def _batches(
-    teacher: Teacher, kind: SampleKind, trained: TrainedGenerator | None, options: SampleOptions
+    teacher: Teacher, kind: SampleKind, generated: GeneratorSamples | None, options: SampleOptions
 ) -> Batches:
-    source = samples_of_kind(kind, trained, teacher.spec, device_from_name(options.device))
+    source = samples_of_kind(kind, generated, teacher.spec, device_from_name(options.device))
     _, height, width = teacher.spec.shape
     return source.batches(options.count, options.synthesis.batch_for(height, width), options.synthesis.seed)
 
@@ -213,7 +222,7 @@ def _say_labels(labels: list[int], task: Task, console: Console) -> None:
 def _add_report(
     network: _Network,
     kind: SampleKind,
-    trained: TrainedGenerator | None,
+    generated: GeneratorSamples | None,
     batches: Batches,
     options: SampleOptions,
     place: SamplesOutput,
@@ -224,9 +233,16 @@ def _add_report(
     with console.stage("report") as stage:
         quality = sample_quality(LabelsOf(teacher.module, task), batches)
         picture = place.path(place.beside("samples.png"))
-        if kind == "generator" and trained is not None:
+        trained = None if generated is None else generated.trained
+        if kind == "generator" and generated is not None:
             names = teacher.class_names if len(teacher.class_names or ()) == task.classes else None
-            save_picture(trained.generator, picture, seed=options.synthesis.seed, class_names=names)
+            save_picture(
+                generated.trained.generator,
+                picture,
+                seed=options.synthesis.seed,
+                class_names=names,
+                guide=generated.guide,
+            )
         else:
             save_sheet(first_inputs(batches, SHOWN), teacher.spec, picture)
         if trained is not None:

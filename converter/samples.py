@@ -1,7 +1,7 @@
 """Where inputs come from that nobody gave: a trained generator, or procedural images, which need no training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
 from typing import Literal, Protocol, runtime_checkable
@@ -13,6 +13,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.data.procedural import ProceduralBatches
 from calibrators.distributed import SINGLE, Ranks
 from calibrators.fingerprint import fingerprint
+from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator
 from calibrators.zscgan.training import SEED_STRIDE
 
@@ -54,23 +55,32 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class GeneratorSamples:
-    """Samples of a trained generator."""
+    """Samples of a trained generator, taken to their labels by a ``guide`` where it has not learned these."""
 
     trained: TrainedGenerator
+    guide: Guide | None = None
     name: Literal["zscgan"] = "zscgan"
+    made: dict[tuple[int, int, int], SyntheticBatches] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     @cached_property
     def key(self) -> str:
-        return fingerprint(self.trained.generator.state_dict())
+        weights = fingerprint(self.trained.generator.state_dict())
+        return weights if self.guide is None else f"{weights}, guided {self.guide.key}"
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        return SyntheticBatches(self.trained.generator, count, batch_size, seed)
+        asked = count, batch_size, seed
+        if asked not in self.made:
+            self.made[asked] = SyntheticBatches(self.trained.generator, *asked, self.guide)
+        return self.made[asked]
 
     @torch.no_grad()
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
         generator = self.trained.generator.eval()
         z, conditions = map(ranks.share, generator.draw(batch, seed, place))
-        return generator(z, conditions), conditions[:, 1]
+        x, labels = generator(z, conditions), conditions[:, 1]
+        return (x if self.guide is None else self.guide.inputs(self.guide(x, labels))), labels
 
 
 @dataclass(frozen=True)
@@ -141,12 +151,11 @@ class ProceduralSamples:
 
 
 def samples_of_kind(
-    kind: SampleKind, trained: TrainedGenerator | None, spec: InputSpec, device: torch.device
+    kind: SampleKind, generated: GeneratorSamples | None, spec: InputSpec, device: torch.device
 ) -> SampleSource:
-    """The samples of ``kind``; ``trained`` makes those that aren't procedural."""
+    """The samples of ``kind``; ``generated`` are those that aren't procedural."""
     procedural = ProceduralSamples(spec, device)
     if kind == "procedural":
         return procedural
-    assert trained is not None
-    generated = GeneratorSamples(trained)
+    assert generated is not None
     return BothSamples(generated, procedural) if kind == "both" else generated

@@ -23,21 +23,16 @@ FULL_WIDTH = 32
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """All that is needed to build a generator again.
-
-    ``conditions`` of the ``classes`` are trained and sampled, an even choice of them.
-    """
+    """All that is needed to build a generator again."""
 
     spec: InputSpec
     classes: int
-    conditions: int
     latent: int
     width: int
 
-    def labels(self) -> Int[Tensor, "conditions"]:
-        """The classes that are trained, in a random order that is always the same."""
-        order = torch.randperm(self.classes, generator=torch.Generator().manual_seed(0))
-        return order[: self.conditions]
+    def labels(self) -> Int[Tensor, "classes"]:
+        """The classes, in a random order that is always the same: a part of them is an even choice."""
+        return torch.randperm(self.classes, generator=torch.Generator().manual_seed(0))
 
 
 class _NormReLU(torch.autograd.Function):

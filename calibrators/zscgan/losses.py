@@ -35,20 +35,27 @@ def batch_norm_loss(moments: Mapping[str, Moments], targets: Mapping[str, Target
     return torch.stack([part.mean() for part in kl.split([len(mean) for mean, _ in moments.values()])]).mean()
 
 
-def label_loss(
+def label_losses(
     logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"], smoothing: float
-) -> Float[Tensor, ""]:
-    """Cross entropy to softened labels, in nats above its minimum.
+) -> Float[Tensor, "batch"]:
+    """Cross entropy of each sample to its softened label, in nats above its minimum.
 
     Soft labels end the pull once a sample is classified well: pressed to zero, the hard cross entropy
     inflates the activations of the last layers.
     """
     classes = logits.shape[1]
-    loss = F.cross_entropy(logits, labels, label_smoothing=smoothing)
+    losses = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="none")
     soft = torch.full((classes,), smoothing / classes, device=logits.device)
     soft[0] += 1 - smoothing
     entropy: Tensor = torch.special.entr(soft).sum()
-    return loss - entropy
+    return losses - entropy
+
+
+def label_loss(
+    logits: Float[Tensor, "batch classes"], labels: Int[Tensor, "batch"], smoothing: float
+) -> Float[Tensor, ""]:
+    """The mean of ``label_losses``."""
+    return label_losses(logits, labels, smoothing).mean()
 
 
 class _PixelLoss(torch.autograd.Function):
@@ -62,7 +69,8 @@ class _PixelLoss(torch.autograd.Function):
         gradient, total = torch.empty_like(rows), pixels.new_zeros(())
         for x, slope in zip(rows.split(at_once), gradient.split(at_once), strict=True):
             total += _prior_with_slope(x, mean, width, prior / values, slope)
-            total += _sameness_with_slope(x, 2 * variety / len(pixels), slope)
+            if variety:
+                total += _sameness_with_slope(x, 2 * variety / len(pixels), slope)
         ctx.save_for_backward(gradient.unflatten(2, (width, -1)).permute(0, 3, 1, 2))
         return total
 
@@ -111,7 +119,7 @@ def pixel_loss(
     ``variety`` is the weight of ``-log`` of the mean absolute difference of the two samples of a pair, averaged over
     the pairs. Both have one class and two latent vectors; pixels are in [0, 1]. Labels and statistics alone are met by
     one picture a class. As the difference grows the pull fades, and the statistics decide (after the mode-seeking loss
-    of Mao et al., arXiv 1903.05628, which takes 1/difference).
+    of Mao et al., arXiv 1903.05628, which takes 1/difference). With a weight of 0 there need be no pairs.
 
     ``prior`` is the weight of the image prior: how unlike photographs of that ``mean`` the samples are, rough and
     glaring. It is the mean squared difference of neighbours, and a third of the mean squared distance from ``mean``:

@@ -7,37 +7,32 @@ BATCHES = {64 * 64: 64, 96 * 96: 32, 192 * 192: 16}
 """Pixels of an input → samples of a batch for inputs up to so large."""
 LARGE_BATCH, LARGE_BATCH_WITHOUT_LABELS = 16, 8
 """Samples of a batch for larger inputs than those of ``BATCHES``."""
-FEW_LABELS = 4
-"""Up to so many classes are learned in ``steps_with_few_labels``."""
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
-
-
-def steps_for_any_labels(steps: int) -> dict[str, int]:
-    """Fields of ZSCGANOptions with which a training takes ``steps``, however many labels there are."""
-    return dict.fromkeys(("steps", "steps_with_few_labels", "steps_without_labels"), steps)
+LEAST_STEPS = 60
+"""Of each of several generators."""
 
 
 @dataclass(frozen=True)
 class ZSCGANOptions:
-    """How the generators are trained.
+    """How the generators are trained, and how their samples are guided.
 
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
-    other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part of the
-    steps would not suffice for all classes, there is one generator alone. ``batch`` of 0 means ``BATCHES``, and
-    ``large_batch`` for inputs of more pixels. ``width`` is the number of channels of a generator at a height of 64.
-    ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels. ``window`` is the number of
-    samples over which the batch statistics are averaged, ``variety_weight`` multiplies the loss that keeps the
-    samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft. A class takes about
-    ``samples_per_class`` samples to be learned. Of few labels ``steps_with_few_labels`` suffice; where there are none
-    to learn, one generator, ``steps_without_labels`` and ``LARGE_BATCH_WITHOUT_LABELS`` do: ``for_labels`` takes
-    these.
+    other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part would be
+    fewer than ``LEAST_STEPS``, or not suffice for all classes, there is one generator alone. A class takes about
+    ``samples_per_class`` samples to be learned; a generator that has not as many learns the statistics alone. ``batch``
+    of 0 means ``BATCHES``, and ``large_batch`` for inputs of more pixels. ``width`` is the number of channels of a
+    generator at a height of 64. ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels.
+    ``window`` is the number of samples over which the batch statistics are averaged, ``variety_weight`` multiplies the
+    loss that keeps the samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft.
+
+    Its samples are then guided to their labels (``calibrators.zscgan.guidance``) in ``guide_steps`` steps; in one, the
+    mean change of a pixel is at most ``guide_rate`` (black to white is 1) at each scale. Where samples have no labels,
+    ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
     """
 
-    steps: int = 200
-    steps_with_few_labels: int = 130
-    steps_without_labels: int = 60
+    steps: int = 60
     generators: int = 2
     batch: int = 0
     large_batch: int = LARGE_BATCH
@@ -50,11 +45,15 @@ class ZSCGANOptions:
     prior_weight: float = 15.0
     window: int = 128
     samples_per_class: int = 60
+    guide_steps: int = 3
+    guide_rate: float = 0.02
     seed: int = 0
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"expected --gan-steps of at least 1, got {self.steps}")
+        if self.guide_steps < 0:
+            raise ValueError(f"expected --guide-steps of at least 0, got {self.guide_steps}")
         if not 1 <= self.generators <= MOST_GENERATORS:
             raise ValueError(
                 f"expected between 1 and {MOST_GENERATORS} generators, got generators={self.generators}"
@@ -68,14 +67,11 @@ class ZSCGANOptions:
 
     def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
         """Options for a network with so many ``labels``, 1 where samples have none, trained by ``world`` processes."""
-        if labels > FEW_LABELS:
-            return self
         if labels > 1:
-            return replace(self, steps=min(self.steps, self.steps_with_few_labels))
+            return self
         fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
         return replace(
             self,
-            steps=min(self.steps, self.steps_without_labels),
             generators=1,
             large_batch=LARGE_BATCH_WITHOUT_LABELS if fits else self.large_batch,
         )
@@ -83,10 +79,10 @@ class ZSCGANOptions:
     def shares(self, classes: int, batch: int) -> "list[ZSCGANOptions]":
         """The options of each generator alone: its part of the steps, and a seed of its own.
 
-        Where the part of several would not suffice for all ``classes``, one generator has all steps.
+        Where the part of several would be too few steps, or not suffice for all ``classes``, one generator has all.
         """
         alone = [replace(self, generators=1)]
-        if self.steps < self.generators:
+        if self.steps < self.generators * LEAST_STEPS:
             return alone
         several = [
             replace(
@@ -97,11 +93,11 @@ class ZSCGANOptions:
             )
             for number in range(self.generators)
         ]
-        return several if all(part.classes_for(classes, batch) == classes for part in several) else alone
+        return several if all(part.learns(classes, batch) for part in several) else alone
 
-    def classes_for(self, classes: int, batch: int) -> int:
-        """How many of ``classes`` a generator has the samples to learn, in so many steps; at least 2 of several."""
-        return min(classes, max(2, self.steps * batch // self.samples_per_class))
+    def learns(self, classes: int, batch: int) -> bool:
+        """Whether a generator has the samples to learn so many classes."""
+        return self.steps * batch >= classes * self.samples_per_class
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""

@@ -1,5 +1,6 @@
 """How good the samples are, as far as the classifier itself can tell."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -20,8 +21,13 @@ class SampleQuality:
     label_accuracy: float
 
 
-def sample_quality(teacher: nn.Module, batches: Batches) -> SampleQuality:
-    """Quality of all the batches together; a smaller last one is left out, as moments count by batch."""
+def sample_quality(
+    teacher: nn.Module, batches: Batches, on_batch: Callable[[int], None] = lambda _: None
+) -> SampleQuality:
+    """Quality of all the batches together; a smaller last one is left out, as moments count by batch.
+
+    ``on_batch`` gets the number of inputs done.
+    """
     teacher, layout = fastest_form(teacher, tuple(first_inputs(batches, 2).shape[1:]))
     sums: dict[str, Moments] = {}
     count = right = total = 0
@@ -35,6 +41,7 @@ def sample_quality(teacher: nn.Module, batches: Batches) -> SampleQuality:
             right += int((chosen == labels).sum())
             total += len(x)
             count += 1
+            on_batch(total)
             for name, (mean, variance) in statistics.moments().items():
                 wide = mean.double()  # squares of large means lose digits
                 old = sums.get(name, (torch.zeros_like(wide), torch.zeros_like(wide)))

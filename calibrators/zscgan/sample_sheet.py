@@ -13,6 +13,7 @@ from torch import Tensor
 from calibrators.data.export import bytes_from_inputs
 from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
+from calibrators.zscgan.guidance import Guide
 from zscgan_common.files import write_atomic
 
 MOST_COLUMNS = 10
@@ -23,7 +24,7 @@ HEADER = 16
 
 
 def shown_classes(generator: Ensemble) -> list[int]:
-    """The classes of the picture's columns: all that were trained, or 10 spread evenly over them."""
+    """The classes of the picture's columns: all, or 10 spread evenly over them."""
     trained = generator.config.labels().sort().values
     places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
     columns: list[int] = trained[places].tolist()
@@ -31,7 +32,12 @@ def shown_classes(generator: Ensemble) -> list[int]:
 
 
 def save_picture(
-    generator: Ensemble, path: Path, *, seed: int, class_names: Sequence[str] | None = None
+    generator: Ensemble,
+    path: Path,
+    *,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+    guide: Guide | None = None,
 ) -> Path:
     """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
 
@@ -45,11 +51,13 @@ def save_picture(
     turns = torch.arange(ROWS) % len(generator.members)
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     with torch.no_grad():
-        samples = generator.eval()(z, conditions).cpu()
+        samples = generator.eval()(z, conditions)
+    if guide is not None:
+        samples = guide.inputs(guide(samples, conditions[:, 1]))
     heads = (
         [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
     )
-    return save_sheet(samples, spec, path, columns=len(columns), heads=heads)
+    return save_sheet(samples.cpu(), spec, path, columns=len(columns), heads=heads)
 
 
 def save_sheet(

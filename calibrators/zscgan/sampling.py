@@ -2,12 +2,13 @@
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from calibrators.data.batches import Batch
@@ -16,24 +17,29 @@ from calibrators.errors import GeneratorError
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.guidance import Guide
 from zscgan_common.files import write_atomic
 from zscgan_common.text import first_line
 
 FORMAT = "zscgan-convert generator"
-VERSION = 2
+VERSION = 3
 
 
 @dataclass(frozen=True)
 class SyntheticBatches:
     """``num_samples`` labelled samples, evenly over generators and classes; the same each time for the same seed.
 
-    Images are not stored: each iteration runs the generator again.
+    Images are not stored, each iteration runs the generator again; but the pixels that ``guide`` took time for are.
     """
 
     generator: Ensemble
     num_samples: int
     batch_size: int
     seed: int
+    guide: Guide | None = None
+    guided: dict[int, UInt8[Tensor, "batch channels height width"]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
 
     def __iter__(self) -> Iterator[Batch]:
         return self.every(0, 1)
@@ -44,10 +50,20 @@ class SyntheticBatches:
         with torch.no_grad():
             z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
             inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
-            for some_z, some in islice(inputs, first, None, step):
-                with exact_kernels():
-                    x = self.generator(some_z, some)
+            for number, (some_z, some) in islice(enumerate(inputs), first, None, step):
+                x = self._inputs(number, some_z, some)
                 yield x, some[:, 1].to(x.device)
+
+    def _inputs(self, number: int, z: Tensor, conditions: Tensor) -> Tensor:
+        """The batch of this ``number``."""
+        if number not in self.guided:
+            with exact_kernels():
+                x: Tensor = self.generator(z, conditions)
+            if self.guide is None:
+                return x
+            self.guided[number] = self.guide(x, conditions[:, 1])
+        assert self.guide is not None
+        return self.guide.inputs(self.guided[number])
 
 
 @dataclass(frozen=True)
@@ -58,6 +74,11 @@ class TrainedGenerator:
     fingerprint: str
     history: tuple[tuple[int, float, float], ...]
     seconds: float
+
+    @property
+    def steps(self) -> int:
+        """Of each generator."""
+        return len(self.history) // len(self.generator.members)
 
 
 def save_generator(trained: TrainedGenerator, path: Path) -> Path:
@@ -130,8 +151,8 @@ def generator_from_document(
 
 def _check_weights(weights: Mapping[str, Tensor], config: GeneratorConfig, generators: int) -> None:
     """Raise ValueError where ``weights`` are not those of such generators, before memory is taken for them."""
-    if not 1 <= config.conditions <= config.classes or not 1 <= generators <= len(weights):
-        raise ValueError(f"{generators} generators of {config.conditions} of {config.classes} classes")
+    if config.classes < 1 or not 1 <= generators <= len(weights):
+        raise ValueError(f"{generators} generators of {config.classes} classes")
     with torch.device("meta"):
         expected = Ensemble(Generator(config) for _ in range(generators)).state_dict()
     for name in expected.keys() | weights.keys():

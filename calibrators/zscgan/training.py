@@ -111,16 +111,15 @@ def draw_pairs(
     config: GeneratorConfig, count: int, seed: int, step: int, device: torch.device
 ) -> tuple[Float[Tensor, "batch latent"], Int[Tensor, "batch"]]:
     """``draw`` with each label twice in a row, for ``pixel_loss``. An odd ``count`` gives one sample less."""
-    trained = config.labels()
-    z, _ = draw(trained, config.latent, count - count % 2, seed, step, device)
-    _, labels = draw(trained, config.latent, count // 2, seed, step, device)
+    classes = config.labels()
+    z, _ = draw(classes, config.latent, count - count % 2, seed, step, device)
+    _, labels = draw(classes, config.latent, count // 2, seed, step, device)
     return z, labels.repeat_interleave(2)  # by a number, which waits for no GPU
 
 
 def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
     """The generator that ``options`` call for."""
-    conditions = options.classes_for(classes, options.batch_for(*spec.shape[1:]))
-    return GeneratorConfig(spec, classes, conditions, options.latent, options.width)
+    return GeneratorConfig(spec, classes, options.latent, options.width)
 
 
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
@@ -204,7 +203,7 @@ def train_step(
     label = label_loss(logits, labels, options.label_smoothing)
     loss = (
         options.bn_weight * bn_kl
-        + label
+        + (label if options.learns(state.generator.config.classes, batch) else 0.0)
         + pixel_loss(pixels, state.generator.mean, options.variety_weight, options.prior_weight)
     )
     weights = list(state.generator.parameters())

@@ -73,7 +73,10 @@ class TrainingStep:
 
 @dataclass(frozen=True)
 class SynthesisSection:
-    """The generator's training and its samples; ``shown`` has ``class`` and ``name`` of each column of the picture."""
+    """The generator's training and its samples; ``shown`` has ``class`` and ``name`` of each column of the picture.
+
+    ``guide_steps`` took each sample to its class, where the generator has not learned the classes.
+    """
 
     steps: int
     seconds: float
@@ -85,6 +88,7 @@ class SynthesisSection:
     reused: bool
     history: list[TrainingStep]
     source: Literal["zscgan", "procedural"] = "zscgan"
+    guide_steps: int = 0
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from calibrators.data.batches import first_inputs
 from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import SINGLE, Ranks
+from calibrators.zscgan.guidance import guide_for
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
 from calibrators.zscgan.resume import (
@@ -77,17 +78,18 @@ def synthesise(job: Job) -> Synthesised:
     with job.console.stage("synthesis") as stage:
         trained = generator_for(job)
         assert trained is not None
-        generated = GeneratorSamples(trained)
+        generated = generated_samples(job.teacher, job.task, trained, job.options.synthesis)
         looked_at = None if has_labels(job.task) else min(STATISTICS, job.options.calibration.samples)
-        quality = sample_quality(
-            LabelsOf(job.teacher.module, job.task), job.samples(generated, count=looked_at)
-        )
+        inputs = job.samples(generated, count=looked_at)
+        with job.console.progress("guidance", inputs.num_samples) as advance:
+            quality = sample_quality(LabelsOf(job.teacher.module, job.task), inputs, advance)
         save_generator(trained, job.workspace.path("generator.pt"))
         save_picture(
             trained.generator,
             job.workspace.path(SAMPLES),
             seed=job.seed,
             class_names=class_names(job),
+            guide=generated.guide,
         )
         stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
@@ -95,12 +97,20 @@ def synthesise(job: Job) -> Synthesised:
         if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
     warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console)
-    return Synthesised(samples_from(job, trained), section_of(job, trained, quality))
+    return Synthesised(samples_from(job, generated), section_of(job, generated, quality))
 
 
-def samples_from(job: Job, trained: TrainedGenerator | None) -> SampleSource:
+def generated_samples(
+    teacher: Teacher, task: Task, trained: TrainedGenerator, options: ZSCGANOptions
+) -> GeneratorSamples:
+    """The samples of ``trained``, guided where it has not learned their labels."""
+    network = LabelsOf(teacher.module, task)
+    return GeneratorSamples(trained, guide_for(network, teacher.spec, task.classes, options, trained.steps))
+
+
+def samples_from(job: Job, generated: GeneratorSamples | None) -> SampleSource:
     """The samples that the job takes."""
-    return samples_of_kind(job.sample_kind, trained, job.teacher.spec, job.device)
+    return samples_of_kind(job.sample_kind, generated, job.teacher.spec, job.device)
 
 
 def has_labels(task: Task) -> bool:
@@ -137,7 +147,10 @@ def samples_for(job: Job) -> SampleSource | None:
     """Samples, where they are needed. Every rank but the first calls this."""
     if not job.needs_samples:
         return None
-    return samples_from(job, None if job.procedural else generator_for(job))
+    trained = None if job.procedural else generator_for(job)
+    if trained is None:
+        return samples_from(job, None)
+    return samples_from(job, generated_samples(job.teacher, job.task, trained, job.options.synthesis))
 
 
 def generator_for(job: Job) -> TrainedGenerator | None:
@@ -175,12 +188,6 @@ def generator_from_teacher(
     """
     state = new_ensemble(teacher.spec, task.classes, options, device)
     key = run_key(fingerprint, teacher.spec, options)
-    learned = state.ensemble.config.conditions
-    if learned < task.classes:
-        console.info(
-            f"note: {options.steps} steps can learn {learned} of the {task.classes} classes; the samples "
-            "are of those (--gan-steps for more)"
-        )
     if checkpoint is not None and restore_checkpoint(state, checkpoint, key):
         console.info(f"going on from step {state.step} of at most {options.steps}, saved by an earlier run")
     state = train(teacher, task, state, options, checkpoint, key, console, ranks)
@@ -263,16 +270,17 @@ def class_names(job: Job) -> tuple[str, ...] | None:
     return names if names is not None and len(names) == job.task.classes else None
 
 
-def section_of(job: Job, trained: TrainedGenerator, quality: SampleQuality) -> SynthesisSection:
+def section_of(job: Job, generated: GeneratorSamples, quality: SampleQuality) -> SynthesisSection:
     """The report's ``synthesis``."""
-    names = class_names(job)
+    names, trained = class_names(job), generated.trained
     return SynthesisSection(
         steps=len(trained.history),
         seconds=round(trained.seconds, 3),
         bn_kl=quality.bn_kl,
         label_accuracy=quality.label_accuracy if has_labels(job.task) else None,
         generators=len(trained.generator.members),
-        classes=trained.generator.config.conditions,
+        classes=trained.generator.config.classes,
+        guide_steps=0 if generated.guide is None else job.options.synthesis.guide_steps,
         shown=[]
         if not has_labels(job.task)
         else [
