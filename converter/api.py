@@ -120,6 +120,7 @@ def convert(
     input_shape: tuple[int, int, int] | str | None = None, mean: float | Sequence[float] | None = None,
     std: float | Sequence[float] | None = None, preset: str | None = None, channel_order: str | None = None,
     samples: str | None = None, gan_steps: int | None = None, gan_batch: int | None = None,
+    guide_steps: int | None = None,
     generator: Files | None = None, seed: int | None = None, device: str | None = None,
     calibrator: str | None = None, percentile: float | None = None, calib_samples: int | None = None,
     calib_data: Files | None = None, calibration_cache: Files | None = None, recalibrate: bool = False,

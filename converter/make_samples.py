@@ -212,8 +212,7 @@ def _say_labels(labels: list[int], task: Task, console: Console) -> None:
         console.warn(
             WarningMessage(
                 "classes-without-samples",
-                f"{len(labels)} samples are of {len(set(labels))} of the {task.classes} classes; give a larger -n, "
-                "or more --gan-steps where these are few",
+                f"{len(labels)} samples are of {len(set(labels))} of the {task.classes} classes; give a larger -n",
                 "Ranges need no sample of each class; a tool that takes labels may.",
             )
         )

@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
+from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches, send
 from calibrators.data.input_spec import InputSpec
@@ -60,9 +61,7 @@ class GeneratorSamples:
     trained: TrainedGenerator
     guide: Guide | None = None
     name: Literal["zscgan"] = "zscgan"
-    made: dict[tuple[int, int, int], SyntheticBatches] = field(
-        default_factory=dict, repr=False, compare=False
-    )
+    guided: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def key(self) -> str:
@@ -70,10 +69,7 @@ class GeneratorSamples:
         return weights if self.guide is None else f"{weights}, guided {self.guide.key}"
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        asked = count, batch_size, seed
-        if asked not in self.made:
-            self.made[asked] = SyntheticBatches(self.trained.generator, *asked, self.guide)
-        return self.made[asked]
+        return SyntheticBatches(self.trained.generator, count, batch_size, seed, self.guide, self.guided)
 
     @torch.no_grad()
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:

@@ -25,7 +25,7 @@ from calibrators.ranges import entropy
 from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
-from calibrators.zscgan.options import FEW_LABELS, ZSCGANOptions
+from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
 from converter.cli import convert as convert_cli
 from converter.cli import samples as samples_cli
@@ -34,10 +34,10 @@ from converter.doctor import cli as doctor_cli
 from converter.environment.cache_version import ASSUMED
 from converter.report.document import SCHEMA, Report
 from converter.stages import calibration
+from converter.stages.judges import JUDGES
 from converter.stages.synthesis import GOOD_LABELS, POOR_STATISTICS
 from converter.trust.prediction import inputs_for
 from converter.trust.task.boxes import MATCH_IOU, NMS_IOU, Boxes
-from converter.trust.task.mask import JUDGES
 from engines.cli import bench as bench_cli
 from engines.cli import build as build_cli
 from engines.cli.spellings import SPELLINGS
@@ -256,14 +256,15 @@ def test_the_readme_is_short() -> None:
 
 
 def test_the_steps_of_a_training_are_the_defaults() -> None:
-    steps = ZSCGANOptions.steps, ZSCGANOptions.steps_with_few_labels, ZSCGANOptions.steps_without_labels
+    steps, guide_steps = ZSCGANOptions.steps, ZSCGANOptions.guide_steps
     cli, script, method = (
         (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         for name in ("cli", "tensorrt-script", "method")
     )
-    assert f"at most ({steps[0]}; {steps[1]} for up to {FEW_LABELS} classes, {steps[2]} without labels" in cli
-    assert f"ZSCGANOptions(steps={steps[0]}, " in script
-    assert f"\n{steps[0]} steps, in batches of " in method
+    assert f"at most ({steps}; training stops early" in cli
+    assert f"all classes ({guide_steps}; 0 for none" in cli
+    assert f"ZSCGANOptions(steps={steps}, " in script
+    assert f"\n{steps} steps, in batches of " in method
 
 
 def test_the_changelog_has_the_version() -> None:
@@ -333,7 +334,7 @@ def test_completion_works_in_bash(tmp_path: Path) -> None:
     [
         (
             "calibrators.md",
-            f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96, {JUDGES} for masks)",
+            f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96, {JUDGES} for masks and",
         ),
         ("calibrators.md", f"({CalibrationOptions.percentile:g} unless you say otherwise)"),
         ("calibrators.md", f"`--calib-samples` ({CalibrationOptions.samples})"),

@@ -10,8 +10,6 @@ LARGE_BATCH, LARGE_BATCH_WITHOUT_LABELS = 16, 8
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
-LEAST_STEPS = 60
-"""Of each of several generators."""
 
 
 @dataclass(frozen=True)
@@ -20,7 +18,7 @@ class ZSCGANOptions:
 
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part would be
-    fewer than ``LEAST_STEPS``, or not suffice for all classes, there is one generator alone. A class takes about
+    fewer than ``least_steps``, or not suffice for all classes, there is one generator alone. A class takes about
     ``samples_per_class`` samples to be learned; a generator that has not as many learns the statistics alone. ``batch``
     of 0 means ``BATCHES``, and ``large_batch`` for inputs of more pixels. ``width`` is the number of channels of a
     generator at a height of 64. ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels.
@@ -34,6 +32,7 @@ class ZSCGANOptions:
 
     steps: int = 60
     generators: int = 2
+    least_steps: int = 60
     batch: int = 0
     large_batch: int = LARGE_BATCH
     latent: int = 64
@@ -82,7 +81,7 @@ class ZSCGANOptions:
         Where the part of several would be too few steps, or not suffice for all ``classes``, one generator has all.
         """
         alone = [replace(self, generators=1)]
-        if self.steps < self.generators * LEAST_STEPS:
+        if self.steps < self.generators * self.least_steps:
             return alone
         several = [
             replace(

@@ -3,12 +3,13 @@
 import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from hashlib import sha256
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from calibrators.data.batches import Batch
@@ -29,7 +30,8 @@ VERSION = 3
 class SyntheticBatches:
     """``num_samples`` labelled samples, evenly over generators and classes; the same each time for the same seed.
 
-    Images are not stored, each iteration runs the generator again; but the pixels that ``guide`` took time for are.
+    Images are not stored, each iteration runs the generator again; but pixels that ``guide`` took time for are, in
+    ``guided``, by what they were made from.
     """
 
     generator: Ensemble
@@ -37,7 +39,7 @@ class SyntheticBatches:
     batch_size: int
     seed: int
     guide: Guide | None = None
-    guided: dict[int, UInt8[Tensor, "batch channels height width"]] = field(
+    guided: dict[bytes, UInt8[Tensor, "batch channels height width"]] = field(
         default_factory=dict, repr=False, compare=False
     )
 
@@ -50,20 +52,22 @@ class SyntheticBatches:
         with torch.no_grad():
             z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
             inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
-            for number, (some_z, some) in islice(enumerate(inputs), first, None, step):
-                x = self._inputs(number, some_z, some)
+            for some_z, some in islice(inputs, first, None, step):
+                x = self._inputs(some_z, some)
                 yield x, some[:, 1].to(x.device)
 
-    def _inputs(self, number: int, z: Tensor, conditions: Tensor) -> Tensor:
-        """The batch of this ``number``."""
-        if number not in self.guided:
-            with exact_kernels():
-                x: Tensor = self.generator(z, conditions)
-            if self.guide is None:
-                return x
-            self.guided[number] = self.guide(x, conditions[:, 1])
-        assert self.guide is not None
-        return self.guide.inputs(self.guided[number])
+    def _inputs(self, z: Float[Tensor, "batch latent"], conditions: Int[Tensor, "batch 2"]) -> Tensor:
+        if self.guide is None:
+            return self._made(z, conditions)
+        key = sha256(z.cpu().numpy().tobytes() + conditions.numpy().tobytes()).digest()
+        if key not in self.guided:
+            self.guided[key] = self.guide(self._made(z, conditions), conditions[:, 1])
+        return self.guide.inputs(self.guided[key])
+
+    @exact_kernels()
+    def _made(self, z: Tensor, conditions: Tensor) -> Tensor:
+        x: Tensor = self.generator(z, conditions)
+        return x
 
 
 @dataclass(frozen=True)

@@ -21,10 +21,10 @@ from converter.job import Job, SampleUse
 from converter.load.input_normalisation import normalised_values
 from converter.quantize.placement import DATA_MOVEMENT, QuantizationPlan
 from converter.samples import SampleSource
+from converter.stages.judges import judges_of
 from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
-from converter.trust.task.mask import judges_of
 from zscgan_common.warning_message import WarningMessage
 
 
@@ -124,7 +124,7 @@ def warn_of_dead(
 
 def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
-    count, seed = judges_of(job.task, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
+    count, seed = judges_of(job.task, samples, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
     if job.calib is not None:
         data: Batches = BorderBatches(job.calib, seed)
     else:

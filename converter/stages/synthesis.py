@@ -257,9 +257,9 @@ def warn_of_poor_samples(quality: SampleQuality, task: Task, spec: InputSpec, co
             WarningMessage(
                 "poor-labels",
                 f"only {quality.label_accuracy:.1f} % of the samples are classified as their intended class; "
-                "increase --gan-steps",
-                "Usual with many classes: ranges follow the statistics and need no labels. If the accuracy with "
-                "--val is not enough, train longer with --gan-steps or calibrate with real images (--calib-data).",
+                "increase --gan-steps or --guide-steps",
+                "Ranges follow the statistics and need no labels. If the accuracy with --val is not enough, train "
+                "longer (--gan-steps), guide longer (--guide-steps) or calibrate with real images (--calib-data).",
             )
         )
 

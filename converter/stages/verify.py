@@ -13,12 +13,12 @@ from converter.report.summary import share
 from converter.samples import SampleSource
 from converter.stages.build import Deployed
 from converter.stages.judged import Judged, judged_networks
+from converter.stages.judges import judges_of
 from converter.stages.sensitivity import finite
 from converter.trust.answers import Answers, Compared, answers, array_of, compare
 from converter.trust.fp32 import fp32_by
 from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
 from converter.trust.task.boxes import FoundBoxes
-from converter.trust.task.mask import judges_of
 from converter.workspace import ANSWERS, CPU_ENGINE, INT8_ONNX
 from zscgan_common.warning_message import WarningMessage
 
@@ -96,9 +96,11 @@ def in_part_float_words(deployed: Deployed, found: AgreementSection) -> str:
 
 def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[AgreementSection, Prediction | None]:
     """Agreement and prediction, on samples that nothing else has used."""
-    fresh = job.samples(samples, SampleUse.JUDGING, judges_of(job.task, job.options.calibration.samples))
+    count = judges_of(job.task, samples, job.options.calibration.samples)
+    fresh = job.samples(samples, SampleUse.JUDGING, count)
     found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
-    unseen = border_inputs(samples, inputs_for(job.batch), job.batch, job.seed + SampleUse.JUDGING)
+    count = judges_of(job.task, samples, inputs_for(job.batch))
+    unseen = border_inputs(samples, count, job.batch, job.seed + SampleUse.JUDGING)
     return agreement_section(job, found), predict(judged.fp32, judged.int8, judged.task, unseen)
 
 

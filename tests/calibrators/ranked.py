@@ -31,7 +31,7 @@ with install_import_hook(["calibrators"], "tests.beartype_when_called"):
     from calibrators.zscgan.training import TrainingState, new_config, new_state, train_generator
 
 SPEC = InputSpec((3, 8, 8), (0.5, 0.4, 0.3), (0.2, 0.3, 0.4))
-OPTIONS = ZSCGANOptions(steps=16, batch=16, latent=8, width=8, samples_per_class=1)
+OPTIONS = ZSCGANOptions(steps=16, batch=16, latent=8, width=8, samples_per_class=1, least_steps=1)
 BOTH = replace(OPTIONS, steps=2 * OPTIONS.steps)
 """Of two generators with as many steps each."""
 STOP_AT = OPTIONS.steps + 6

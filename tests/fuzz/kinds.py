@@ -56,7 +56,7 @@ from tests.fuzz import mutations as m
 SPEC = InputSpec((3, 8, 8), (0.5,), (0.5,))
 TINY = "tests.converter.load.test_model:Tiny"
 CPU = torch.device("cpu")
-GAN = ZSCGANOptions(steps=2, batch=8, latent=4, width=4, samples_per_class=1)
+GAN = ZSCGANOptions(steps=2, batch=8, latent=4, width=4, samples_per_class=1, least_steps=1)
 
 
 @dataclass(frozen=True)
@@ -176,7 +176,7 @@ def _exported(folder: Path) -> Path:
 
 def _generator(folder: Path) -> Path:
     torch.manual_seed(0)
-    ensemble = Ensemble(Generator(GeneratorConfig(SPEC, 4, 4, latent=4, width=4)) for _ in range(2))
+    ensemble = Ensemble(Generator(GeneratorConfig(SPEC, 4, latent=4, width=4)) for _ in range(2))
     return save_generator(TrainedGenerator(ensemble, "abc", ((0, 0.5, 0.25),), 2.5), folder / "generator.pt")
 
 

@@ -12,12 +12,10 @@ from torch import Tensor
 
 from calibrators.data.truths import IGNORED
 from converter.errors import LoadError
-from converter.trust.task.base import Outputs, Task, TaskName, Tensors
+from converter.trust.task.base import Outputs, TaskName, Tensors
 from converter.trust.task.final import Final, logits_from
 from converter.trust.task.heads import Head, Heads
 
-JUDGES = 128
-"""Inputs at most that masks are compared on: each has thousands of pixels that agree or don't."""
 MOST_POSITIONS = 64
 """Along each side of a head; it is an estimate, and all pixels would need gigabytes."""
 
@@ -108,11 +106,6 @@ class Mask:
     def _maps(self, values: Tensor) -> Tensor:
         """With an axis of channels, which a foreground may lack."""
         return values.reshape(len(values), 1, *values.shape[-2:]) if self.channels == 1 else values
-
-
-def judges_of(task: Task, count: int) -> int:
-    """How many of ``count`` inputs two networks are compared on."""
-    return min(count, JUDGES) if isinstance(task, Mask) else count
 
 
 def _counting(truth: NDArray[Any]) -> NDArray[np.int64]:

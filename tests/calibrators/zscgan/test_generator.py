@@ -18,7 +18,7 @@ from calibrators.zscgan.generator import (
 
 def generator_for(shape: tuple[int, int, int], classes: int = 3) -> Generator:
     torch.manual_seed(0)
-    return Generator(GeneratorConfig(InputSpec(shape, (0.3,), (0.25,)), classes, classes, latent=8, width=8))
+    return Generator(GeneratorConfig(InputSpec(shape, (0.3,), (0.25,)), classes, latent=8, width=8))
 
 
 @pytest.mark.parametrize(

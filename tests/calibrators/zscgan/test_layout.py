@@ -12,7 +12,7 @@ from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 
-OPTIONS = ZSCGANOptions(steps=2, batch=8, latent=8, width=8, samples_per_class=1)
+OPTIONS = ZSCGANOptions(steps=2, batch=8, latent=8, width=8, samples_per_class=1, least_steps=1)
 
 
 class Viewing(nn.Module):

@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 @pytest.fixture
 def generator(spec: InputSpec) -> Ensemble:
     torch.manual_seed(0)
-    ensemble = Ensemble(Generator(GeneratorConfig(spec, 4, 4, latent=8, width=8)) for _ in range(2)).eval()
+    ensemble = Ensemble(Generator(GeneratorConfig(spec, 4, latent=8, width=8)) for _ in range(2)).eval()
     return ensemble.to(memory_format=torch.channels_last)  # as training gives it
 
 
@@ -144,9 +144,7 @@ def test_a_generator_whose_weights_are_not_finite_is_refused(
         load_generator(path, fingerprint="abc", spec=spec, device=CPU)
 
 
-@pytest.mark.parametrize(
-    "change", [{"classes": 2**40}, {"latent": 2**40}, {"width": 2**40}, {"conditions": 0}]
-)
+@pytest.mark.parametrize("change", [{"classes": 2**40}, {"latent": 2**40}, {"width": 2**40}, {"classes": 0}])
 def test_a_generator_that_asks_for_memory_is_refused(
     change: dict[str, int], generator: Ensemble, spec: InputSpec, tmp_path: Path
 ) -> None:
@@ -174,7 +172,7 @@ def test_the_picture_has_a_column_a_class(generator: Ensemble, tmp_path: Path) -
 def test_pictures_of_any_channels_and_classes(
     channels: int, classes: int, columns: int, tmp_path: Path
 ) -> None:
-    config = GeneratorConfig(InputSpec((channels, 64, 64)), classes, classes, latent=4, width=8)
+    config = GeneratorConfig(InputSpec((channels, 64, 64)), classes, latent=4, width=8)
     generator = Ensemble([Generator(config)])
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0)) as picture:
         assert picture.width == columns * (64 + GAP) + GAP

@@ -15,7 +15,7 @@ from calibrators.zscgan.sampling import SyntheticBatches
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from calibrators.zscgan.training import train_generator
 
-OPTIONS = ZSCGANOptions(steps=7, batch=8, latent=8, width=8, samples_per_class=1)
+OPTIONS = ZSCGANOptions(steps=7, batch=8, latent=8, width=8, samples_per_class=1, least_steps=1)
 CPU = torch.device("cpu")
 
 
