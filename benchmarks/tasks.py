@@ -31,7 +31,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import TrainedGenerator, load_generator, save_generator
+from calibrators.zscgan.sampling import VERSION, TrainedGenerator, load_generator, save_generator
 from converter.console import Console
 from converter.graph.capture import FoldedGraph
 from converter.job import Job, job_from_options
@@ -161,7 +161,7 @@ def trained_for(job: Job, seed: int) -> TrainedGenerator:
     """A generator; of several sources the same."""
     place = (
         Path(tempfile.gettempdir())
-        / f"tasks-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.options.synthesis.batch}-{seed}.pt"
+        / f"tasks-{VERSION}-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.options.synthesis.batch}-{seed}.pt"
     )
     if place.exists():
         return load_generator(place, fingerprint=job.fingerprint, spec=job.teacher.spec, device=job.device)

@@ -46,8 +46,12 @@ def batches_from_model(
         on_step(state.step, options.steps)
 
     state = train_ensemble(teacher, spec, classes, options, on_step=report)
-    guide = guide_for(teacher, spec, classes, options, state.members[0].step)
-    return SyntheticBatches(state.ensemble, samples, batch_size, options.seed, guide)
+    guide = guide_for(teacher, state.ensemble, options)
+    batches = SyntheticBatches(state.ensemble, samples, batch_size, options.seed, guide)
+    if guide is not None:
+        for _ in batches:  # TensorRT asks for them when its own memory is taken
+            pass
+    return batches
 
 
 def classes_from_model(model: nn.Module, spec: InputSpec) -> int:

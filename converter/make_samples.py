@@ -56,6 +56,7 @@ class SamplesReport:
     source: SampleKind
     seed: int
     steps: int
+    guide_steps: int
     bn_kl: float | None
     label_accuracy: float | None
 
@@ -155,12 +156,11 @@ def _warn_of_poor(
     network: _Network, generated: GeneratorSamples, options: SampleOptions, console: Console
 ) -> None:
     """Say where the generator's samples are not what the network was trained with."""
-    # Guided samples are those that are written, as guiding others would take as long again.
-    count = options.count if generated.guide is not None else min(STATISTICS, options.count)
+    count = min(STATISTICS, options.count)
     looked_at = _batches(network.teacher, "generator", generated, replace(options, count=count))
-    with console.progress("guidance", count) as advance:
-        quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at, advance)
-    warn_of_poor_samples(quality, network.task, network.teacher.spec, console)
+    quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
+    guided = generated.guide is not None
+    warn_of_poor_samples(quality, network.task, network.teacher.spec, console, guided=guided)
 
 
 def _batches(
@@ -261,6 +261,7 @@ def _add_report(
             source=kind,
             seed=options.synthesis.seed,
             steps=0 if trained is None else len(trained.history),
+            guide_steps=0 if generated is None or generated.guide is None else options.synthesis.guide_steps,
             bn_kl=quality.bn_kl if teacher.bn_layers else None,
             label_accuracy=quality.label_accuracy if labelled else None,
         )

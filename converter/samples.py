@@ -1,13 +1,12 @@
 """Where inputs come from that nobody gave: a trained generator, or procedural images, which need no training."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
 from typing import Literal, Protocol, runtime_checkable
 
 import torch
-from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches, send
 from calibrators.data.input_spec import InputSpec
@@ -56,12 +55,11 @@ class SampleSource(Protocol):
 
 @dataclass(frozen=True)
 class GeneratorSamples:
-    """Samples of a trained generator, taken to their labels by a ``guide`` where it has not learned these."""
+    """Samples of a trained generator, guided to their classes where it has not learned these."""
 
     trained: TrainedGenerator
     guide: Guide | None = None
     name: Literal["zscgan"] = "zscgan"
-    guided: dict[bytes, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def key(self) -> str:
@@ -69,14 +67,17 @@ class GeneratorSamples:
         return weights if self.guide is None else f"{weights}, guided {self.guide.key}"
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        return SyntheticBatches(self.trained.generator, count, batch_size, seed, self.guide, self.guided)
+        return SyntheticBatches(self.trained.generator, count, batch_size, seed, self.guide)
 
     @torch.no_grad()
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
         generator = self.trained.generator.eval()
-        z, conditions = map(ranks.share, generator.draw(batch, seed, place))
-        x, labels = generator(z, conditions), conditions[:, 1]
-        return (x if self.guide is None else self.guide.inputs(self.guide(x, labels))), labels
+        z, conditions = generator.draw(batch, seed, place)
+        if self.guide is not None:  # whole batches, whose statistics count
+            x = self.guide.samples(generator, z, conditions)
+            return ranks.share(x), ranks.share(conditions[:, 1])
+        z, conditions = map(ranks.share, (z, conditions))
+        return generator(z, conditions), conditions[:, 1]
 
 
 @dataclass(frozen=True)

@@ -23,15 +23,16 @@ FULL_WIDTH = 32
 
 @dataclass(frozen=True)
 class GeneratorConfig:
-    """All that is needed to build a generator again."""
+    """All that is needed to build a generator again, and whether it is trained to its labels."""
 
     spec: InputSpec
     classes: int
     latent: int
     width: int
+    labelled: bool = True
 
     def labels(self) -> Int[Tensor, "classes"]:
-        """The classes, in a random order that is always the same: a part of them is an even choice."""
+        """The classes, in a random order that is always the same: the first ones are an even choice."""
         return torch.randperm(self.classes, generator=torch.Generator().manual_seed(0))
 
 

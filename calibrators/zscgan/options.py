@@ -19,15 +19,16 @@ class ZSCGANOptions:
     ``steps`` are the most that are taken, by all ``generators`` together; each is trained on its own, one after the
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part would be
     fewer than ``least_steps``, or not suffice for all classes, there is one generator alone. A class takes about
-    ``samples_per_class`` samples to be learned; a generator that has not as many learns the statistics alone. ``batch``
-    of 0 means ``BATCHES``, and ``large_batch`` for inputs of more pixels. ``width`` is the number of channels of a
-    generator at a height of 64. ``bn_weight`` multiplies the batch-norm loss, ``label_smoothing`` softens the labels.
-    ``window`` is the number of samples over which the batch statistics are averaged, ``variety_weight`` multiplies the
-    loss that keeps the samples of a class apart, ``prior_weight`` the one that keeps them smooth and soft.
+    ``samples_per_class`` samples to be learned; a generator that has not as many learns the statistics alone, and its
+    samples are guided to their classes (``calibrators.zscgan.guidance``) in ``guide_steps`` steps: in each, the mean
+    change of a pixel is at most ``guide_rate`` (black to white is 1) at every scale. ``guide_steps`` of 0 is a training
+    to the labels all the same. ``batch`` of 0 means ``BATCHES``, and ``large_batch`` for inputs of more pixels.
+    ``width`` is the number of channels of a generator at a height of 64. ``bn_weight`` multiplies the batch-norm loss,
+    ``label_smoothing`` softens the labels. ``window`` is the number of samples over which the batch statistics are
+    averaged, ``variety_weight`` multiplies the loss that keeps the samples of a class apart, ``prior_weight`` the one
+    that keeps them smooth and soft.
 
-    Its samples are then guided to their labels (``calibrators.zscgan.guidance``) in ``guide_steps`` steps; in one, the
-    mean change of a pixel is at most ``guide_rate`` (black to white is 1) at each scale. Where samples have no labels,
-    ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
+    Where samples have no labels, ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
     """
 
     steps: int = 60
@@ -97,6 +98,10 @@ class ZSCGANOptions:
     def learns(self, classes: int, batch: int) -> bool:
         """Whether a generator has the samples to learn so many classes."""
         return self.steps * batch >= classes * self.samples_per_class
+
+    def trains_labels(self, classes: int, batch: int) -> bool:
+        """Whether a generator is trained to its labels: where it can learn them, and where no guidance follows."""
+        return self.learns(classes, batch) or not self.guide_steps
 
     def batch_for(self, height: int, width: int) -> int:
         """Batch size for inputs of this many pixels."""

@@ -31,18 +31,20 @@ def sample_quality(
     teacher, layout = fastest_form(teacher, tuple(first_inputs(batches, 2).shape[1:]))
     sums: dict[str, Moments] = {}
     count = right = total = 0
-    with torch.no_grad(), BatchStatistics(teacher) as statistics:
+    with torch.no_grad():
         for x, labels in batches:
             if count and len(x) < batches.batch_size:
                 break
-            chosen = teacher(x.contiguous(memory_format=layout)).argmax(
-                -1
-            )  # of one image, a squeeze leaves a vector
+            # Not around the loop: samples that are guided on the way measure the same layers.
+            with BatchStatistics(teacher) as statistics:
+                logits = teacher(x.contiguous(memory_format=layout))
+                found = statistics.moments()
+            chosen = logits.argmax(-1)  # of one image, a squeeze leaves a vector
             right += int((chosen == labels).sum())
             total += len(x)
             count += 1
             on_batch(total)
-            for name, (mean, variance) in statistics.moments().items():
+            for name, (mean, variance) in found.items():
                 wide = mean.double()  # squares of large means lose digits
                 old = sums.get(name, (torch.zeros_like(wide), torch.zeros_like(wide)))
                 sums[name] = (old[0] + wide, old[1] + variance.double() + wide * wide)

@@ -3,7 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from calibrators.data.input_spec import InputSpec
@@ -18,7 +18,8 @@ _DIGEST_BYTES = hashlib.sha256().digest_size
 
 
 def run_key(fingerprint: str, spec: InputSpec, options: ZSCGANOptions) -> str:
-    """A name for all that decides the result of a training run."""
+    """A name for all that decides the result of a training run: of guidance, only whether there is any."""
+    options = replace(options, guide_steps=min(1, options.guide_steps), guide_rate=0.0)
     return hashlib.sha256(repr((VERSION, fingerprint, asdict(spec), asdict(options))).encode()).hexdigest()
 
 

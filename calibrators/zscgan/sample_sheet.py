@@ -25,9 +25,8 @@ HEADER = 16
 
 def shown_classes(generator: Ensemble) -> list[int]:
     """The classes of the picture's columns: all, or 10 spread evenly over them."""
-    trained = generator.config.labels().sort().values
-    places = torch.linspace(0, len(trained) - 1, min(len(trained), MOST_COLUMNS)).round().long()
-    columns: list[int] = trained[places].tolist()
+    classes = generator.config.classes
+    columns: list[int] = torch.linspace(0, classes - 1, min(classes, MOST_COLUMNS)).round().long().tolist()
     return columns
 
 
@@ -50,14 +49,13 @@ def save_picture(
     z, _ = generator.draw(ROWS * len(columns), seed, 0)
     turns = torch.arange(ROWS) % len(generator.members)
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
+    generator.eval()
     with torch.no_grad():
-        samples = generator.eval()(z, conditions)
-    if guide is not None:
-        samples = guide.inputs(guide(samples, conditions[:, 1]))
+        made = generator(z, conditions) if guide is None else guide.samples(generator, z, conditions)
     heads = (
         [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
     )
-    return save_sheet(samples.cpu(), spec, path, columns=len(columns), heads=heads)
+    return save_sheet(made.cpu(), spec, path, columns=len(columns), heads=heads)
 
 
 def save_sheet(

@@ -2,14 +2,11 @@
 
 import io
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
-from hashlib import sha256
-from itertools import islice
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
 from calibrators.data.batches import Batch
@@ -30,8 +27,8 @@ VERSION = 3
 class SyntheticBatches:
     """``num_samples`` labelled samples, evenly over generators and classes; the same each time for the same seed.
 
-    Images are not stored, each iteration runs the generator again; but pixels that ``guide`` took time for are, in
-    ``guided``, by what they were made from.
+    Images are not stored, each iteration runs the generator again. With a ``guide``, they are guided in its batches,
+    whatever ``batch_size`` is.
     """
 
     generator: Ensemble
@@ -39,9 +36,6 @@ class SyntheticBatches:
     batch_size: int
     seed: int
     guide: Guide | None = None
-    guided: dict[bytes, UInt8[Tensor, "batch channels height width"]] = field(
-        default_factory=dict, repr=False, compare=False
-    )
 
     def __iter__(self) -> Iterator[Batch]:
         return self.every(0, 1)
@@ -49,25 +43,25 @@ class SyntheticBatches:
     def every(self, first: int, step: int) -> Iterator[Batch]:
         """Every ``step``-th batch, from the ``first`` on; the others are not made."""
         self.generator.eval()
-        with torch.no_grad():
-            z, conditions = self.generator.draw(self.num_samples, self.seed, 0)
-            inputs = zip(z.split(self.batch_size), conditions.split(self.batch_size), strict=True)
-            for some_z, some in islice(inputs, first, None, step):
-                x = self._inputs(some_z, some)
-                yield x, some[:, 1].to(x.device)
+        whole = 1 if self.guide is None else self.guide.batch
+        z, conditions = self.generator.draw(-(-self.num_samples // whole) * whole, self.seed, 0)
+        for start in range(first * self.batch_size, self.num_samples, step * self.batch_size):
+            stop = min(start + self.batch_size, self.num_samples)
+            x = self._made(z, conditions, start, stop)
+            yield x, conditions[start:stop, 1].to(x.device)
 
-    def _inputs(self, z: Float[Tensor, "batch latent"], conditions: Int[Tensor, "batch 2"]) -> Tensor:
+    @torch.no_grad()
+    def _made(self, z: Tensor, conditions: Tensor, start: int, stop: int) -> Tensor:
+        """The samples of these rows."""
         if self.guide is None:
-            return self._made(z, conditions)
-        key = sha256(z.cpu().numpy().tobytes() + conditions.numpy().tobytes()).digest()
-        if key not in self.guided:
-            self.guided[key] = self.guide(self._made(z, conditions), conditions[:, 1])
-        return self.guide.inputs(self.guided[key])
-
-    @exact_kernels()
-    def _made(self, z: Tensor, conditions: Tensor) -> Tensor:
-        x: Tensor = self.generator(z, conditions)
-        return x
+            with exact_kernels():
+                x: Tensor = self.generator(z[start:stop], conditions[start:stop])
+            return x
+        size = self.guide.batch
+        before = start // size * size
+        places = [slice(at, at + size) for at in range(before, stop, size)]
+        parts = [self.guide.samples(self.generator, z[rows], conditions[rows]) for rows in places]
+        return torch.cat(parts)[start - before : stop - before]
 
 
 @dataclass(frozen=True)
@@ -78,11 +72,6 @@ class TrainedGenerator:
     fingerprint: str
     history: tuple[tuple[int, float, float], ...]
     seconds: float
-
-    @property
-    def steps(self) -> int:
-        """Of each generator."""
-        return len(self.history) // len(self.generator.members)
 
 
 def save_generator(trained: TrainedGenerator, path: Path) -> Path:

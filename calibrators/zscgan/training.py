@@ -119,7 +119,8 @@ def draw_pairs(
 
 def new_config(spec: InputSpec, classes: int, options: ZSCGANOptions) -> GeneratorConfig:
     """The generator that ``options`` call for."""
-    return GeneratorConfig(spec, classes, options.latent, options.width)
+    labelled = options.trains_labels(classes, options.batch_for(*spec.shape[1:]))
+    return GeneratorConfig(spec, classes, options.latent, options.width, labelled)
 
 
 def new_state(config: GeneratorConfig, options: ZSCGANOptions, device: torch.device) -> TrainingState:
@@ -203,7 +204,7 @@ def train_step(
     label = label_loss(logits, labels, options.label_smoothing)
     loss = (
         options.bn_weight * bn_kl
-        + (label if options.learns(state.generator.config.classes, batch) else 0.0)
+        + (label if state.generator.config.labelled else 0.0)
         + pixel_loss(pixels, state.generator.mean, options.variety_weight, options.prior_weight)
     )
     weights = list(state.generator.parameters())
@@ -251,6 +252,8 @@ def moments_of(statistics: BatchStatistics) -> dict[str, Moments]:
 def falling_start(state: TrainingState, options: ZSCGANOptions) -> int | None:
     """The step from which the learning rate falls, by the losses so far."""
     bn_kl, label = ([getattr(step, name) for step in state.history] for name in ("bn_kl", "label"))
+    if not state.generator.config.labelled:
+        label = [0.0] * len(label)
     return falling_from(bn_kl, label, options.steps)
 
 

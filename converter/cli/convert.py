@@ -62,6 +62,11 @@ IDLE: dict[str, tuple[str, str, Callable[[dict[str, Any]], Any]]] = {
     "resize": ("--resize", "--val, --calib-data or --qat-data", has_images),
     "crop": ("--crop", "--val, --calib-data or --qat-data", has_images),
     "steps": ("--gan-steps", "a generator to train", lambda g: not (g["generator"] or g["calib_data"])),
+    "guide_steps": (
+        "--guide-steps",
+        "samples of a generator",
+        lambda g: g["sample_source"] != "procedural" and not g["calib_data"],
+    ),
 }
 """Option -> its flag, what it needs to have an effect, and whether that is there."""
 

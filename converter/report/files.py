@@ -25,7 +25,7 @@ FILES = {
     REPORT: "the report, for programs",
     SAMPLES: "a picture of some samples",
     ANSWERS: "what FP32 and INT8 find in a few inputs",
-    "generator.pt": "the generators, for --generator",
+    "generator.pt": "the generator, for --generator",
     "calibration.json": "the range of each activation",
     "calibration.cache": "the same ranges in TensorRT's format",
     IMPLICIT_CACHE: "the ranges that TensorRT's own calibrator found",

@@ -124,7 +124,8 @@ def warn_of_dead(
 
 def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
-    count, seed = judges_of(job.task, samples, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
+    fresh = samples if job.calib is None else None
+    count, seed = judges_of(job.task, fresh, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
     if job.calib is not None:
         data: Batches = BorderBatches(job.calib, seed)
     else:

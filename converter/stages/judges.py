@@ -9,6 +9,6 @@ JUDGES = 128
 
 
 def judges_of(task: Task, samples: SampleSource | None, count: int) -> int:
-    """How many of ``count`` inputs."""
+    """``count``, at most ``JUDGES`` where the answers are masks or the samples guided."""
     guided = isinstance(samples, GeneratorSamples) and samples.guide is not None
     return min(count, JUDGES) if guided or isinstance(task, Mask) else count

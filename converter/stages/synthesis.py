@@ -81,7 +81,7 @@ def synthesise(job: Job) -> Synthesised:
         generated = generated_samples(job.teacher, job.task, trained, job.options.synthesis)
         looked_at = None if has_labels(job.task) else min(STATISTICS, job.options.calibration.samples)
         inputs = job.samples(generated, count=looked_at)
-        with job.console.progress("guidance", inputs.num_samples) as advance:
+        with job.console.progress("samples", inputs.num_samples) as advance:
             quality = sample_quality(LabelsOf(job.teacher.module, job.task), inputs, advance)
         save_generator(trained, job.workspace.path("generator.pt"))
         save_picture(
@@ -94,9 +94,11 @@ def synthesise(job: Job) -> Synthesised:
         stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
+        stage.detail += guided_words(generated, job.options.synthesis)
         if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
-    warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console)
+    guided = generated.guide is not None
+    warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console, guided=guided)
     return Synthesised(samples_from(job, generated), section_of(job, generated, quality))
 
 
@@ -105,7 +107,14 @@ def generated_samples(
 ) -> GeneratorSamples:
     """The samples of ``trained``, guided where it has not learned their labels."""
     network = LabelsOf(teacher.module, task)
-    return GeneratorSamples(trained, guide_for(network, teacher.spec, task.classes, options, trained.steps))
+    return GeneratorSamples(trained, guide_for(network, trained.generator, options))
+
+
+def guided_words(generated: GeneratorSamples, options: ZSCGANOptions) -> str:
+    """What was done to the samples; empty where that is nothing."""
+    if generated.guide is None:
+        return ""
+    return f"; guided to their classes in {options.guide_steps} steps, as training was too short to learn all of them"
 
 
 def samples_from(job: Job, generated: GeneratorSamples | None) -> SampleSource:
@@ -237,7 +246,9 @@ def nothing_to_save(_state: EnsembleState) -> None:
     """In place of a checkpoint on all ranks but the first."""
 
 
-def warn_of_poor_samples(quality: SampleQuality, task: Task, spec: InputSpec, console: Console) -> None:
+def warn_of_poor_samples(
+    quality: SampleQuality, task: Task, spec: InputSpec, console: Console, *, guided: bool
+) -> None:
     """Say where the samples are not what the network was trained with."""
     if not quality.bn_kl <= POOR_STATISTICS:
         console.warn(
@@ -257,9 +268,9 @@ def warn_of_poor_samples(quality: SampleQuality, task: Task, spec: InputSpec, co
             WarningMessage(
                 "poor-labels",
                 f"only {quality.label_accuracy:.1f} % of the samples are classified as their intended class; "
-                "increase --gan-steps or --guide-steps",
-                "Ranges follow the statistics and need no labels. If the accuracy with --val is not enough, train "
-                "longer (--gan-steps), guide longer (--guide-steps) or calibrate with real images (--calib-data).",
+                f"increase {'--guide-steps' if guided else '--gan-steps'}",
+                "Ranges follow the statistics and need no labels. If the accuracy with --val is not enough, give more "
+                "steps or calibrate with real images (--calib-data).",
             )
         )
 

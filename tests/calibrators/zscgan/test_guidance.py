@@ -1,6 +1,6 @@
 """Guidance: what a few steps change of samples, and what they leave."""
 
-from collections.abc import Callable
+import copy
 from dataclasses import replace
 
 import pytest
@@ -17,12 +17,22 @@ from calibrators.zscgan.losses import pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
 from calibrators.zscgan.sampling import SyntheticBatches
+from calibrators.zscgan.training import new_config, train_generator
 
 OPTIONS = ZSCGANOptions(batch=16, guide_steps=10)
 
 
 def samples(spec: InputSpec, count: int = 32) -> tuple[Tensor, Tensor]:
     return random_pixels(spec, count, 0), torch.arange(count) % 4
+
+
+def guided(guide: Guide, x: Tensor, labels: Tensor) -> Tensor:
+    return guide._inputs(guide(x, labels))
+
+
+def ensemble_of(spec: InputSpec, classes: int = 4, *, labelled: bool = False) -> Ensemble:
+    config = GeneratorConfig(spec, classes, latent=16, width=8, labelled=labelled)
+    return Ensemble([Generator(config)]).eval()
 
 
 def quality(teacher: nn.Module, x: Tensor, labels: Tensor) -> SampleQuality:
@@ -35,7 +45,7 @@ def test_guided_samples_have_their_labels_and_are_nearer_to_the_statistics(
     x, labels = samples(spec)
     x = x / 4  # far from what the teacher has seen
     guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=60, guide_rate=0.1, bn_weight=5.0))
-    before, after = quality(teacher, x, labels), quality(teacher, guide.inputs(guide(x, labels)), labels)
+    before, after = quality(teacher, x, labels), quality(teacher, guided(guide, x, labels), labels)
     assert before.label_accuracy <= 50
     assert after.label_accuracy >= 70
     assert after.bn_kl < before.bn_kl / 2
@@ -47,17 +57,17 @@ def test_guided_samples_are_valid_pixels(teacher: nn.Module, spec: InputSpec) ->
     pixels = guide(x, labels)
     assert (pixels.dtype, pixels.shape) == (torch.uint8, x.shape)
     low, high = (torch.tensor(side).view(1, -1, 1, 1) for side in (spec.low, spec.high))
-    inputs = guide.inputs(pixels)
+    inputs = guide._inputs(pixels)
     torch.testing.assert_close(inputs, low + pixels / 255 * (high - low))
     assert (inputs >= low - 1e-6).all()
     assert (inputs <= high + 1e-6).all()
 
 
-def test_a_step_changes_no_pixel_by_more_than_its_rate(teacher: nn.Module, spec: InputSpec) -> None:
+def test_a_step_changes_pixels_by_its_rate_in_the_mean_square(teacher: nn.Module, spec: InputSpec) -> None:
     x, labels = samples(spec)
     rate = 0.01
     guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=1, guide_rate=rate))
-    moved = (guide.inputs(guide(x, labels)) - x) / guide._span
+    moved = (guided(guide, x, labels) - x) / guide._span
     assert moved.abs().max() > 0
     # One scale at 8x8; a rounded pixel may lie half a level further.
     assert (moved.square().mean((1, 2, 3)).sqrt() <= rate + 0.5 / 255).all()
@@ -73,14 +83,14 @@ def test_batches_are_guided_each_for_itself(teacher: nn.Module, spec: InputSpec)
 def test_a_single_sample_is_guided(teacher: nn.Module, spec: InputSpec) -> None:
     x, labels = samples(spec, 1)
     guide = Guide(teacher, spec, OPTIONS)
-    assert not torch.equal(guide.inputs(guide(x, labels)), x)
+    assert not torch.equal(guided(guide, x, labels), x)
 
 
 def test_what_has_no_gradient_stays_as_it_is(teacher: nn.Module, spec: InputSpec) -> None:
     x, labels = samples(spec)
     teacher[8].bias.data.fill_(torch.nan)  # type: ignore[union-attr, operator]
     guide = Guide(teacher, spec, OPTIONS)
-    torch.testing.assert_close(guide.inputs(guide(x, labels)), x, rtol=0, atol=0.51 / 255 / 0.2)
+    torch.testing.assert_close(guided(guide, x, labels), x, rtol=0, atol=0.51 / 255 / 0.2)
 
 
 def test_the_teacher_and_the_gradients_mode_are_left_as_they_were(
@@ -113,43 +123,119 @@ def test_the_gradient_is_followed_at_each_scale(size: tuple[int, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("classes", "steps", "guide_steps", "guided"),
-    [(1, 1, 3, False), (4, 60, 3, False), (4, 1, 3, True), (4, 1, 0, False), (1000, 60, 3, True)],
+    ("labelled", "guide_steps", "guides"), [(False, 3, True), (True, 3, False), (False, 0, False)]
 )
 def test_who_is_guided(
-    classes: int, steps: int, guide_steps: int, guided: bool, teacher: nn.Module, spec: InputSpec
+    labelled: bool, guide_steps: int, guides: bool, teacher: nn.Module, spec: InputSpec
 ) -> None:
     options = ZSCGANOptions(guide_steps=guide_steps)
-    assert (guide_for(teacher, spec, classes, options, steps) is not None) == guided
+    assert (guide_for(teacher, ensemble_of(spec, labelled=labelled), options) is not None) == guides
+
+
+@pytest.mark.parametrize(
+    ("classes", "steps", "guide_steps", "labelled"),
+    [(1, 1, 3, True), (4, 60, 3, True), (64, 60, 3, True), (65, 60, 3, False), (65, 60, 0, True)],
+)
+def test_a_generator_without_time_for_the_labels_is_not_trained_to_them(
+    classes: int, steps: int, guide_steps: int, labelled: bool, spec: InputSpec
+) -> None:
+    options = ZSCGANOptions(steps=steps, guide_steps=guide_steps)
+    assert new_config(spec, classes, options).labelled == labelled
+
+
+def test_the_label_loss_then_changes_no_weight(teacher: nn.Module, spec: InputSpec) -> None:
+    turned = copy.deepcopy(teacher)
+    for part in turned[8].parameters():  # type: ignore[index]
+        part.data = part.roll(1, 0)  # other labels
+    few = replace(OPTIONS, steps=3, samples_per_class=1000)
+    one, other = (train_generator(network, spec, 4, few).generator for network in (teacher, turned))
+    assert all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+    enough = replace(few, samples_per_class=1)
+    one, other = (train_generator(network, spec, 4, enough).generator for network in (teacher, turned))
+    assert not all(map(torch.equal, one.state_dict().values(), other.state_dict().values()))
+
+
+def whole(batches: SyntheticBatches) -> tuple[Tensor, Tensor]:
+    x, labels = zip(*batches, strict=True)
+    return torch.cat(x), torch.cat(labels)
 
 
 @pytest.fixture
-def counting(teacher: nn.Module, spec: InputSpec, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
-    calls = []
+def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    calls: list[int] = []
     usual = Guide.__call__
 
-    def counted(self: Guide, x: Tensor, labels: Tensor) -> Tensor:
+    def counting(self: Guide, x: Tensor, labels: Tensor) -> Tensor:
         calls.append(len(x))
         return usual(self, x, labels)
 
-    monkeypatch.setattr(Guide, "__call__", counted)
-    return lambda: len(calls)
+    monkeypatch.setattr(Guide, "__call__", counting)
+    return calls
 
 
-def test_samples_are_guided_once(teacher: nn.Module, spec: InputSpec, counting: Callable[[], int]) -> None:
-    ensemble = Ensemble([Generator(GeneratorConfig(spec, 4, latent=16, width=8))]).eval()
+def test_samples_are_guided_once_in_the_batches_of_the_training(
+    teacher: nn.Module, spec: InputSpec, counted: list[int]
+) -> None:
+    ensemble, guide = ensemble_of(spec), Guide(teacher, spec, OPTIONS)
+    x, labels = whole(SyntheticBatches(ensemble, 40, 16, 3, guide))
+    assert counted == [16, 16, 16]  # the last one filled up
+    for count, batch_size in ((40, 16), (40, 1), (30, 7), (40, 40)):
+        again, same = whole(SyntheticBatches(ensemble, count, batch_size, 3, guide))
+        assert torch.equal(again, x[:count])
+        assert torch.equal(same, labels[:count])
+    assert len(counted) == 3
+    plain, same = whole(SyntheticBatches(ensemble, 40, 16, 3))
+    assert torch.equal(same, labels)
+    assert not torch.equal(plain, x)
+
+
+def test_every_nth_batch_is_that_of_the_whole(teacher: nn.Module, spec: InputSpec) -> None:
     guide = Guide(teacher, spec, OPTIONS)
-    whole = SyntheticBatches(ensemble, 40, 16, 3, guide)
-    first, again = list(whole), list(whole)
-    assert counting() == 3
-    assert all(torch.equal(x, same) for (x, _), (same, _) in zip(first, again, strict=True))
-    # Fewer of the same seed begin alike, and share what was guided.
-    fewer = list(SyntheticBatches(ensemble, 32, 16, 3, guide, whole.guided))
-    assert counting() == 3
-    assert all(torch.equal(x, same) for (x, _), (same, _) in zip(first, fewer, strict=False))
-    plain, labels = zip(*SyntheticBatches(ensemble, 40, 16, 3), strict=True)
-    assert torch.equal(torch.cat(labels), torch.cat([y for _, y in first]))
-    assert not torch.equal(torch.cat(plain), torch.cat([x for x, _ in first]))
+    batches = SyntheticBatches(ensemble_of(spec), 40, 8, 3, guide)
+    expected = list(batches)[1::2]
+    assert all(torch.equal(x, same) for (x, _), (same, _) in zip(batches.every(1, 2), expected, strict=True))
+
+
+def test_no_more_is_kept_than_there_is_room_for(
+    teacher: nn.Module, spec: InputSpec, counted: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("calibrators.zscgan.guidance.MOST_KEPT", 2 * 16 * 3 * 8 * 8)
+    batches = SyntheticBatches(ensemble_of(spec), 48, 16, 3, Guide(teacher, spec, OPTIONS))
+    x, again = whole(batches)[0], whole(batches)[0]
+    assert torch.equal(x, again)
+    assert len(counted) == 3 + 1
+
+
+class Viewing(nn.Module):
+    """A network that channels_last breaks, so that all use it itself."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, x: Tensor) -> Tensor:
+        first = self.network[:3](x)  # type: ignore[index]
+        logits: Tensor = self.network[3:](first.view(len(x), -1).view_as(first))  # type: ignore[index]
+        return logits
+
+
+def test_quality_is_measured_while_samples_are_guided(teacher: nn.Module, spec: InputSpec) -> None:
+    network = Viewing(teacher).eval()
+    batches = SyntheticBatches(ensemble_of(spec), 48, 16, 3, Guide(network, spec, OPTIONS))
+    fresh, again = sample_quality(network, batches), sample_quality(network, batches)
+    assert fresh == again
+
+
+@pytest.mark.parametrize("shape", [(1, 12, 20), (4, 9, 9)])
+def test_any_input_is_guided(shape: tuple[int, int, int]) -> None:
+    spec = InputSpec(shape, (0.5,), (0.5,)) if shape[0] == 1 else InputSpec(shape)
+    network = nn.Sequential(
+        nn.Conv2d(shape[0], 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True), nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(), nn.Linear(4, 3),
+    ).eval()  # fmt: skip
+    x, labels = whole(SyntheticBatches(ensemble_of(spec, 3), 5, 4, 0, Guide(network, spec, OPTIONS)))
+    assert x.shape == (5, *shape)
+    assert len(labels) == 5
 
 
 def test_a_prior_needs_no_pairs() -> None:
