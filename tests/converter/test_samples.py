@@ -2,9 +2,11 @@
 
 import pytest
 import torch
+from torch import nn
 
 from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import Ranks
+from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator
 from calibrators.zscgan.successive import new_ensemble
@@ -18,10 +20,28 @@ def generator(seed: int = 0) -> GeneratorSamples:
     return GeneratorSamples(TrainedGenerator(new_ensemble(SPEC, 10, options, CPU).ensemble, "", (), 0.0))
 
 
+def guided() -> GeneratorSamples:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 10),
+    )
+    return GeneratorSamples(generator().trained, Guide(network.eval(), SPEC, ZSCGANOptions()))
+
+
 every_source = pytest.mark.parametrize(
     "source",
-    [generator(), ProceduralSamples(SPEC, CPU), BothSamples(generator(), ProceduralSamples(SPEC, CPU))],
-    ids=["zscgan", "procedural", "both"],
+    [
+        generator(),
+        guided(),
+        ProceduralSamples(SPEC, CPU),
+        BothSamples(generator(), ProceduralSamples(SPEC, CPU)),
+    ],
+    ids=["zscgan", "guided", "procedural", "both"],
 )
 
 

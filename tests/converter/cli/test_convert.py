@@ -75,6 +75,28 @@ def test_all_outputs_are_there_and_no_others(converted: Path) -> None:
     assert [path.name for path in converted.parent.iterdir()] == ["out"]
 
 
+def test_samples_of_a_short_training_are_guided(quick: None, tmp_path: Path) -> None:
+    result = run(*MODEL, *INPUT, *SHORT, "--gan-steps", "2", "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert "guided to their classes in 3 steps" in result.output
+    report = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert (report["synthesis"]["guide_steps"], report["synthesis"]["classes"]) == (3, 10)
+    assert report["agreement"]["samples"] == 64
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "optimized toward its class in 3 gradient steps" in page
+    again = [
+        "--generator",
+        tmp_path / "out" / "generator.pt",
+        "--gan-steps",
+        "4000",
+        "-o",
+        tmp_path / "again",
+    ]
+    assert run(*MODEL, *INPUT, *SHORT, *again).exit_code == 0
+    ranges = [(tmp_path / name / "calibration.json").read_bytes() for name in ("out", "again")]
+    assert ranges[0] == ranges[1]
+
+
 def test_the_report_says_what_was_done(converted: Path) -> None:
     report = json.loads((converted / "report.json").read_text())
     assert report["schema"] == 1
@@ -260,6 +282,7 @@ WRONG_FLAGS = [
     (["--mean", "a"], "--mean"),
     (["--calib-samples", "-5"], "--calib-samples"),
     (["--gan-steps", "0"], "--gan-steps"),
+    (["--guide-steps", "-1"], "--guide-steps"),
     (["--gan-batch", "-2"], "--gan-batch"),
     (["--seed", "-1"], "--seed"),
     (["--engine", "warp"], "--engine"),

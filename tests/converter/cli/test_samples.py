@@ -50,6 +50,13 @@ def test_an_archive_with_its_report(made: Path) -> None:
     assert images_from_path(made, SPEC).num_samples == 40
 
 
+def test_samples_of_a_short_training_are_guided(tmp_path: Path) -> None:
+    output = tmp_path / "calib.npz"
+    result = run(*MODEL, *INPUT, *SHORT, "--gan-steps", "2", "-n", "40", "--report", "-o", output)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / "calib.samples.json").read_text())["guide_steps"] == 3
+
+
 def test_its_samples_are_those_of_a_conversion(made: Path, tmp_path: Path) -> None:
     """The generator serves zscgan-convert, and its first samples are the same."""
     generator = made.with_name("calib.generator.pt")

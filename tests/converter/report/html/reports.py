@@ -13,7 +13,7 @@ HOSTILE = "<img src=x onerror=\"alert('1')\"> & 'q' </script><script>alert(2)</s
 POOR_LABELS = {
     "code": "poor-labels",
     "text": "only 73.4 % of the samples are classified as their intended class; increase --gan-steps",
-    "advice": "Usual with many classes. Train longer with --gan-steps.",
+    "advice": "Ranges follow the statistics and need no labels. Give more steps.",
 }
 
 
@@ -53,7 +53,7 @@ def full_report(layers: int = 12, name: str = "resnet18", class_name: str = "tab
             "bn_kl": 0.010321,
             "label_accuracy": 93.36,
             "generators": 2,
-            "classes": 66,
+            "classes": 1000,
             "shown": [{"class": 3, "name": class_name}, {"class": 281, "name": "volcano"}],
             "reused": False,
             "history": [
