@@ -20,7 +20,7 @@ from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, CalibrationOptions
 from calibrators.ranges.histogram import Histogram, HistogramCollector
-from calibrators.ranges.ranges import load_ranges
+from calibrators.ranges.ranges import Ranges, load_ranges
 from calibrators.ranges.search import amax_from_histogram
 from calibrators.zscgan.sampling import SyntheticBatches, load_generator
 from converter.load.model import load_model
@@ -77,11 +77,11 @@ def histogram(values: NDArray[np.float32]) -> Histogram:
     return collector.histogram()
 
 
-def draw_ranges(ranges: dict[str, float], real: dict[str, NDArray[np.float32]], path: Path) -> None:
-    """Both ranges of each activation side by side, by the entropy calibrator."""
-    entropy = CalibrationOptions(algorithm="entropy")
+def draw_ranges(found: Ranges, real: dict[str, NDArray[np.float32]], path: Path) -> None:
+    """Both ranges of each activation side by side, by the same calibrator."""
+    calibrator, ranges = CalibrationOptions(algorithm=found.algorithm), found.amax
     names = list(ranges)
-    theirs = [amax_from_histogram(histogram(real[name]), entropy) for name in names]
+    theirs = [amax_from_histogram(histogram(real[name]), calibrator) for name in names]
     at = np.arange(len(names))
     figure = Figure(figsize=(9, 3), layout="constrained")
     axes = figure.subplots()
@@ -109,9 +109,9 @@ def draw_calibrators(values: NDArray[np.float32], path: Path) -> None:
 
 
 def main(folder: Path, to: Path = HERE) -> None:
-    ranges = dict(load_ranges(folder / "calibration.json").amax)
+    ranges = load_ranges(folder / "calibration.json")
     synthetic, real = (
-        activations(folder / "model.fp32.onnx", list(ranges), x) for x in synthetic_and_real(folder)
+        activations(folder / "model.fp32.onnx", list(ranges.amax), x) for x in synthetic_and_real(folder)
     )
     draw_ranges(ranges, real, to / "ranges.png")
     draw_calibrators(synthetic[TENSOR], to / "calibrators.png")

@@ -7,12 +7,13 @@ from converter.job import Job
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.stages import benchmark as measure
-from converter.stages.benchmark import SLOWER, benchmark
+from converter.stages.benchmark import SLOWER, benchmark, on_cpu
 from converter.stages.build import Deployed
 from engines.errors import EngineError
 from engines.measurement import Throughput
 from engines.options import BenchOptions
 from tests.converter.jobs import job_of
+from tests.engines.bench.test_compare import Clock, FakeEngine
 
 
 def never_opened(_device: object) -> None:
@@ -49,3 +50,24 @@ def test_slower_is_a_verdict_only_where_the_cpu_was_asked_for(
     assert len(found.throughput) == 4
     (stage,) = console.stages
     assert stage.detail.startswith("ONNX Runtime, INT8: 0.50 x FP32 at batch 1, ")
+
+
+@pytest.mark.parametrize(("is_fp32", "measured"), [(True, ["fp32"]), (False, ["fp32", "int8"])])
+def test_an_engine_that_is_the_fp32_network_is_measured_once(
+    is_fp32: bool, measured: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compared(engines: list[FakeEngine], bench: BenchOptions) -> list[Throughput]:
+        assert [engine.name for engine in engines] == measured
+        return [
+            Throughput("onnxruntime", engine.name, batch, 100.0, {"median": 1.0}, 10)
+            for batch in bench.batches
+            for engine in engines
+        ]
+
+    monkeypatch.setattr(measure, "compare", compared)
+    monkeypatch.setattr(measure, "OnnxRuntimeEngine", lambda _path: FakeEngine("fp32", Clock()))
+    deployed = Deployed("onnxruntime", lambda _device: FakeEngine("int8", Clock()), is_fp32=is_fp32)
+    found = on_cpu(job_of(), BenchOptions(batches=(1, 8)), deployed)
+    assert [(entry.precision, entry.batch) for entry in found] == [
+        ("fp32", 1), ("int8", 1), ("fp32", 8), ("int8", 8),
+    ]  # fmt: skip
