@@ -72,8 +72,8 @@ STAND_INS = {
 }
 """Word of a command -> what takes its place."""
 QUICK = {
-    "zscgan-convert": ["--gan-steps", "2", "--gan-batch", "8", "--calib-samples", "8"],
-    "zscgan-samples": ["--gan-steps", "2", "--gan-batch", "8", "--count", "8"],
+    "zscgan-convert": ["--gan-steps", "2", "--guide-steps", "0", "--gan-batch", "8", "--calib-samples", "8"],
+    "zscgan-samples": ["--gan-steps", "2", "--guide-steps", "0", "--gan-batch", "8", "--count", "8"],
 }
 
 CLASSES = 4

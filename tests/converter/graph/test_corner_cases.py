@@ -78,7 +78,17 @@ def test_a_difficult_network_converts(
 ) -> None:
     flags = checkpoint(tmp_path, shape[0], classes)
     flags += ["--input-shape", "x".join(map(str, shape)), "--preset", "unit", "--calibrator", calibrator]
-    flags += ["--int8", "--gan-steps", "5", "--calib-samples", "32", "-o", str(tmp_path / "out")]
+    flags += [
+        "--int8",
+        "--gan-steps",
+        "5",
+        "--guide-steps",
+        "0",
+        "--calib-samples",
+        "32",
+        "-o",
+        str(tmp_path / "out"),
+    ]
     result = CliRunner().invoke(command, flags)
     assert result.exit_code == 0, result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())

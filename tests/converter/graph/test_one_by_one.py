@@ -260,7 +260,18 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pipeline, "benchmark", benchmark)
     path = saved(tmp_path / "mine.onnx", NETWORKS["a transposed batch"][0])
-    flags = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "32", "--no-html"]
+    flags = [
+        "--int8",
+        "--preset",
+        "unit",
+        "--gan-steps",
+        "4",
+        "--guide-steps",
+        "0",
+        "--calib-samples",
+        "32",
+        "--no-html",
+    ]
     result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert "the network converts sample by sample, and its engine takes one image" in result.stderr

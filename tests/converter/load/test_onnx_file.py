@@ -273,7 +273,18 @@ def test_a_file_cut_short_ends_in_one_message(
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "benchmark", lambda *_: Benchmarked([]))  # seconds that say nothing here
     path = classifier(tmp_path / "mine.onnx", batch=1)
-    flags = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "32", "--no-html"]
+    flags = [
+        "--int8",
+        "--preset",
+        "unit",
+        "--gan-steps",
+        "4",
+        "--guide-steps",
+        "0",
+        "--calib-samples",
+        "32",
+        "--no-html",
+    ]
     result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     int8 = onnx.load(tmp_path / "out" / "model.int8.onnx")

@@ -16,7 +16,18 @@ from tests.converter.tails import SIZE, file
 from tests.tensorrt_double.builder import plan_model
 from tests.tensorrt_double.machine import machine_with_tensorrt
 
-FLAGS = ["--int8", "--preset", "unit", "--gan-steps", "4", "--calib-samples", "8", "--no-html"]
+FLAGS = [
+    "--int8",
+    "--preset",
+    "unit",
+    "--gan-steps",
+    "4",
+    "--guide-steps",
+    "0",
+    "--calib-samples",
+    "8",
+    "--no-html",
+]
 BEFORE_THE_END = "agreement and accuracy are measured before the graph's end"
 
 MODULE = """

@@ -23,7 +23,18 @@ from tests.converter.networks import randomised
 
 NETWORKS = Path(task_networks.__file__)
 INPUT = ["--input-shape", "3x32x32", "--preset", "unit"]
-QUICK = ["--int8", "--gan-steps", "4", "--calib-samples", "32", "--no-html", "--engine", "onnxruntime"]
+QUICK = [
+    "--int8",
+    "--gan-steps",
+    "4",
+    "--guide-steps",
+    "0",
+    "--calib-samples",
+    "32",
+    "--no-html",
+    "--engine",
+    "onnxruntime",
+]
 
 
 @pytest.fixture(autouse=True)
