@@ -30,7 +30,7 @@ from calibrators.data.images import SUFFIXES
 from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import VERSION, TrainedGenerator, load_generator, save_generator
 from converter.console import Console
 from converter.graph.capture import FoldedGraph
@@ -106,7 +106,7 @@ def options_of(args: argparse.Namespace, seed: int) -> ConvertOptions:
             std=numbers(args.std),
             channel_order="bgr" if args.bgr else "rgb",
         ),
-        synthesis=ZSCGANOptions(**steps_for_any_labels(args.steps), batch=args.batch, seed=seed),
+        synthesis=ZSCGANOptions(steps=args.steps, batch=args.batch, seed=seed),
         calibration=CalibrationOptions(samples=args.samples),
         engine="onnxruntime",
         task=args.task,

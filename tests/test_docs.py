@@ -25,7 +25,7 @@ from calibrators.ranges import entropy
 from calibrators.ranges.cache_file import ENTROPY_CALIBRATOR, header_version
 from calibrators.ranges.histogram import NUM_BINS
 from calibrators.tensorrt.calibrator import ZSCGANEntropyCalibrator
-from calibrators.zscgan.options import FEW_LABELS, ZSCGANOptions
+from calibrators.zscgan.options import ZSCGANOptions
 from converter import __version__
 from converter.cli import convert as convert_cli
 from converter.cli import samples as samples_cli
@@ -257,12 +257,11 @@ def test_the_readme_is_short() -> None:
 
 def test_the_steps_of_a_training_are_the_defaults() -> None:
     steps, guide_steps = ZSCGANOptions.steps, ZSCGANOptions.guide_steps
-    few = ZSCGANOptions.steps_with_few_labels
     cli, script, method = (
         (ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8")
         for name in ("cli", "tensorrt-script", "method")
     )
-    assert f"at most ({steps}; {few} for up to {FEW_LABELS} classes; training stops early" in cli
+    assert f"at most ({steps}; training stops early" in cli
     assert f"all classes ({guide_steps}; 0 for none" in cli
     assert f"ZSCGANOptions(steps={steps}, " in script
     assert f"\n{steps} steps, in batches of " in method

@@ -7,16 +7,9 @@ BATCHES = {64 * 64: 64, 96 * 96: 32, 192 * 192: 16}
 """Pixels of an input → samples of a batch for inputs up to so large."""
 LARGE_BATCH, LARGE_BATCH_WITHOUT_LABELS = 16, 8
 """Samples of a batch for larger inputs than those of ``BATCHES``."""
-FEW_LABELS = 4
-"""Networks of up to so many classes take ``steps_with_few_labels``."""
 BETWEEN_SEEDS = 2**28
 """From the seed of one generator to that of the next, far from the seeds that people choose."""
 MOST_GENERATORS = 2**32 // BETWEEN_SEEDS
-
-
-def steps_for_any_labels(steps: int) -> dict[str, int]:
-    """Fields of ZSCGANOptions with which a training takes ``steps``, however many labels there are."""
-    return dict.fromkeys(("steps", "steps_with_few_labels"), steps)
 
 
 @dataclass(frozen=True)
@@ -35,12 +28,10 @@ class ZSCGANOptions:
     averaged, ``variety_weight`` multiplies the loss that keeps the samples of a class apart, ``prior_weight`` the one
     that keeps them smooth and soft.
 
-    Few classes are few kinds of pictures, so the default for these are two generators, of ``steps_with_few_labels``
-    together; where samples have no labels, one generator and ``LARGE_BATCH_WITHOUT_LABELS`` (``for_labels``).
+    Where samples have no labels, ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
     """
 
     steps: int = 60
-    steps_with_few_labels: int = 120
     generators: int = 2
     least_steps: int = 60
     batch: int = 0
@@ -76,11 +67,8 @@ class ZSCGANOptions:
 
     def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
         """Options for a network with so many ``labels``, 1 where samples have none, trained by ``world`` processes."""
-        if labels > FEW_LABELS:
-            return self
         if labels > 1:
-            default = self.steps == ZSCGANOptions.steps
-            return replace(self, steps=self.steps_with_few_labels if default else self.steps)
+            return self
         fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
         return replace(
             self,

@@ -11,7 +11,7 @@ import cloup
 from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
+from calibrators.zscgan.options import ZSCGANOptions
 from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import (
     calibration_options,
@@ -139,8 +139,6 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
     choose = given["algorithm"] == CALIBRATORS[0]
     if choose:
         given = {**given, "algorithm": CalibrationOptions.algorithm}
-    if "steps" in typed:
-        given |= steps_for_any_labels(given["steps"])
     given = {**given, "qat": qat_from_flags(given, typed)}
     return ConvertOptions(
         choose_calibrator=choose,

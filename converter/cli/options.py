@@ -4,7 +4,7 @@ import click
 import cloup
 
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import FEW_LABELS, ZSCGANOptions
+from calibrators.zscgan.options import ZSCGANOptions
 from converter.cli.params import ResizeType, ShapeType
 from converter.load.options import ORDER_CHOICES, PRESET_CHOICES
 from converter.options import CALIBRATORS, DEVICES, SAMPLES, TASKS, ConvertOptions
@@ -52,9 +52,7 @@ sample_options = cloup.option_group(
                  show_default=True, help="What to calibrate with: samples of a generator that is trained on the "
                  "network's batch norms, or procedural images, which need no training; auto takes these where there "
                  "is no batch norm, and half of each for networks without labels."),
-    cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps,
-                 show_default=f"{ZSCGANOptions.steps}; {ZSCGANOptions.steps_with_few_labels} for up to {FEW_LABELS} "
-                 "classes",
+    cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
                  help="Training steps of all generators, at most."),
     cloup.option("--guide-steps", type=int, default=ZSCGANOptions.guide_steps, show_default=True,
                  help="Gradient steps that optimize the pixels of each sample toward its class, where --gan-steps are "

@@ -7,10 +7,9 @@ from typing import Any
 
 import click
 import cloup
-from click.core import ParameterSource
 
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
+from calibrators.zscgan.options import ZSCGANOptions
 from converter.cli.brief_help import BriefCommand, help_all_option, model_argument
 from converter.cli.options import input_options, log_options, model_options, sample_options
 from converter.cli.process import exit_code, tune_process
@@ -61,29 +60,25 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted (the same co
 @log_options
 @click.version_option(__version__, prog_name="zscgan-samples")
 @help_all_option
-@click.pass_context
-def command(context: click.Context, /, model: str, verbose: int, quiet: bool, **given: Any) -> None:
+def command(model: str, verbose: int, quiet: bool, **given: Any) -> None:
     """Make calibration data for the vision network MODEL from nothing but MODEL.
 
     MODEL is what zscgan-convert takes. The samples are those that it would calibrate with.
     """
-    steps = context.get_parameter_source("steps") is ParameterSource.COMMANDLINE
     try:
-        options = options_from_flags(model, given, steps=steps)
+        options = options_from_flags(model, given)
     except (ValueError, OptionsError) as error:
         raise click.UsageError(str(error)) from error
     sys.exit(exit_code(lambda: _run(options, quiet), verbose))
 
 
-def options_from_flags(model: str, given: dict[str, Any], *, steps: bool) -> SampleOptions:
-    """The flags as options; ``steps`` if --gan-steps was typed. Raises ValueError or OptionsError."""
+def options_from_flags(model: str, given: dict[str, Any]) -> SampleOptions:
+    """The flags as options. Raises ValueError or OptionsError."""
 
     def some(kind: type[Any]) -> dict[str, Any]:
         names = {entry.name for entry in fields(kind)} - {"model"}
         return {name: value for name, value in given.items() if name in names}
 
-    if steps:
-        given |= steps_for_any_labels(given["steps"])
     return SampleOptions(
         model=ModelOptions(model=model, **some(ModelOptions)),
         synthesis=ZSCGANOptions(**some(ZSCGANOptions)),

@@ -116,7 +116,7 @@ def test_keywords_mean_what_the_flags_mean() -> None:
         hardware_compatibility_level="ampere+", input_shape=(3, 8, 8), max_drop=0.5, calib_samples=9,
     )  # fmt: skip
     synthesis = options.synthesis
-    assert synthesis.steps == synthesis.steps_with_few_labels == 7
+    assert synthesis.steps == 7
     assert (options.choose_calibrator, options.asked_algorithm) == (False, "max")
     assert options.qat is not None
     assert options.qat.steps == 3

@@ -10,7 +10,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.losses import pixel_loss
-from calibrators.zscgan.options import ZSCGANOptions, steps_for_any_labels
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.resume import restore_checkpoint, run_key, save_checkpoint
 from calibrators.zscgan.sampling import SyntheticBatches
@@ -157,12 +157,8 @@ def test_large_inputs_without_labels_take_small_batches_that_the_ranks_can_share
     assert ZSCGANOptions(batch=12).for_labels(1, world).batch_for(224, 224) == 12
 
 
-def test_steps_and_generators_by_labels() -> None:
+def test_a_network_without_labels_takes_one_generator() -> None:
     options = ZSCGANOptions()
-    assert [options.for_labels(labels).steps for labels in (1, 2, 4, 5, 10)] == [60, 120, 120, 60, 60]
-    assert [len(options.for_labels(labels).shares(labels, 64)) for labels in (1, 2, 4, 5)] == [1, 2, 2, 1]
-    assert ZSCGANOptions(steps=20).for_labels(2).steps == 20
-    assert ZSCGANOptions(**steps_for_any_labels(60)).for_labels(2).steps == 60
     assert [options.for_labels(labels).generators for labels in (1, 2, 10)] == [1, 2, 2]
     assert [options.batch_for(48, width) for width in (64, 128, 192, 256)] == [64, 32, 32, 16]
 
