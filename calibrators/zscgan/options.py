@@ -96,8 +96,8 @@ class ZSCGANOptions:
         return several if all(part.learns(classes, batch) for part in several) else alone
 
     def learns(self, classes: int, batch: int) -> bool:
-        """Whether a generator has the samples to learn so many classes."""
-        return self.steps * batch >= classes * self.samples_per_class
+        """Whether a generator has the samples to learn so many classes; of one there is nothing to learn."""
+        return classes == 1 or self.steps * batch >= classes * self.samples_per_class
 
     def trains_labels(self, classes: int, batch: int) -> bool:
         """Whether a generator is trained to its labels: where it can learn them, and where no guidance follows."""

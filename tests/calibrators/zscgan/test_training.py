@@ -138,7 +138,14 @@ def test_draw_covers_the_classes_evenly(classes: int) -> None:
 
 @pytest.mark.parametrize(
     ("classes", "steps", "batch", "learned"),
-    [(1, 1, 60, True), (10, 60, 64, True), (16, 60, 16, True), (17, 60, 16, False), (1000, 3750, 16, True)],
+    [
+        (1, 1, 60, True),
+        (1, 1, 8, True),
+        (10, 60, 64, True),
+        (16, 60, 16, True),
+        (17, 60, 16, False),
+        (1000, 3750, 16, True),
+    ],
 )
 def test_classes_are_learned_by_enough_samples(classes: int, steps: int, batch: int, learned: bool) -> None:
     assert ZSCGANOptions(steps=steps).learns(classes, batch) == learned
