@@ -159,8 +159,9 @@ def _warn_of_poor(
     count = min(STATISTICS, options.count)
     looked_at = _batches(network.teacher, "generator", generated, replace(options, count=count))
     quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
-    guided = generated.guide is not None
-    warn_of_poor_samples(quality, network.task, network.teacher.spec, console, guided=guided)
+    warn_of_poor_samples(
+        quality, network.task, network.teacher.spec, console, guided=generated.guide_steps > 0
+    )
 
 
 def _batches(
@@ -261,7 +262,7 @@ def _add_report(
             source=kind,
             seed=options.synthesis.seed,
             steps=0 if trained is None else len(trained.history),
-            guide_steps=0 if generated is None or generated.guide is None else options.synthesis.guide_steps,
+            guide_steps=0 if generated is None else generated.guide_steps,
             bn_kl=quality.bn_kl if teacher.bn_layers else None,
             label_accuracy=quality.label_accuracy if labelled else None,
         )

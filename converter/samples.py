@@ -66,6 +66,11 @@ class GeneratorSamples:
         weights = fingerprint(self.trained.generator.state_dict())
         return weights if self.guide is None else f"{weights}, guided {self.guide.key}"
 
+    @property
+    def guide_steps(self) -> int:
+        """Gradient steps toward the class of each; 0 where there are none."""
+        return 0 if self.guide is None else self.guide.steps
+
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
         return SyntheticBatches(self.trained.generator, count, batch_size, seed, self.guide)
 

@@ -46,7 +46,8 @@ class Guide:
     def __init__(self, teacher: nn.Module, spec: InputSpec, options: ZSCGANOptions) -> None:
         self._teacher, self._layout = fastest_form(teacher, spec.shape)
         self._targets = targets_from_model(self._teacher)
-        self._options, self.batch = options, options.batch_for(*spec.shape[1:])
+        self._options, self.steps = options, options.guide_steps
+        self.batch = options.batch_for(*spec.shape[1:])
         device = next(teacher.parameters()).device
         low, high = (torch.tensor(side, device=device).view(1, -1, 1, 1) for side in (spec.low, spec.high))
         self._low, self._span, self._mean = low, high - low, mean_pixel(spec).to(device)
@@ -56,7 +57,7 @@ class Guide:
     @property
     def key(self) -> str:
         """A name for what it does, beside the network."""
-        return f"{self._options.guide_steps} x {self._options.guide_rate:g} in batches of {self.batch}"
+        return f"{self.steps} x {self._options.guide_rate:g} in batches of {self.batch}"
 
     def samples(
         self, generator: Ensemble, z: Float[Tensor, "inputs latent"], conditions: Int[Tensor, "inputs 2"]
@@ -92,7 +93,7 @@ class Guide:
         return torch.addcmul(self._low, self._span, send(pixels, self._low.device) / LEVELS)
 
     def _guided(self, pixels: Tensor, labels: Tensor, statistics: BatchStatistics) -> Tensor:
-        for _ in range(self._options.guide_steps):
+        for _ in range(self.steps):
             pixels = self._step(pixels.detach().requires_grad_(), labels, statistics).detach()
         return pixels
 

@@ -10,5 +10,5 @@ JUDGES = 128
 
 def judges_of(task: Task, samples: SampleSource | None, count: int) -> int:
     """``count``, at most ``JUDGES`` where the answers are masks or the samples guided."""
-    guided = isinstance(samples, GeneratorSamples) and samples.guide is not None
+    guided = isinstance(samples, GeneratorSamples) and samples.guide_steps > 0
     return min(count, JUDGES) if guided or isinstance(task, Mask) else count

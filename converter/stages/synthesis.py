@@ -94,11 +94,12 @@ def synthesise(job: Job) -> Synthesised:
         stage.detail = f"{len(trained.history)} steps, batch-norm KL {quality.bn_kl:.4f}" + (
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
-        stage.detail += guided_words(generated, job.options.synthesis)
+        if generated.guide_steps:
+            stage.detail += f"; guided to their classes in {generated.guide_steps} steps, "
+            stage.detail += "as training was too short to learn all of them"
         if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
-    guided = generated.guide is not None
-    warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console, guided=guided)
+    warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console, guided=generated.guide_steps > 0)
     return Synthesised(samples_from(job, generated), section_of(job, generated, quality))
 
 
@@ -108,13 +109,6 @@ def generated_samples(
     """The samples of ``trained``, guided where it has not learned their labels."""
     network = LabelsOf(teacher.module, task)
     return GeneratorSamples(trained, guide_for(network, trained.generator, options))
-
-
-def guided_words(generated: GeneratorSamples, options: ZSCGANOptions) -> str:
-    """What was done to the samples; empty where that is nothing."""
-    if generated.guide is None:
-        return ""
-    return f"; guided to their classes in {options.guide_steps} steps, as training was too short to learn all of them"
 
 
 def samples_from(job: Job, generated: GeneratorSamples | None) -> SampleSource:
@@ -291,7 +285,7 @@ def section_of(job: Job, generated: GeneratorSamples, quality: SampleQuality) ->
         label_accuracy=quality.label_accuracy if has_labels(job.task) else None,
         generators=len(trained.generator.members),
         classes=trained.generator.config.classes,
-        guide_steps=0 if generated.guide is None else job.options.synthesis.guide_steps,
+        guide_steps=generated.guide_steps,
         shown=[]
         if not has_labels(job.task)
         else [
