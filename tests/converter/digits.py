@@ -21,6 +21,8 @@ from engines.options import BenchOptions
 DIGITS = Path(__file__).parents[2] / "examples" / "digits"
 MODEL = [str(DIGITS / "digits.pth"), "--arch", f"{DIGITS / 'model.py'}:digits_resnet"]
 INPUT = ["--input-shape", "1x8x8", "--mean", "0.305", "--std", "0.376"]
+QUICK = ["--int8", "--gan-steps", "4", "--guide-steps", "0", "--calib-samples", "32", "--no-html"]
+"""Flags of a conversion of any network that tests can afford."""
 
 _exported: dict[tuple[object, ...], bytes] = {}
 

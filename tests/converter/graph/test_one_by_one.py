@@ -37,6 +37,7 @@ from converter.trust.task.classes import Classes
 from engines.onnxruntime import engine as onnxruntime
 from engines.onnxruntime.engine import OnnxRuntimeEngine
 from engines.options import BuildOptions
+from tests.converter.digits import QUICK
 
 IMAGES = 5
 node = helper.make_node
@@ -260,19 +261,7 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(pipeline, "benchmark", benchmark)
     path = saved(tmp_path / "mine.onnx", NETWORKS["a transposed batch"][0])
-    flags = [
-        "--int8",
-        "--preset",
-        "unit",
-        "--gan-steps",
-        "4",
-        "--guide-steps",
-        "0",
-        "--calib-samples",
-        "32",
-        "--no-html",
-    ]
-    result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(command, [str(path), *QUICK, "--preset", "unit", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert "the network converts sample by sample, and its engine takes one image" in result.stderr
     report = json.loads((tmp_path / "out" / "report.json").read_text())

@@ -20,6 +20,7 @@ from converter.load.options import ModelOptions
 from converter.quantize.placement import place_quantizers
 from converter.stages.benchmark import Benchmarked
 from converter.stages.calibration import pixel_ranges
+from tests.converter.digits import QUICK
 
 pytestmark = pytest.mark.slow
 
@@ -188,19 +189,7 @@ def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "benchmark", lambda *_: Benchmarked([]))  # seconds that say nothing here
     model, _ = MODELS["torchvision's, of bytes"]
     onnx.save(model, tmp_path / "net.onnx")
-    flags = [
-        "--int8",
-        "--gan-steps",
-        "4",
-        "--guide-steps",
-        "0",
-        "--calib-samples",
-        "32",
-        "--no-html",
-        "-o",
-        str(tmp_path / "out"),
-    ]
-    result = CliRunner().invoke(command, [str(tmp_path / "net.onnx"), *flags])
+    result = CliRunner().invoke(command, [str(tmp_path / "net.onnx"), *QUICK, "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     assert "pixels are 0 to 255" in result.stderr
     int8 = onnx.load(tmp_path / "out" / "model.int8.onnx")

@@ -21,6 +21,7 @@ from converter.load.onnx_file import checked_source, require_same, source_from_o
 from converter.load.options import ModelOptions
 from converter.quantize.placement import place_quantizers
 from converter.stages.benchmark import Benchmarked
+from tests.converter.digits import QUICK
 from tests.converter.reference import run_onnx
 
 SPEC = InputSpec((3, 8, 8))
@@ -273,19 +274,7 @@ def test_a_file_cut_short_ends_in_one_message(
 def test_the_whole_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pipeline, "benchmark", lambda *_: Benchmarked([]))  # seconds that say nothing here
     path = classifier(tmp_path / "mine.onnx", batch=1)
-    flags = [
-        "--int8",
-        "--preset",
-        "unit",
-        "--gan-steps",
-        "4",
-        "--guide-steps",
-        "0",
-        "--calib-samples",
-        "32",
-        "--no-html",
-    ]
-    result = CliRunner().invoke(command, [str(path), *flags, "-o", str(tmp_path / "out")])
+    result = CliRunner().invoke(command, [str(path), *QUICK, "--preset", "unit", "-o", str(tmp_path / "out")])
     assert result.exit_code == 0, result.stderr
     int8 = onnx.load(tmp_path / "out" / "model.int8.onnx")
     assert [node.op_type for node in int8.graph.node].count("QuantizeLinear") == 3  # two layers and the pool

@@ -11,23 +11,12 @@ from click.testing import CliRunner
 from converter.cli.convert import command
 from converter.workspace import CPU_ENGINE, FP32_ONNX, INT8_ONNX, TENSORRT_ENGINE
 from engines.onnxruntime.engine import OnnxRuntimeEngine
-from tests.converter.digits import quick_conversions
+from tests.converter.digits import QUICK, quick_conversions
 from tests.converter.tails import SIZE, file
 from tests.tensorrt_double.builder import plan_model
 from tests.tensorrt_double.machine import machine_with_tensorrt
 
-FLAGS = [
-    "--int8",
-    "--preset",
-    "unit",
-    "--gan-steps",
-    "4",
-    "--guide-steps",
-    "0",
-    "--calib-samples",
-    "8",
-    "--no-html",
-]
+FLAGS = [*QUICK, "--preset", "unit", "--calib-samples", "8"]
 BEFORE_THE_END = "agreement and accuracy are measured before the graph's end"
 
 MODULE = """

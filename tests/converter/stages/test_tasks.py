@@ -18,23 +18,12 @@ from converter.load.model import load_model
 from converter.load.options import ModelOptions
 from converter.load.task import task_of
 from tests.converter import task_networks
-from tests.converter.digits import quick_conversions
+from tests.converter.digits import QUICK, quick_conversions
 from tests.converter.networks import randomised
 
 NETWORKS = Path(task_networks.__file__)
 INPUT = ["--input-shape", "3x32x32", "--preset", "unit"]
-QUICK = [
-    "--int8",
-    "--gan-steps",
-    "4",
-    "--guide-steps",
-    "0",
-    "--calib-samples",
-    "32",
-    "--no-html",
-    "--engine",
-    "onnxruntime",
-]
+FLAGS = [*QUICK, "--engine", "onnxruntime"]
 
 
 @pytest.fixture(autouse=True)
@@ -58,7 +47,7 @@ def flags_for(network: type[nn.Module]) -> list[str]:
 
 def convert(network: type[nn.Module], *flags: str, code: int = 0) -> tuple[Any, str]:
     """The report, and what was said."""
-    result = CliRunner().invoke(command, [*flags_for(network), *QUICK, *flags, "-o", "out"])
+    result = CliRunner().invoke(command, [*flags_for(network), *FLAGS, *flags, "-o", "out"])
     assert result.exit_code == code, result.output
     return json.loads(Path("out/report.json").read_text()), result.output
 
@@ -226,7 +215,7 @@ def test_a_network_without_batch_norm_takes_procedural_images(here: Path) -> Non
 
 
 def test_a_generator_takes_batch_norms(here: Path) -> None:
-    arguments = [*flags_for(task_networks.Plain), *QUICK, "--samples", "zscgan"]
+    arguments = [*flags_for(task_networks.Plain), *FLAGS, "--samples", "zscgan"]
     result = CliRunner().invoke(command, arguments)
     assert result.exit_code == 1
     assert "no batch norm with running statistics" in result.output
