@@ -52,13 +52,14 @@ def table(document: dict[str, Any]) -> str:
             line.append(f"{middle:.3f} / {largest:.2f}")
         for name in evaluations:
             figures = [row["accuracy"][name] for row in some]
-            agreement = median(f["agreement"] for f in figures)
-            line.append(f"{spread([f['top1'] for f in figures], 1)} / {agreement:.1f}")
+            agreement, kl = (median(f[key] for f in figures) for key in ("agreement", "kl"))
+            line.append(f"{spread([f['top1'] for f in figures], 1)} / {agreement:.1f} / {kl:.2g}")
         lines.append(line)
     note = (
         f"{document['network']}: FP32 top-1 {document['fp32_top1']:.1f} % on {document['images']} images; "
         f"{document['quantized_tensors']} quantized activations. Range error: median / largest |log2(amax / true "
-        "amax)|. Accuracy: top-1 / agreement with FP32, in percent. Medians over the seeds, (least..largest)."
+        "amax)|. Accuracy: top-1 / agreement with FP32, in percent / KL of the class probabilities from FP32's, in "
+        "nats. Medians over the seeds, (least..largest)."
     )
     return "\n".join([note, "", *(f"| {' | '.join(line)} |" for line in lines)])
 

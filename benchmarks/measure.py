@@ -6,6 +6,7 @@
 
 import json
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,9 @@ from typing import Any
 import numpy as np
 import torch
 from conversion import Network
-from numpy.typing import NDArray
 from observed import histograms, range_errors, ranges, summary
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.functional import kl_div, log_softmax
 from trial import (
     REFERENCE,
     batch_of,
@@ -39,8 +40,6 @@ from converter.load.model import Teacher
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.trust.answers import Answers, answers
-from converter.trust.task.base import Network as Function
-from converter.trust.task.base import Outputs
 from converter.trust.task.classes import Classes
 
 Evaluation = tuple[int, Algorithm]
@@ -55,29 +54,34 @@ class Bench:
     plan: QuantizationPlan
     val: ImageBatches
     fp32: Answers
+    logits: list[Tensor]
+    """Of FP32, batch by batch."""
     true: dict[str, Histogram]
     device: torch.device
 
-    def answers(self, module: nn.Module) -> Answers:
-        """What ``module`` says to the validation images."""
-        return answers_of(module, task_of(self.teacher), self.val, self.device)
+    def answers(self, logits: Iterable[Tensor]) -> Answers:
+        """The classes that ``logits`` of the validation images choose, batch by batch, beside the true ones."""
+        return answers_of(logits, task_of(self.teacher), self.val)
+
+    def divergence(self, logits: Iterable[Tensor]) -> float:
+        """Mean KL of FP32's class probabilities from those of ``logits``, in nats."""
+        nats = [
+            kl_div(log_softmax(other, -1), log_softmax(one, -1), reduction="none", log_target=True).sum(-1)
+            for one, other in zip(self.logits, logits, strict=True)
+        ]
+        return float(torch.cat(nats).mean())
 
 
-def answers_of(module: nn.Module, task: Classes, val: ImageBatches, device: torch.device) -> Answers:
-    """The classes that ``module`` chooses for labelled images, beside the true ones."""
-    return answers(outputs_of(module, device), task, val, [val.labels[index] for index in val.order])
+def answers_of(logits: Iterable[Tensor], task: Classes, val: ImageBatches) -> Answers:
+    """The classes that ``logits`` of labelled images choose, batch by batch, beside the true ones."""
+    said = iter(logits)
+    return answers(lambda _: (next(said).numpy(),), task, val, [val.labels[index] for index in val.order])
 
 
-def outputs_of(module: nn.Module, device: torch.device) -> Function:
-    """``module`` as a function of arrays."""
-
-    def run(x: NDArray[np.float32]) -> Outputs:
-        with torch.no_grad():
-            return tuple(
-                output.cpu().numpy() for output in tensors_of(module(torch.from_numpy(x).to(device)))
-            )
-
-    return run
+@torch.no_grad()
+def logits_of(module: nn.Module, val: ImageBatches, device: torch.device) -> list[Tensor]:
+    """The logits of ``module`` for each batch of images, in float64."""
+    return [tensors_of(module(x.to(device)))[0].double().cpu() for x, _ in val]
 
 
 def bench_for(network: Network, device: torch.device, judged: int) -> Bench:
@@ -96,9 +100,10 @@ def bench_for(network: Network, device: torch.device, judged: int) -> Bench:
         val = images_from_path(
             network.val, teacher.spec, batch_size=batch, require_labels=True, classes=classes
         )
-    fp32 = answers_of(graph.module, task_of(teacher), val, device)
+    logits = logits_of(graph.module, val, device)
+    fp32 = answers_of(logits, task_of(teacher), val)
     true = histograms(graph, plan, calibration_images(network, teacher.spec, REFERENCE), device)
-    return Bench(teacher, graph, plan, val, fp32, true, device)
+    return Bench(teacher, graph, plan, val, fp32, logits, true, device)
 
 
 def measured(
@@ -116,9 +121,16 @@ def measured(
         amax = ranges(seen, algorithm, bits)
         if bounds is not None and INPUT in amax:
             amax[INPUT] = bounds
-        said = bench.answers(simulate(bench.graph, bench.plan, amax, bits))
-        figures = {"top1": said.accuracy, "agreement": said.agreement(bench.fp32).percent}
+        quantized = simulate(bench.graph, bench.plan, amax, bits)
+        logits = logits_of(quantized, bench.val, bench.device)
+        said = bench.answers(logits)
+        figures = {
+            "top1": said.accuracy,
+            "agreement": said.agreement(bench.fp32).percent,
+            "kl": bench.divergence(logits),
+        }
         accuracy[f"W{bits}A{bits} {algorithm}"] = figures
+        print(f"  {bits} bits, {algorithm}: {figures}", file=sys.stderr, flush=True)
     return {
         "bn_kl": quality.bn_kl,
         "label_accuracy": quality.label_accuracy,

@@ -19,7 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from measure import answers_of
+from measure import answers_of, logits_of
 from observed import histograms, ranges
 from quantizations import generator_for
 from torch import nn
@@ -92,13 +92,13 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
         ),
         "images": (calibration_images(network, teacher.spec, 1), Images(images, batch, options.seed, CPU)),
     }
-    fp32 = answers_of(graph.module, task_of(teacher), val, CPU)
+    fp32 = answers_of(logits_of(graph.module, val, CPU), task_of(teacher), val)
     return Subject(graph, place_quantizers(graph.onnx), task_of(teacher), val, fp32, sources)
 
 
 def measured(subject: Subject, module: nn.Module) -> dict[str, float]:
     """What ``module`` says to the validation images."""
-    said = answers_of(module.eval(), subject.task, subject.val, CPU)
+    said = answers_of(logits_of(module.eval(), subject.val, CPU), subject.task, subject.val)
     return {"top1": said.accuracy, "agreement": said.agreement(subject.fp32).percent}
 
 

@@ -26,6 +26,7 @@ from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
 from converter.samples import SampleKind, SampleSource, kind_of_samples
+from converter.trust.prediction import inputs_for
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
 from converter.workspace import Workspace
@@ -102,6 +103,16 @@ class Job:
         return self.sample_kind == "procedural"
 
     @property
+    def guided(self) -> bool:
+        """Whether samples are guided to their classes, each of which takes as long as many inputs to calibrate with."""
+        synthesis, shape = self.options.synthesis, self.teacher.spec.shape
+        if self.procedural or not self.needs_samples or not synthesis.guide_steps:
+            return False
+        if self.generator is not None:
+            return not self.generator.generator.config.labelled
+        return not synthesis.trains_labels(self.task.classes, synthesis.batch_for(*shape[1:]))
+
+    @property
     def needs_samples(self) -> bool:
         """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
 
@@ -132,6 +143,13 @@ class Job:
         """The samples for one use; those for different uses have none in common."""
         wanted = self.options.calibration.samples if count is None else count
         return source.batches(wanted, self.batch, self.seed + use)
+
+    def choosing_samples(self, source: SampleSource, count: int) -> Batches:
+        """Samples to choose calibrators and layers on: ``count`` fresh ones.
+
+        Where samples are guided, they are those that calibrate: to guide others would take as long again.
+        """
+        return self.samples(source) if self.guided else self.samples(source, SampleUse.CHOOSING, count)
 
     def calibration_data(self, source: SampleSource | None) -> Batches:
         """The real images that the user brought, else samples."""
@@ -182,6 +200,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         )
         if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)
+        job = with_affordable_samples(job)
         stage.detail = network_line(teacher, task)
     tell_of_network(teacher, found, console)
     console.info(f"engine: {choice.name} ({choice.reason})")
@@ -189,6 +208,18 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
+
+
+def with_affordable_samples(job: Job) -> Job:
+    """``job``, where samples are guided with the inputs that two networks are compared on, 256 large ones.
+
+    They give the ranges of 512 (docs/method.md). A number that the user asked for stays.
+    """
+    options = job.options
+    if options.asked_samples or not job.guided:
+        return job
+    wanted = min(options.calibration.samples, inputs_for(job.batch))
+    return replace(job, options=replace(options, calibration=replace(options.calibration, samples=wanted)))
 
 
 def tell_of_network(teacher: Teacher, found: str, console: Console) -> None:

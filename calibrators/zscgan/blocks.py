@@ -12,8 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-BLOCK = 1 << 17
-"""Values of one block: 512 KiB of float32."""
+BLOCK = 1 << 20
+"""Values of one block: 4 MiB of float32."""
 ROW = 256
 """About as many values are one row, so that the innermost loop is long."""
 

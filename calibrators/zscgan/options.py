@@ -28,7 +28,8 @@ class ZSCGANOptions:
     averaged, ``variety_weight`` multiplies the loss that keeps the samples of a class apart, ``prior_weight`` the one
     that keeps them smooth and soft.
 
-    Where samples have no labels, ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
+    Where no labels are trained, ``for_labels`` takes ``LARGE_BATCH_WITHOUT_LABELS``, and one generator where samples
+    have none.
     """
 
     steps: int = 60
@@ -67,12 +68,12 @@ class ZSCGANOptions:
 
     def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
         """Options for a network with so many ``labels``, 1 where samples have none, trained by ``world`` processes."""
-        if labels > 1:
+        if labels > 1 and self.trains_labels(labels, self.batch or self.large_batch):
             return self
         fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
         return replace(
             self,
-            generators=1,
+            generators=self.generators if labels > 1 else 1,
             large_batch=LARGE_BATCH_WITHOUT_LABELS if fits else self.large_batch,
         )
 

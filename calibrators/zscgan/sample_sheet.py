@@ -17,7 +17,7 @@ from calibrators.zscgan.guidance import Guide
 from zscgan_common.files import write_atomic
 
 MOST_COLUMNS = 10
-ROWS = 6
+ROWS, GUIDED_ROWS = 6, 3
 SMALLEST_TILE = 64
 GAP = 4
 HEADER = 16
@@ -38,7 +38,7 @@ def save_picture(
     class_names: Sequence[str] | None = None,
     guide: Guide | None = None,
 ) -> Path:
-    """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
+    """A grid of samples: a column for each of ``shown_classes``, 6 rows (3 where guided), of the generators in turn.
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number; samples
     without labels have ten columns without heads.
@@ -46,8 +46,9 @@ def save_picture(
     spec, columns = generator.config.spec, shown_classes(generator)
     if generator.config.classes == 1:
         columns = columns * MOST_COLUMNS
-    z, _ = generator.draw(ROWS * len(columns), seed, 0)
-    turns = torch.arange(ROWS) % len(generator.members)
+    rows = ROWS if guide is None else GUIDED_ROWS
+    z, _ = generator.draw(rows * len(columns), seed, 0)
+    turns = torch.arange(rows) % len(generator.members)
     conditions = torch.cartesian_prod(turns, torch.tensor(columns))
     generator.eval()
     with torch.no_grad():

@@ -24,7 +24,7 @@ from converter.samples import SampleSource
 from converter.stages.judges import judges_of
 from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
-from converter.trust.prediction import BorderBatches, border_inputs, inputs_for
+from converter.trust.prediction import BorderBatches, inputs_for
 from zscgan_common.warning_message import WarningMessage
 
 
@@ -123,15 +123,14 @@ def warn_of_dead(
 
 
 def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
-    """Inputs to compare calibrators on: fresh samples, or the first of the real images, half of them mixed."""
+    """Inputs to compare calibrators on, half of them mixed: samples to choose on, or the first of the real images."""
     fresh = samples if job.calib is None else None
-    count, seed = judges_of(job.task, fresh, inputs_for(job.batch)), job.seed + SampleUse.CHOOSING
-    if job.calib is not None:
-        data: Batches = BorderBatches(job.calib, seed)
-    else:
+    count = judges_of(job.task, fresh, inputs_for(job.batch))
+    data: Batches | None = job.calib
+    if data is None:
         assert samples is not None
-        data = border_inputs(samples, count, job.batch, seed)
-    return array_of(first_inputs(data, count))
+        data = job.choosing_samples(samples, count)
+    return array_of(first_inputs(BorderBatches(data, job.seed + SampleUse.CHOOSING), count))
 
 
 class Activations:

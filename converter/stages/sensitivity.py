@@ -10,7 +10,7 @@ from calibrators.data.batches import Batches, first_inputs
 from calibrators.ranges.ranges import Ranges
 from converter.graph.capture import FoldedGraph
 from converter.graph.layer_sizes import layers_from_onnx
-from converter.job import Job, SampleUse
+from converter.job import Job
 from converter.quantize.placement import QuantizationPlan
 from converter.quantize.quantized_inputs import Part, parts_of
 from converter.report.document import LayerSensitivity, SensitivitySection, TensorSensitivity
@@ -64,11 +64,11 @@ def measure_costs(
 
 
 def probes(job: Job, samples: SampleSource | None) -> Float[Tensor, "inputs channels height width"] | None:
-    """Fresh samples, or the first of the real images; None where there is neither."""
+    """Samples to choose on, or the first of the real images; None where there is neither."""
     count = BATCHES * job.batch
     data: Batches | None = job.calib or job.val
     if samples is not None:
-        data = job.samples(samples, SampleUse.CHOOSING, count)
+        data = job.choosing_samples(samples, count)
     return None if data is None else first_inputs(data, count)
 
 

@@ -42,12 +42,12 @@ def quality(teacher: nn.Module, x: Tensor, labels: Tensor) -> SampleQuality:
 def test_guided_samples_have_their_labels_and_are_nearer_to_the_statistics(
     teacher: nn.Module, spec: InputSpec
 ) -> None:
-    x, labels = samples(spec)
+    x, labels = samples(spec, 64)
     x = x / 4  # far from what the teacher has seen
-    guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=60, guide_rate=0.1, bn_weight=5.0))
+    guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=60, guide_rate=0.1, bn_weight=1.0))
     before, after = quality(teacher, x, labels), quality(teacher, guided(guide, x, labels), labels)
-    assert before.label_accuracy <= 50
-    assert after.label_accuracy >= 70
+    assert before.label_accuracy <= 35
+    assert after.label_accuracy >= 60
     assert after.bn_kl < before.bn_kl / 2
 
 
