@@ -25,7 +25,7 @@ from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.samples import SampleKind, SampleSource, kind_of_samples
+from converter.samples import SampleKind, SampleSource, kind_of_samples, labels_trained
 from converter.trust.prediction import inputs_for
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
@@ -174,7 +174,9 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
-        options = replace(options, synthesis=options.synthesis.for_labels(task.classes, ranks.world))
+        generator = load_reused_generator(options.generator, teacher, weights, device)
+        labels = labels_trained(task.classes, generator)
+        options = replace(options, synthesis=options.synthesis.for_labels(labels, ranks.world))
         val, truths = val_images(task, teacher, options)
         if isinstance(task, Labels) and val is not None and val.labelled:
             task = replace(task, one_known=True)  # class folders name one of several
@@ -196,7 +198,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             truths=truths,
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
-            generator=load_reused_generator(options.generator, teacher, weights, device),
+            generator=generator,
         )
         if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)

@@ -1,7 +1,9 @@
 """What is refused, or said, before the first stage that takes long."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -9,9 +11,11 @@ import torch
 from click.testing import CliRunner, Result
 from PIL import Image
 
+from calibrators.data.batches import first_inputs
 from calibrators.data.images import images_from_path
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
+from calibrators.options import CalibrationOptions
 from calibrators.ranges.ranges import Ranges, save_ranges
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
@@ -19,6 +23,11 @@ from calibrators.zscgan.successive import new_ensemble
 from converter import job as module
 from converter import pipeline
 from converter.cli.convert import command
+from converter.job import Job
+from converter.load.options import ModelOptions
+from converter.options import ConvertOptions
+from converter.samples import ProceduralSamples, labels_trained
+from converter.trust.task.embedding import Embedding
 from converter.trust.task.mask import Mask
 from engines.choose import EngineChoice
 from engines.errors import EngineUnavailableError
@@ -26,7 +35,7 @@ from tests.converter.digits import DIGITS, INPUT, MODEL
 from tests.converter.jobs import job_of
 from tests.converter.load.first_layers import stem
 
-SPEC = InputSpec((1, 8, 8), (0.305,), (0.376,))
+SPEC, CPU = InputSpec((1, 8, 8), (0.305,), (0.376,)), torch.device("cpu")
 BEGUN = "the work began"
 
 
@@ -186,3 +195,51 @@ def test_class_folders_say_nothing_of_masks(here: Path) -> None:
     images = images_from_path(here / "val", SPEC, batch_size=2)
     assert job_of(val=images).true_answers == [0, 1]
     assert job_of(val=images, task=Mask(5)).true_answers is None
+
+
+def guided_job(**fields: Any) -> Job:
+    """A job whose training is too short to learn the classes."""
+    options = ConvertOptions(ModelOptions("mine.pth"), synthesis=ZSCGANOptions(steps=2, batch=4), **fields)
+    return job_of(options=options, teacher=replace(job_of().teacher, bn_layers=1))
+
+
+def test_guided_samples_calibrate_in_16_batches_unless_more_were_asked() -> None:
+    job = guided_job()
+    assert job.guided
+    assert module.with_affordable_samples(job).options.calibration.samples == 16 * job.batch
+    few = guided_job(calibration=CalibrationOptions(samples=10))
+    assert module.with_affordable_samples(few).options.calibration.samples == 10
+    asked = guided_job(asked_samples=True)
+    assert module.with_affordable_samples(asked) is asked
+    assert module.with_affordable_samples(job_of()).options.calibration.samples == 512
+
+
+def test_who_has_guided_samples() -> None:
+    job, images = guided_job(), images_from_path(DIGITS / "test.npz", SPEC, batch_size=4)
+    assert not job_of().guided  # without batch norms there is no generator
+    assert not replace(job, task=Embedding(10)).guided
+    assert not replace(job, calib=images).guided
+    long = replace(job.options, synthesis=ZSCGANOptions(steps=600, batch=4))
+    assert not replace(job, options=long).guided
+    for labelled in (False, True):
+        synthesis = ZSCGANOptions(steps=2, latent=8, width=4, guide_steps=0 if labelled else 3)
+        trained = TrainedGenerator(new_ensemble(SPEC, 10, synthesis, CPU).ensemble, "", (), 0.0)
+        assert replace(job, generator=trained).guided != labelled
+
+
+def test_choices_are_made_on_fresh_samples_unless_these_would_be_guided() -> None:
+    source = ProceduralSamples(SPEC, CPU)
+    for job, fresh in ((job_of(), True), (guided_job(), False)):
+        chosen_on = first_inputs(job.choosing_samples(source, 8), 8)
+        calibrating = first_inputs(job.samples(source), 8)
+        assert torch.equal(chosen_on, calibrating) != fresh
+
+
+def test_a_generator_without_labels_is_taken_up_as_it_was_trained() -> None:
+    labelled, without = (
+        TrainedGenerator(
+            new_ensemble(SPEC, 10, ZSCGANOptions(steps=2, guide_steps=s), CPU).ensemble, "", (), 0.0
+        )
+        for s in (0, 3)
+    )
+    assert [labels_trained(10, trained) for trained in (None, labelled, without)] == [10, 10, 1]
