@@ -20,13 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from quantizations import digits, from_network
-from trial import SAMPLES, batch_of, network_from_data, task_of
+from trial import batch_of, calibrating, network_from_data, synthesis_of, task_of
 
+from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.ranges.calibrate import observe_over, ranges_from_observed
-from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import (
     TrainedGenerator,
     load_generator,
@@ -38,9 +38,11 @@ from converter.job import SampleUse
 from converter.load.model import Teacher
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.samples import GeneratorSamples
+from converter.stages.judges import judges_of
 from converter.stages.synthesis import generated_samples, generator_from_teacher
+from converter.trust.answers import array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
-from converter.trust.prediction import border_inputs, inputs_for
+from converter.trust.prediction import BorderBatches, inputs_for
 from converter.trust.task.classes import Classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
@@ -119,7 +121,7 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
         teacher,
         task_of(teacher),
         weights,
-        ZSCGANOptions(seed=seed),
+        synthesis_of(teacher, seed=seed),
         checkpoint=path.with_suffix(".checkpoint"),
         device=cpu,
         console=Console(quiet=True),
@@ -129,12 +131,13 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
 
 
 def ranges_of(
-    graph: FoldedGraph, generated: GeneratorSamples, batch: int, seed: int
+    graph: FoldedGraph, generated: GeneratorSamples, samples: Batches
 ) -> dict[Algorithm, dict[str, float]]:
-    """The ranges of each calibrator on the samples of ``seed``; that of the input is known."""
-    samples = generated.batches(SAMPLES, batch, seed)
-    seen = observe_over(lambda x: observe(graph.module, x, graph.activations)[1], samples, SAMPLES)
+    """The ranges of each calibrator on these samples; that of the input is known."""
     spec = generated.trained.generator.config.spec
+    seen = observe_over(
+        lambda x: observe(graph.module, x, graph.activations)[1], samples, samples.num_samples
+    )
     known = {graph.activations[0]: max(map(abs, (*spec.low, *spec.high)))}
     return {
         algorithm: dict(ranges_from_observed(seen, CalibrationOptions(algorithm=algorithm)).amax) | known
@@ -147,10 +150,12 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     teacher = subject.teacher
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions(seed=seed))
-    ranges = ranges_of(graph, generated, batch, seed)
-    border = border_inputs(generated, inputs_for(batch), batch, seed + SampleUse.CHOOSING)
-    x, task = torch.cat([x for x, _ in border]).contiguous().numpy(), task_of(teacher)
+    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher, seed=seed))
+    samples, count = calibrating(generated, teacher.spec.shape, seed), inputs_for(batch)
+    ranges, choosing = ranges_of(graph, generated, samples), seed + SampleUse.CHOOSING
+    fresh = samples if generated.guide_steps else generated.batches(count, batch, choosing)
+    task = task_of(teacher)
+    x = array_of(first_inputs(BorderBatches(fresh, choosing), judges_of(task, generated, count)))
     found = divergences(ranges, graph, plan, task, x)
     fp32 = classes_of(graph, UNQUANTIZED, {}, task, subject.images)
     said = {name: classes_of(graph, plan, amax, task, subject.images) for name, amax in ranges.items()}

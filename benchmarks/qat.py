@@ -29,13 +29,13 @@ from trial import (
     batch_of,
     calibration_images,
     network_from_data,
+    synthesis_of,
     task_of,
     teacher_from_network,
 )
 
 from calibrators.data.batches import Batches
 from calibrators.data.images import ImageBatches, images_from_path
-from calibrators.zscgan.options import ZSCGANOptions
 from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
@@ -82,7 +82,7 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
     graph = graph_from_model(teacher.module, teacher.spec)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(options.network, teacher, options.generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher))
     images = images_from_path(network.calib, teacher.spec, batch_size=batch)
     val = images_from_path(network.val, teacher.spec, batch_size=batch, require_labels=True)
     sources: dict[str, tuple[Batches, Source]] = {

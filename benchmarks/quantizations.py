@@ -17,14 +17,13 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from torch import Tensor, nn
-from trial import SAMPLES, batch_of, network_from_data, task_of, teacher_from_network
+from trial import batch_of, calibrating, network_from_data, synthesis_of, task_of, teacher_from_network
 
 from calibrators.data.batches import Batches, TensorBatches
 from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
-from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
@@ -117,9 +116,9 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher))
     seen = {
-        "samples": generated.batches(SAMPLES, batch, 0),
+        "samples": calibrating(generated, teacher.spec.shape, 0),
         "noise": noise(teacher, NOISE, batch),
     }
     return Subject(
@@ -162,7 +161,7 @@ def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Pa
         teacher,
         task_of(teacher),
         weights,
-        ZSCGANOptions(),
+        synthesis_of(teacher),
         checkpoint=work / f"{name}.checkpoint.pt",
         device=cpu,
         console=Console(),

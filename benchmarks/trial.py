@@ -104,6 +104,21 @@ def batch_of(shape: tuple[int, int, int]) -> int:
     return ZSCGANOptions().batch_for(*shape[1:])
 
 
+def synthesis_of(teacher: Any, **fields: Any) -> Any:
+    """The ZSCGANOptions of a conversion, with these ``fields`` of its own."""
+    from calibrators.zscgan.options import ZSCGANOptions
+
+    return ZSCGANOptions(**fields).for_labels(task_of(teacher).classes)
+
+
+def calibrating(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
+    """The batches of samples that calibrate in a conversion: fewer where they are guided."""
+    from converter.trust.prediction import inputs_for
+
+    batch = batch_of(shape)
+    return generated.batches(inputs_for(batch) if generated.guide_steps else SAMPLES, batch, seed)
+
+
 def calibration_images(network: Network, spec: Any, part: int, count: int = SAMPLES) -> Any:
     """``count`` real images as batches, evenly over the classes; the parts have no image in common.
 
