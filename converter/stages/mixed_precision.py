@@ -12,6 +12,7 @@ from converter.report.document import KeptFloat, MixedPrecisionSection
 from converter.samples import SampleSource
 from converter.stages.capture import Captured
 from converter.stages.fine_tuning import Tuned
+from converter.stages.judges import judges_of
 from converter.trust.accuracy_drop import AgreementDrop, DropOf, MeasuredDrop, PredictedDrop
 from converter.trust.answers import Answers, array_of
 from converter.trust.layer_search import (
@@ -119,7 +120,8 @@ def drop_of_plans(
 def unlabelled(job: Job, samples: SampleSource | None) -> Batches:
     """What a loss is predicted on: samples that neither trained nor calibrated, or the real images."""
     if samples is not None:
-        return border_inputs(samples, MOST_INPUTS, job.batch, job.seed + SampleUse.CHOOSING)
+        count = judges_of(job.task, samples, MOST_INPUTS)
+        return border_inputs(samples, count, job.batch, job.seed + SampleUse.CHOOSING)
     images = job.calib or job.val
     assert images is not None
     return images
