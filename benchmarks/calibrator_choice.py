@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from quantizations import digits, from_network
-from trial import batch_of, calibrating, network_from_data, synthesis_of, task_of
+from trial import batch_of, calibration_samples, gan_options_of, network_from_data, task_of
 
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.images import images_from_path
@@ -121,7 +121,7 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
         teacher,
         task_of(teacher),
         weights,
-        synthesis_of(teacher, seed=seed),
+        gan_options_of(teacher, seed=seed),
         checkpoint=path.with_suffix(".checkpoint"),
         device=cpu,
         console=Console(quiet=True),
@@ -150,8 +150,8 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     teacher = subject.teacher
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
-    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher, seed=seed))
-    samples, count = calibrating(generated, teacher.spec.shape, seed), inputs_for(batch)
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher, seed=seed))
+    samples, count = calibration_samples(generated, teacher.spec.shape, seed), inputs_for(batch)
     ranges, choosing = ranges_of(graph, generated, samples), seed + SampleUse.CHOOSING
     fresh = samples if generated.guide_steps else generated.batches(count, batch, choosing)
     task = task_of(teacher)

@@ -16,7 +16,6 @@ import torch
 from conversion import Network
 from observed import histograms, range_errors, ranges, summary
 from torch import Tensor, nn
-from torch.nn.functional import kl_div, log_softmax
 from trial import (
     REFERENCE,
     batch_of,
@@ -41,6 +40,7 @@ from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.trust.answers import Answers, answers
 from converter.trust.task.classes import Classes
+from converter.trust.task.heads import divergence
 
 Evaluation = tuple[int, Algorithm]
 
@@ -65,11 +65,9 @@ class Bench:
 
     def divergence(self, logits: Iterable[Tensor]) -> float:
         """Mean KL of FP32's class probabilities from those of ``logits``, in nats."""
-        nats = [
-            kl_div(log_softmax(other, -1), log_softmax(one, -1), reduction="none", log_target=True).sum(-1)
-            for one, other in zip(self.logits, logits, strict=True)
-        ]
-        return float(torch.cat(nats).mean())
+        heads = task_of(self.teacher).heads
+        pairs = zip(self.logits, logits, strict=True)
+        return float(torch.cat([divergence(heads((one,)), heads((other,))) for one, other in pairs]).mean())
 
 
 def answers_of(logits: Iterable[Tensor], task: Classes, val: ImageBatches) -> Answers:

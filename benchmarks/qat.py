@@ -28,8 +28,8 @@ from trial import (
     SAMPLES,
     batch_of,
     calibration_images,
+    gan_options_of,
     network_from_data,
-    synthesis_of,
     task_of,
     teacher_from_network,
 )
@@ -82,7 +82,7 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
     graph = graph_from_model(teacher.module, teacher.spec)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(options.network, teacher, options.generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher))
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     images = images_from_path(network.calib, teacher.spec, batch_size=batch)
     val = images_from_path(network.val, teacher.spec, batch_size=batch, require_labels=True)
     sources: dict[str, tuple[Batches, Source]] = {

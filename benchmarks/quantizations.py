@@ -17,7 +17,14 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from torch import Tensor, nn
-from trial import batch_of, calibrating, network_from_data, synthesis_of, task_of, teacher_from_network
+from trial import (
+    batch_of,
+    calibration_samples,
+    gan_options_of,
+    network_from_data,
+    task_of,
+    teacher_from_network,
+)
 
 from calibrators.data.batches import Batches, TensorBatches
 from calibrators.data.images import images_from_path
@@ -116,9 +123,9 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher))
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     seen = {
-        "samples": calibrating(generated, teacher.spec.shape, 0),
+        "samples": calibration_samples(generated, teacher.spec.shape, 0),
         "noise": noise(teacher, NOISE, batch),
     }
     return Subject(
@@ -161,7 +168,7 @@ def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Pa
         teacher,
         task_of(teacher),
         weights,
-        synthesis_of(teacher),
+        gan_options_of(teacher),
         checkpoint=work / f"{name}.checkpoint.pt",
         device=cpu,
         console=Console(),

@@ -27,8 +27,8 @@ from trial import (
     REFERENCE,
     batch_of,
     calibration_images,
+    gan_options_of,
     network_from_data,
-    synthesis_of,
     task_of,
     teacher_from_network,
 )
@@ -69,7 +69,7 @@ def inputs_of(network: Network, teacher: Teacher, count: int, generator: Path | 
         return images
     weights = fingerprint(teacher.module.state_dict())
     trained = load_generator(generator, fingerprint=weights, spec=teacher.spec, device=torch.device("cpu"))
-    generated = generated_samples(teacher, task_of(teacher), trained, synthesis_of(teacher))
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     return generated.batches(count, batch_of(teacher.spec.shape), seed=1)
 
 

@@ -23,8 +23,8 @@ from trial import (
     SourceOptions,
     batch_of,
     calibration_images,
+    gan_options_of,
     load_network,
-    synthesis_of,
     task_of,
     teacher_from_network,
 )
@@ -80,8 +80,8 @@ def noise(teacher: Teacher, network: Network, options: SourceOptions, work: Path
 
 
 def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
-    """Samples of the project's generator, trained and drawn as a conversion does it."""
-    gan = synthesis_of(teacher, **{"seed": options.seed, **options.gan})
+    """Samples of the project's generator, trained and drawn as a conversion does it, as many as were asked for."""
+    gan = gan_options_of(teacher, **{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
         teacher,
         task_of(teacher),

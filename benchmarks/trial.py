@@ -104,19 +104,19 @@ def batch_of(shape: tuple[int, int, int]) -> int:
     return ZSCGANOptions().batch_for(*shape[1:])
 
 
-def synthesis_of(teacher: Any, **fields: Any) -> Any:
+def gan_options_of(teacher: Any, **fields: Any) -> Any:
     """The ZSCGANOptions of a conversion, with these ``fields`` of its own."""
     from calibrators.zscgan.options import ZSCGANOptions
 
-    return ZSCGANOptions(**fields).for_labels(task_of(teacher).classes)
+    options = ZSCGANOptions(**fields).for_labels(task_of(teacher).classes, *teacher.spec.shape[1:])
+    return replace(options, **fields)
 
 
-def calibrating(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
-    """The batches of samples that calibrate in a conversion: fewer where they are guided."""
-    from converter.trust.prediction import inputs_for
+def calibration_samples(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
+    """The batches of samples that calibrate in a conversion."""
+    from converter.stages.judges import calibrating_of
 
-    batch = batch_of(shape)
-    return generated.batches(inputs_for(batch) if generated.guide_steps else SAMPLES, batch, seed)
+    return generated.batches(calibrating_of(generated, shape, SAMPLES), batch_of(shape), seed)
 
 
 def calibration_images(network: Network, spec: Any, part: int, count: int = SAMPLES) -> Any:

@@ -25,8 +25,8 @@ from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.samples import SampleKind, SampleSource, kind_of_samples, labels_trained
-from converter.trust.prediction import inputs_for
+from converter.samples import SampleKind, SampleSource, kind_of_samples
+from converter.stages.judges import are_guided, calibrating_of
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
 from converter.workspace import Workspace
@@ -103,16 +103,6 @@ class Job:
         return self.sample_kind == "procedural"
 
     @property
-    def guided(self) -> bool:
-        """Whether samples are guided to their classes, each of which takes as long as many inputs to calibrate with."""
-        synthesis, shape = self.options.synthesis, self.teacher.spec.shape
-        if self.procedural or not self.needs_samples or not synthesis.guide_steps:
-            return False
-        if self.generator is not None:
-            return not self.generator.generator.config.labelled
-        return not synthesis.trains_labels(self.task.classes, synthesis.batch_for(*shape[1:]))
-
-    @property
     def needs_samples(self) -> bool:
         """Whether samples are used: real images or cached ranges take their place, unless a generator was named.
 
@@ -140,16 +130,25 @@ class Job:
     def samples(
         self, source: SampleSource, use: SampleUse = SampleUse.CALIBRATING, count: int | None = None
     ) -> Batches:
-        """The samples for one use; those for different uses have none in common."""
-        wanted = self.options.calibration.samples if count is None else count
-        return source.batches(wanted, self.batch, self.seed + use)
+        """The samples for one use, as many as calibrate unless a ``count`` is given.
+
+        Those for different uses have none in common.
+        """
+        count = self.calibrating(source) if count is None else count
+        return source.batches(count, self.batch, self.seed + use)
+
+    def calibrating(self, source: SampleSource) -> int:
+        """How many samples calibrate: as many as were asked for, by default fewer where they are guided."""
+        asked, usual = self.options.asked_samples, self.options.calibration.samples
+        return calibrating_of(source, self.teacher.spec.shape, usual) if asked is None else asked
 
     def choosing_samples(self, source: SampleSource, count: int) -> Batches:
-        """Samples to choose calibrators and layers on: ``count`` fresh ones.
+        """``count`` samples to choose calibrators and layers on: fresh ones.
 
-        Where samples are guided, they are those that calibrate: to guide others would take as long again.
+        Where samples are guided, they are the first that calibrate: to guide others would take as long again.
         """
-        return self.samples(source) if self.guided else self.samples(source, SampleUse.CHOOSING, count)
+        use = SampleUse.CALIBRATING if are_guided(source) else SampleUse.CHOOSING
+        return self.samples(source, use, count)
 
     def calibration_data(self, source: SampleSource | None) -> Batches:
         """The real images that the user brought, else samples."""
@@ -174,15 +173,13 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
-        generator = load_reused_generator(options.generator, teacher, weights, device)
-        labels = labels_trained(task.classes, generator)
-        options = replace(options, synthesis=options.synthesis.for_labels(labels, ranks.world))
+        synthesis = options.synthesis.for_labels(task.classes, *teacher.spec.shape[1:], ranks.world)
         val, truths = val_images(task, teacher, options)
         if isinstance(task, Labels) and val is not None and val.labelled:
             task = replace(task, one_known=True)  # class folders name one of several
         output = options.output or Path(f"{teacher.name}_int8")
         job = Job(
-            options=options,
+            options=replace(options, synthesis=synthesis),
             console=console,
             ranks=ranks,
             workspace=Workspace(output, told_of_kept(console)),
@@ -198,11 +195,10 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             truths=truths,
             qat=qat_images(teacher, options),
             cached=cached_ranges(options, ranges_for),
-            generator=generator,
+            generator=load_reused_generator(options.generator, teacher, weights, device),
         )
         if options.sample_source == "zscgan" and job.needs_samples:
             require_batch_norm(teacher)
-        job = with_affordable_samples(job)
         stage.detail = network_line(teacher, task)
     tell_of_network(teacher, found, console)
     console.info(f"engine: {choice.name} ({choice.reason})")
@@ -210,18 +206,6 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         console.warn(ONE_BY_ONE)
     warn_of_shared(job)
     return job
-
-
-def with_affordable_samples(job: Job) -> Job:
-    """``job``, where samples are guided with the inputs that two networks are compared on, 256 large ones.
-
-    They give the ranges of 512 (docs/method.md). A number that the user asked for stays.
-    """
-    options = job.options
-    if options.asked_samples or not job.guided:
-        return job
-    wanted = min(options.calibration.samples, inputs_for(job.batch))
-    return replace(job, options=replace(options, calibration=replace(options.calibration, samples=wanted)))
 
 
 def tell_of_network(teacher: Teacher, found: str, console: Console) -> None:

@@ -17,7 +17,7 @@ from converter.job import device_from_name, load_reused_generator, network_line,
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.load.task import task_of
 from converter.options import SampleOptions
-from converter.samples import GeneratorSamples, SampleKind, kind_of_samples, labels_trained, samples_of_kind
+from converter.samples import GeneratorSamples, SampleKind, kind_of_samples, samples_of_kind
 from converter.samples_output import SamplesOutput
 from converter.stages.synthesis import (
     SHOWN,
@@ -90,8 +90,8 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
         raise OptionsError(
             "--class-folders require samples with labels, but these have none; leave --class-folders out"
         )
-    trained = labels_trained(network.task.classes, network.generator)
-    options = replace(options, synthesis=options.synthesis.for_labels(trained))
+    synthesis = options.synthesis.for_labels(network.task.classes, *network.teacher.spec.shape[1:])
+    options = replace(options, synthesis=synthesis)
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
         generated = None if kind == "procedural" else _generated(network, options, place, console)

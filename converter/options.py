@@ -52,7 +52,7 @@ class ConvertOptions:
     ``trt_version`` is the TensorRT 10 that will read the cache; None is the installed one.
     ``choose_calibrator`` compares all calibrators on the samples and takes the one nearest to FP32, in place of
     ``calibration.algorithm``. ``asked_algorithm`` is the calibrator where the user named one: a cache of another is
-    then refused. ``asked_samples`` says that the user named the number of inputs that calibrate.
+    then refused. ``asked_samples`` is the number of inputs that calibrate, where the user named one.
     ``qat`` fine-tunes the network with fake quantizers before it is exported.
     ``implicit`` has TensorRT 10 calibrate by itself from the samples, in place of Q/DQ pairs; ``buffers`` provides
     the GPU's memory. ``max_drop`` is the largest loss of accuracy, in percent points, that counts as passed, on
@@ -77,7 +77,7 @@ class ConvertOptions:
     device: str = "auto"
     choose_calibrator: bool = True
     asked_algorithm: Algorithm | None = None
-    asked_samples: bool = False
+    asked_samples: int | None = None
     max_drop: float | None = None
     implicit: bool = False
     buffers: str = BUFFERS[0]

@@ -32,11 +32,6 @@ def kind_of_samples(asked: str, *, bn_layers: int, labels: int, reused: bool) ->
     return "both" if asked == "auto" and labels == 1 else "generator"
 
 
-def labels_trained(labels: int, reused: TrainedGenerator | None) -> int:
-    """``labels``, 1 where a ``reused`` generator learned none, whatever the options of its training were."""
-    return labels if reused is None or reused.generator.config.labelled else 1
-
-
 @runtime_checkable
 class SampleSource(Protocol):
     """Inputs without end; the same calls give the same ones.

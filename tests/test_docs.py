@@ -334,7 +334,7 @@ def test_completion_works_in_bash(tmp_path: Path) -> None:
     [
         (
             "calibrators.md",
-            f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96, {JUDGES} for masks and",
+            f"on {inputs_for(64)} fresh samples ({inputs_for(16)} for inputs over 96x96, {JUDGES} for masks), on",
         ),
         ("calibrators.md", f"({CalibrationOptions.percentile:g} unless you say otherwise)"),
         ("calibrators.md", f"`--calib-samples` ({CalibrationOptions.samples})"),

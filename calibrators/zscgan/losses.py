@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from calibrators.zscgan.batch_norm import Moments, Target, join_moments, joined_target
-from calibrators.zscgan.blocks import BLOCK
 
+PIXELS_AT_ONCE = 1 << 17
+"""Values of the samples that are looked at together on a CPU: 512 KiB, which stay in the cache."""
 LEAST_DIFFERENCE = 1e-4
 """Added to the difference of two samples, whose logarithm is taken."""
 
@@ -63,7 +64,9 @@ class _PixelLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, pixels: Tensor, mean: Tensor, variety: float, prior: float) -> Tensor:
-        at_once = 2 * (max(1, BLOCK // pixels[:2].numel()) if pixels.device.type == "cpu" else len(pixels))
+        at_once = 2 * (
+            max(1, PIXELS_AT_ONCE // pixels[:2].numel()) if pixels.device.type == "cpu" else len(pixels)
+        )
         width, values = pixels.shape[3], pixels.numel()
         rows = pixels.permute(0, 2, 3, 1).flatten(2)  # of whole pixels
         gradient, total = torch.empty_like(rows), pixels.new_zeros(())

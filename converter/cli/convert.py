@@ -148,7 +148,7 @@ def options_from_flags(model: str, given: dict[str, Any], typed: set[str]) -> Co
         images=ImageOptions(**some(ImageOptions)),
         build=build_options(given),
         asked_algorithm=given["algorithm"] if "algorithm" in typed and not choose else None,
-        asked_samples="samples" in typed,
+        asked_samples=given["samples"] if "samples" in typed else None,
         **some(ConvertOptions),
     )
 

@@ -124,8 +124,8 @@ def warn_of_dead(
 
 def judges(job: Job, samples: SampleSource | None) -> Float[np.ndarray, "batch channels height width"]:
     """Inputs to compare calibrators on, half of them mixed: samples to choose on, or the first of the real images."""
-    fresh = samples if job.calib is None else None
-    count = judges_of(job.task, fresh, inputs_for(job.batch))
+    taken = samples if job.calib is None else None
+    count = judges_of(job.task, taken, inputs_for(job.batch))
     data: Batches | None = job.calib
     if data is None:
         assert samples is not None

@@ -135,14 +135,14 @@ def test_the_table_has_medians_and_spread() -> None:
             "peak_mib": 100.0 + seed,
             "bn_kl": 0.5,
             "range_error": dict.fromkeys(("entropy", "max", "percentile", "mse"), error),
-            "accuracy": {"W8A8 max": {"top1": top1, "agreement": 99.0}},
+            "accuracy": {"W8A8 max": {"top1": top1, "agreement": 99.0, "kl": 0.0123}},
         }
 
     rows = [row(0, 90.0), row(1, 80.0), row(2, 91.0)]
     document = {"network": "n", "fp32_top1": 91.5, "images": 500, "quantized_tensors": 3, "rows": rows}
     *_, last = table(document).splitlines()
     assert last.startswith("| images | 3 | 512 | 2 (2..2) | 102 | 0.500 (0.500..0.500) | 0.200 / 1.00 |")
-    assert last.endswith("| 90.0 (80.0..91.0) / 99.0 |")
+    assert last.endswith("| 90.0 (80.0..91.0) / 99.0 / 0.012 |")
     assert spread([1.26], 1) == "1.3"
 
 

@@ -3,13 +3,13 @@
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner, Result
 from PIL import Image
+from torch import nn
 
 from calibrators.data.batches import first_inputs
 from calibrators.data.images import images_from_path
@@ -17,17 +17,19 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.options import CalibrationOptions
 from calibrators.ranges.ranges import Ranges, save_ranges
+from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.successive import new_ensemble
 from converter import job as module
 from converter import pipeline
+from converter.api import request_of
 from converter.cli.convert import command
-from converter.job import Job
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
-from converter.samples import ProceduralSamples, labels_trained
-from converter.trust.task.embedding import Embedding
+from converter.samples import GeneratorSamples, ProceduralSamples
+from converter.stages.calibration import judges
+from converter.stages.sensitivity import probes
 from converter.trust.task.mask import Mask
 from engines.choose import EngineChoice
 from engines.errors import EngineUnavailableError
@@ -197,49 +199,58 @@ def test_class_folders_say_nothing_of_masks(here: Path) -> None:
     assert job_of(val=images, task=Mask(5)).true_answers is None
 
 
-def guided_job(**fields: Any) -> Job:
-    """A job whose training is too short to learn the classes."""
-    options = ConvertOptions(ModelOptions("mine.pth"), synthesis=ZSCGANOptions(steps=2, batch=4), **fields)
-    return job_of(options=options, teacher=replace(job_of().teacher, bn_layers=1))
+def guided_samples(spec: InputSpec = SPEC) -> GeneratorSamples:
+    options = ZSCGANOptions(steps=1, latent=8, width=4)
+    head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1000)
+    network = nn.Sequential(nn.Conv2d(spec.shape[0], 4, 3), nn.BatchNorm2d(4), *head).eval()
+    trained = TrainedGenerator(new_ensemble(spec, 1000, options, CPU).ensemble, "", (), 0.0)
+    return GeneratorSamples(trained, Guide(network, spec, options))
 
 
-def test_guided_samples_calibrate_in_16_batches_unless_more_were_asked() -> None:
-    job = guided_job()
-    assert job.guided
-    assert module.with_affordable_samples(job).options.calibration.samples == 16 * job.batch
-    few = guided_job(calibration=CalibrationOptions(samples=10))
-    assert module.with_affordable_samples(few).options.calibration.samples == 10
-    asked = guided_job(asked_samples=True)
-    assert module.with_affordable_samples(asked) is asked
-    assert module.with_affordable_samples(job_of()).options.calibration.samples == 512
+@pytest.mark.parametrize(("side", "expected"), [(8, 512), (96, 512), (97, 256), (224, 256)])
+@pytest.mark.parametrize("batch", [0, 2])
+def test_fewer_large_samples_calibrate_where_they_are_guided(side: int, expected: int, batch: int) -> None:
+    spec = InputSpec((1, side, side))
+    options = ConvertOptions(ModelOptions("mine.pth"), synthesis=ZSCGANOptions(batch=batch))
+    job = job_of(options=options, teacher=replace(job_of().teacher, spec=spec), batch=batch or 16)
+    assert job.samples(guided_samples(spec)).num_samples == expected
+    assert job.samples(ProceduralSamples(spec, CPU)).num_samples == 512
+    few = replace(options, calibration=CalibrationOptions(samples=10))
+    assert replace(job, options=few).samples(guided_samples(spec)).num_samples == 10
+    asked = replace(options, asked_samples=400, calibration=CalibrationOptions(samples=400))
+    assert replace(job, options=asked).samples(guided_samples(spec)).num_samples == 400
 
 
-def test_who_has_guided_samples() -> None:
-    job, images = guided_job(), images_from_path(DIGITS / "test.npz", SPEC, batch_size=4)
-    assert not job_of().guided  # without batch norms there is no generator
-    assert not replace(job, task=Embedding(10)).guided
-    assert not replace(job, calib=images).guided
-    long = replace(job.options, synthesis=ZSCGANOptions(steps=600, batch=4))
-    assert not replace(job, options=long).guided
-    for labelled in (False, True):
-        synthesis = ZSCGANOptions(steps=2, latent=8, width=4, guide_steps=0 if labelled else 3)
-        trained = TrainedGenerator(new_ensemble(SPEC, 10, synthesis, CPU).ensemble, "", (), 0.0)
-        assert replace(job, generator=trained).guided != labelled
+@pytest.mark.parametrize(("flags", "asked"), [([], None), (["--calib-samples", "512"], 512)])
+def test_the_command_line_knows_how_many_samples_were_asked_for(flags: list[str], asked: int | None) -> None:
+    options, _ = request_of(["m.pth", "--int8", *flags])
+    assert options.asked_samples == asked
+    assert options.calibration.samples == 512
 
 
 def test_choices_are_made_on_fresh_samples_unless_these_would_be_guided() -> None:
-    source = ProceduralSamples(SPEC, CPU)
-    for job, fresh in ((job_of(), True), (guided_job(), False)):
-        chosen_on = first_inputs(job.choosing_samples(source, 8), 8)
-        calibrating = first_inputs(job.samples(source), 8)
-        assert torch.equal(chosen_on, calibrating) != fresh
+    job = job_of()
+    for source, fresh in ((ProceduralSamples(SPEC, CPU), True), (guided_samples(), False)):
+        chosen_on = job.choosing_samples(source, 20)
+        assert chosen_on.num_samples == 20
+        calibrating = first_inputs(job.samples(source), 20)
+        assert torch.equal(first_inputs(chosen_on, 20), calibrating) != fresh
 
 
-def test_a_generator_without_labels_is_taken_up_as_it_was_trained() -> None:
-    labelled, without = (
-        TrainedGenerator(
-            new_ensemble(SPEC, 10, ZSCGANOptions(steps=2, guide_steps=s), CPU).ensemble, "", (), 0.0
-        )
-        for s in (0, 3)
-    )
-    assert [labels_trained(10, trained) for trained in (None, labelled, without)] == [10, 10, 1]
+def test_choices_guide_no_sample_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    job, source, guided = job_of(batch=16), guided_samples(), []
+    usual = Guide.__call__
+
+    def counting(self: Guide, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        guided.append(len(x))
+        return usual(self, x, labels)
+
+    monkeypatch.setattr(Guide, "__call__", counting)
+    for _ in job.samples(source):
+        pass
+    assert sum(guided) == 512
+    assert len(judges(job, source)) == 128
+    probed = probes(job, source)
+    assert probed is not None
+    assert len(probed) == 64
+    assert sum(guided) == 512

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from calibrators.zscgan import blocks
 from calibrators.zscgan.batch_norm import (
     BatchStatistics,
     MovingMoments,
@@ -56,7 +57,10 @@ def test_moments_of_millions_of_values_are_those_of_float64() -> None:
 
 @pytest.mark.parametrize("affine", [True, False])
 @pytest.mark.parametrize("shape", [(6, 8, 64, 70), (3, 5, 7, 11)])
-def test_measured_together_is_as_measured_apart(shape: tuple[int, ...], affine: bool) -> None:
+def test_measured_together_is_as_measured_apart(
+    shape: tuple[int, ...], affine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "BLOCK", 1 << 15)  # several of them, the last one smaller
     layer = nn.BatchNorm2d(shape[1], affine=affine).eval()
     nn.init.uniform_(layer.running_var, 0.5, 2)
     nn.init.normal_(layer.running_mean)
