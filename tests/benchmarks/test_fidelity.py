@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import fidelity
@@ -14,6 +15,7 @@ from architectures import resnet20
 from conversion import Network, noise_file
 from fidelity import evaluations_from_text, gan_overrides, synthesised
 from figures import label, spread, table
+from measure import Bench
 from measure import main as measure
 from sources import main as make_samples
 from trial import SourceOptions, calibration_images, load_network, parts_of, save_network
@@ -179,9 +181,18 @@ def test_samples_are_made_and_measured(network: Network, tmp_path: Path) -> None
     assert [row["key"]["source"] for row in document["rows"]] == ["images", "gaussian", "zeroq"]
     for row in document["rows"]:
         assert set(row["accuracy"]) == {"W8A8 max", "W4A4 mse"}
+        assert 0 < row["accuracy"]["W8A8 max"]["kl"] < row["accuracy"]["W4A4 mse"]["kl"]
         assert len(row["log2_range_errors"]["mse"]) == document["quantized_tensors"]
     real, noise = (row["range_error"]["entropy"]["median"] for row in document["rows"][:2])
     assert real < noise
+
+
+def test_the_kl_is_that_of_float64() -> None:
+    one, other = torch.randn(2, 6, 5, dtype=torch.float64)
+    p, q = one.softmax(-1), other.softmax(-1)
+    bench: Any = SimpleNamespace(teacher=SimpleNamespace(probe={"logits": one}), logits=[one[:4], one[4:]])
+    expected = (p * (p / q).log()).sum(-1).mean()
+    assert Bench.divergence(bench, [other[:4], other[4:]]) == pytest.approx(float(expected))
 
 
 def test_mct_without_its_interpreter_is_refused(network: Network, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.errors import GeneratorError
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
+from calibrators.zscgan.guidance import Guide
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
-from calibrators.zscgan.sample_sheet import GAP, HEADER, ROWS, save_picture, shown_classes
+from calibrators.zscgan.sample_sheet import GAP, GUIDED_ROWS, HEADER, ROWS, save_picture, shown_classes
 from calibrators.zscgan.sampling import (
     SyntheticBatches,
     TrainedGenerator,
@@ -166,6 +168,14 @@ def test_the_picture_has_a_column_a_class(generator: Ensemble, tmp_path: Path) -
     names = ["a", "b", "a name that is far too long for its column", "d"]
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, class_names=names)) as picture:
         assert picture.size == (4 * (64 + GAP) + GAP, HEADER + ROWS * (64 + GAP) + GAP)
+
+
+def test_the_picture_of_guided_samples_has_fewer_rows(
+    generator: Ensemble, teacher: nn.Module, spec: InputSpec, tmp_path: Path
+) -> None:
+    guide = Guide(teacher, spec, ZSCGANOptions(guide_steps=1))
+    with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, guide=guide)) as picture:
+        assert picture.height == HEADER + GUIDED_ROWS * (64 + GAP) + GAP
 
 
 @pytest.mark.parametrize(("channels", "classes", "columns"), [(1, 1, 10), (2, 3, 3), (5, 1000, 10)])
