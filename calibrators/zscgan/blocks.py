@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 BLOCK = 1 << 20
-"""Values of one block: 4 MiB of float32. A step of EfficientNet-Lite0 takes 8 to 12 % longer with 512 KiB."""
+"""Values of one block: 4 MiB of float32. A step of EfficientNet-Lite0 takes about a tenth longer with 512 KiB."""
 ROW = 256
 """About as many values are one row, so that the innermost loop is long."""
 
