@@ -114,7 +114,7 @@ def gan_options_of(teacher: Any, **fields: Any) -> Any:
 
 def calibration_samples(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
     """The batches of samples that calibrate in a conversion."""
-    from converter.stages.judges import calibrating_of
+    from converter.job import calibrating_of
 
     return generated.batches(calibrating_of(generated, shape, SAMPLES), batch_of(shape), seed)
 

@@ -17,6 +17,7 @@ from calibrators.errors import CacheError
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.ranges.cache_file import ranges_from_cache
 from calibrators.ranges.ranges import Ranges, holds_ranges
+from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.errors import OptionsError, OutputError
@@ -25,8 +26,8 @@ from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.samples import SampleKind, SampleSource, kind_of_samples
-from converter.stages.judges import are_guided, calibrating_of
+from converter.samples import SampleKind, SampleSource, are_guided, kind_of_samples
+from converter.trust.prediction import inputs_for
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
 from converter.workspace import Workspace
@@ -156,6 +157,14 @@ class Job:
             return self.calib
         assert source is not None
         return self.samples(source)
+
+
+def calibrating_of(samples: SampleSource, shape: tuple[int, int, int], count: int) -> int:
+    """``count``, at most as many as two networks are compared on where the samples are guided: 256 large ones.
+
+    They give the ranges of 512 (docs/method.md).
+    """
+    return min(count, inputs_for(ZSCGANOptions().batch_for(*shape[1:]))) if are_guided(samples) else count
 
 
 def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = SINGLE) -> Job:

@@ -85,6 +85,11 @@ class GeneratorSamples:
         return generator(z, conditions), conditions[:, 1]
 
 
+def are_guided(samples: SampleSource | None) -> bool:
+    """Whether each of these takes gradient steps of its own."""
+    return isinstance(samples, GeneratorSamples) and samples.guide_steps > 0
+
+
 @dataclass(frozen=True)
 class BothSamples:
     """Samples of a trained generator and procedural images, half and half.
