@@ -108,7 +108,7 @@ def gan_options_of(teacher: Any, **fields: Any) -> Any:
     """The ZSCGANOptions of a conversion, with these ``fields`` of its own."""
     from calibrators.zscgan.options import ZSCGANOptions
 
-    options = ZSCGANOptions(**fields).for_labels(task_of(teacher).classes, *teacher.spec.shape[1:])
+    options = ZSCGANOptions(**fields).for_labels(task_of(teacher).classes)
     return replace(options, **fields)
 
 

@@ -47,7 +47,7 @@ class Guide:
         self._teacher, self._layout = fastest_form(teacher, spec.shape)
         self._targets = targets_from_model(self._teacher)
         self._options, self.steps = options, options.guide_steps
-        self.batch = options.guide_batch_for(*spec.shape[1:])
+        self.batch = options.batch_for(*spec.shape[1:])
         device = next(teacher.parameters()).device
         low, high = (torch.tensor(side, device=device).view(1, -1, 1, 1) for side in (spec.low, spec.high))
         self._low, self._span, self._mean = low, high - low, mean_pixel(spec).to(device)
