@@ -20,14 +20,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from quantizations import digits, from_network
-from trial import batch_of, calibration_samples, network_from_data, task_of
+from trial import batch_of, calibration_samples, gan_options_of, network_from_data, task_of
 
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm, CalibrationOptions
 from calibrators.ranges.calibrate import observe_over, ranges_from_observed
-from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import (
     TrainedGenerator,
     load_generator,
@@ -122,7 +121,7 @@ def generator_of(subject: Subject, seed: int, folder: Path) -> TrainedGenerator:
         teacher,
         task_of(teacher),
         weights,
-        ZSCGANOptions(seed=seed),
+        gan_options_of(teacher, seed=seed),
         checkpoint=path.with_suffix(".checkpoint"),
         device=cpu,
         console=Console(quiet=True),
@@ -151,12 +150,12 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     teacher = subject.teacher
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions(seed=seed))
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher, seed=seed))
     samples, count = calibration_samples(generated, teacher.spec.shape, seed), inputs_for(batch)
     ranges, choosing = ranges_of(graph, generated, samples), seed + SampleUse.CHOOSING
-    chosen_on = samples if generated.guide_steps else generated.batches(count, batch, choosing)
+    fresh = samples if generated.guide_steps else generated.batches(count, batch, choosing)
     task = task_of(teacher)
-    x = array_of(first_inputs(BorderBatches(chosen_on, choosing), judges_of(task, generated, count)))
+    x = array_of(first_inputs(BorderBatches(fresh, choosing), judges_of(task, generated, count)))
     found = divergences(ranges, graph, plan, task, x)
     fp32 = classes_of(graph, UNQUANTIZED, {}, task, subject.images)
     said = {name: classes_of(graph, plan, amax, task, subject.images) for name, amax in ranges.items()}

@@ -235,7 +235,7 @@ def step_time(setting: dict[str, Any]) -> Found:
     figures: Found = {
         "network": name,
         "side": side,
-        "batch": ZSCGANOptions().batch_for(side, side),
+        "batch": as_converted(spec, 60).batch_for(side, side),
         "ms_a_step": found,
     }
     if not small:
@@ -244,12 +244,17 @@ def step_time(setting: dict[str, Any]) -> Found:
     return {"figures": figures, "wrong": []}
 
 
+def as_converted(spec: InputSpec, steps: int) -> ZSCGANOptions:
+    """How a conversion trains one generator for 1,000 classes in so many steps."""
+    return ZSCGANOptions(steps=steps, generators=1).for_labels(1000, *spec.shape[1:])
+
+
 def ms_a_step(
     teacher: nn.Module, spec: InputSpec, steps: int, choice: Callable[[], Any] | None, warm_up: int = 3
 ) -> float:
     """The median over ``steps``; ``choice`` makes the block that is trained in, None leaves it to the project."""
     times: list[float] = []
-    options = ZSCGANOptions(steps=steps + warm_up, generators=1)
+    options = as_converted(spec, steps + warm_up)
     replaced = (
         nullcontext() if choice is None else patch.object(training, "fast_kernels", choice, create=True)
     )
@@ -266,7 +271,7 @@ def host_waits(teacher: nn.Module, spec: InputSpec, steps: int) -> float:
         warnings.simplefilter("always")
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            training.train_generator(teacher, spec, 1000, ZSCGANOptions(steps=steps, generators=1))
+            training.train_generator(teacher, spec, 1000, as_converted(spec, steps))
         finally:
             torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in said) / steps

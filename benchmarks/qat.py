@@ -28,6 +28,7 @@ from trial import (
     SAMPLES,
     batch_of,
     calibration_images,
+    gan_options_of,
     network_from_data,
     task_of,
     teacher_from_network,
@@ -35,7 +36,6 @@ from trial import (
 
 from calibrators.data.batches import Batches
 from calibrators.data.images import ImageBatches, images_from_path
-from calibrators.zscgan.options import ZSCGANOptions
 from converter.console import Console
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.qat.data import Images, Samples, Source
@@ -82,7 +82,7 @@ def subject_from_data(options: argparse.Namespace, work: Path) -> Subject:
     graph = graph_from_model(teacher.module, teacher.spec)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(options.network, teacher, options.generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     images = images_from_path(network.calib, teacher.spec, batch_size=batch)
     val = images_from_path(network.val, teacher.spec, batch_size=batch, require_labels=True)
     sources: dict[str, tuple[Batches, Source]] = {

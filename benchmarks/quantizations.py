@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from trial import (
     batch_of,
     calibration_samples,
+    gan_options_of,
     network_from_data,
     task_of,
     teacher_from_network,
@@ -30,7 +31,6 @@ from calibrators.data.images import images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.ranges.histogram import Histogram
-from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator, load_generator
 from converter.console import Console
 from converter.graph.capture import INPUT, FoldedGraph, graph_from_model
@@ -123,7 +123,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
     trained = generator_for(name, teacher, generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     seen = {
         "samples": calibration_samples(generated, teacher.spec.shape, 0),
         "noise": noise(teacher, NOISE, batch),
@@ -168,7 +168,7 @@ def generator_for(name: str, teacher: Teacher, generators: Path | None, work: Pa
         teacher,
         task_of(teacher),
         weights,
-        ZSCGANOptions(),
+        gan_options_of(teacher),
         checkpoint=work / f"{name}.checkpoint.pt",
         device=cpu,
         console=Console(),

@@ -27,6 +27,7 @@ from trial import (
     REFERENCE,
     batch_of,
     calibration_images,
+    gan_options_of,
     network_from_data,
     task_of,
     teacher_from_network,
@@ -35,7 +36,6 @@ from trial import (
 from calibrators.data.batches import Batches
 from calibrators.fingerprint import fingerprint
 from calibrators.options import ALGORITHMS
-from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import load_generator
 from converter.graph.capture import FoldedGraph, graph_from_model
 from converter.load.model import Teacher
@@ -69,7 +69,7 @@ def inputs_of(network: Network, teacher: Teacher, count: int, generator: Path | 
         return images
     weights = fingerprint(teacher.module.state_dict())
     trained = load_generator(generator, fingerprint=weights, spec=teacher.spec, device=torch.device("cpu"))
-    generated = generated_samples(teacher, task_of(teacher), trained, ZSCGANOptions())
+    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
     return generated.batches(count, batch_of(teacher.spec.shape), seed=1)
 
 

@@ -23,6 +23,7 @@ from trial import (
     SourceOptions,
     batch_of,
     calibration_images,
+    gan_options_of,
     load_network,
     task_of,
     teacher_from_network,
@@ -33,7 +34,6 @@ from calibrators.data.batches import Batches
 from calibrators.data.images import UNKNOWN, images_from_path
 from calibrators.fingerprint import fingerprint
 from calibrators.kernels import exact_kernels
-from calibrators.zscgan.options import ZSCGANOptions
 from converter.console import Console
 from converter.job import device_from_name
 from converter.load.model import Teacher
@@ -81,7 +81,7 @@ def noise(teacher: Teacher, network: Network, options: SourceOptions, work: Path
 
 def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
     """Samples of the project's generator, trained and drawn as a conversion does it, as many as were asked for."""
-    gan = ZSCGANOptions(**{"seed": options.seed, **options.gan})
+    gan = gan_options_of(teacher, **{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
         teacher,
         task_of(teacher),

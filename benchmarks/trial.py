@@ -104,6 +104,14 @@ def batch_of(shape: tuple[int, int, int]) -> int:
     return ZSCGANOptions().batch_for(*shape[1:])
 
 
+def gan_options_of(teacher: Any, **fields: Any) -> Any:
+    """The ZSCGANOptions of a conversion, with these ``fields`` of its own."""
+    from calibrators.zscgan.options import ZSCGANOptions
+
+    options = ZSCGANOptions(**fields).for_labels(task_of(teacher).classes, *teacher.spec.shape[1:])
+    return replace(options, **fields)
+
+
 def calibration_samples(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
     """The batches of samples that calibrate in a conversion."""
     from converter.job import calibrating_of

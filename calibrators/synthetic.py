@@ -41,7 +41,7 @@ def batches_from_model(
     if torch.cuda.is_available():
         teacher = teacher.cuda()
     classes = classes or classes_from_model(teacher, spec)
-    options = options.for_labels(classes)
+    options = options.for_labels(classes, *spec.shape[1:])
 
     def report(state: EnsembleState) -> None:
         on_step(state.step, options.steps)

@@ -182,7 +182,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
         ranges_for = fingerprint_for_input(weights, teacher.spec)
         task, found = task_of(teacher, options.task, options.decode)  # type: ignore[arg-type]
         batch = options.synthesis.batch_for(*teacher.spec.shape[1:])
-        synthesis = options.synthesis.for_labels(task.classes, ranks.world)
+        synthesis = options.synthesis.for_labels(task.classes, *teacher.spec.shape[1:], ranks.world)
         val, truths = val_images(task, teacher, options)
         if isinstance(task, Labels) and val is not None and val.labelled:
             task = replace(task, one_known=True)  # class folders name one of several

@@ -90,7 +90,8 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
         raise OptionsError(
             "--class-folders require samples with labels, but these have none; leave --class-folders out"
         )
-    options = replace(options, synthesis=options.synthesis.for_labels(network.task.classes))
+    synthesis = options.synthesis.for_labels(network.task.classes, *network.teacher.spec.shape[1:])
+    options = replace(options, synthesis=synthesis)
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
         generated = None if kind == "procedural" else _generated(network, options, place, console)

@@ -79,8 +79,8 @@ class GeneratorSamples:
         generator = self.trained.generator.eval()
         z, conditions = generator.draw(batch, seed, place)
         if self.guide is not None:  # whole batches, whose statistics count
-            x = self.guide.samples(generator, z, conditions)
-            return ranks.share(x), ranks.share(conditions[:, 1])
+            x, labels = self.guide.samples(generator, z, conditions)
+            return ranks.share(x), ranks.share(labels)
         z, conditions = map(ranks.share, (z, conditions))
         return generator(z, conditions), conditions[:, 1]
 

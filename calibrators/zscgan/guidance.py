@@ -12,7 +12,7 @@ from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
 from calibrators.zscgan.batch_norm import BatchStatistics, targets_from_model
 from calibrators.zscgan.ensemble import Ensemble
-from calibrators.zscgan.generator import mean_pixel
+from calibrators.zscgan.generator import GeneratorConfig, mean_pixel
 from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss, label_losses, pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
@@ -28,12 +28,19 @@ MOST_KEPT = 2**29
 """Bytes of guided pixels that are kept."""
 OVERSHOOT = 2.0
 """Times Polyak's step: the loss falls faster on the way to another class than at its start."""
+SAMPLES, MOST_CHOICE = 256, 8
+"""So many samples have none but different classes to choose from, each as many as that leaves, and at most so many."""
+MISSED = 1 / 8
+"""The part of a batch that may be without its class when its guidance ends."""
+UNLIKELY = -1e30
+"""In place of the log probability of a class that is not a number."""
 
 
 class Guide:
-    """Optimizes the pixels of a generator's samples toward their classes, in ``options.guide_steps`` gradient steps.
+    """Optimizes the pixels of a generator's samples toward classes, in at most ``options.guide_steps`` gradient steps.
 
-    They go down the losses of the training but variety (as DeepInversion does from noise in thousands of steps, Yin et
+    A batch ends earlier once all but ``MISSED`` have their class. The classes are dealt out among those of
+    ``classes_to_choose_from``, to the samples that are nearest to them. The steps go down the losses of the training but variety (as DeepInversion does from noise in thousands of steps, Yin et
     al., arXiv 1912.08795). The direction is the gradient at several scales, each of the same strength, so that a step
     changes shapes and not only single pixels (the normalised gradients of DeepDream, Mordvintsev et al., 2015). With
     ``f`` the losses of statistics and label, ``g`` their gradient and ``d`` the direction, the length is
@@ -47,63 +54,74 @@ class Guide:
         self._teacher, self._layout = fastest_form(teacher, spec.shape)
         self._targets = targets_from_model(self._teacher)
         self._options, self.steps = options, options.guide_steps
-        self.batch = options.batch_for(*spec.shape[1:])
+        self.batch = options.guide_batch_for(*spec.shape[1:])
         device = next(teacher.parameters()).device
         low, high = (torch.tensor(side, device=device).view(1, -1, 1, 1) for side in (spec.low, spec.high))
         self._low, self._span, self._mean = low, high - low, mean_pixel(spec).to(device)
-        self._kept: dict[bytes, Tensor] = {}
+        self._kept: dict[bytes, tuple[Tensor, Tensor]] = {}
         self._room = MOST_KEPT
 
     @property
     def key(self) -> str:
         """A name for what it does, beside the network."""
-        return f"{self.steps} x {self._options.guide_rate:g} in batches of {self.batch}"
+        return f"{self.steps} x {self._options.guide_rate:g} in batches of {self.batch} to near classes"
 
     def samples(
         self, generator: Ensemble, z: Float[Tensor, "inputs latent"], conditions: Int[Tensor, "inputs 2"]
-    ) -> Float[Tensor, "inputs channels height width"]:
-        """Guided samples of ``generator``; kept, while there is room, for when they are asked for again.
+    ) -> tuple[Float[Tensor, "inputs channels height width"], Int[Tensor, "inputs"]]:
+        """Guided samples of ``generator`` and their classes; kept, while there is room, to be asked for again.
 
         A guide serves one generator.
         """
         key = sha256(z.cpu().numpy().tobytes() + conditions.numpy().tobytes()).digest()
-        if key not in self._kept:
-            with torch.no_grad(), exact_kernels():
-                x = generator(z, conditions)
-            pixels = self(x, conditions[:, 1]).cpu()
-            if pixels.nbytes > self._room:
-                return self._inputs(pixels)
+        if key in self._kept:
+            pixels, labels = self._kept[key]
+            return self._inputs(pixels), labels
+        with torch.no_grad(), exact_kernels():
+            x = generator(z, conditions)
+        choices = classes_to_choose_from(generator.config, conditions[:, 1], self.batch)
+        pixels, labels = (part.cpu() for part in self(x, choices))
+        if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
-            self._kept[key] = pixels
-        return self._inputs(self._kept[key])
+            self._kept[key] = pixels, labels
+        return self._inputs(pixels), labels
 
     def __call__(
-        self, x: Float[Tensor, "inputs channels height width"], labels: Int[Tensor, "inputs"]
-    ) -> UInt8[Tensor, "inputs channels height width"]:
-        """The pixels of guided inputs, from 0 to 255."""
+        self, x: Float[Tensor, "inputs channels height width"], choices: Int[Tensor, "inputs choices"]
+    ) -> tuple[UInt8[Tensor, "inputs channels height width"], Int[Tensor, "inputs"]]:
+        """The pixels of guided inputs, from 0 to 255, and their classes: of a batch's ``choices``, each at most once."""
         pixels = ((x - self._low) / self._span).clamp(0, 1)
         with exact_kernels(), torch.enable_grad(), BatchStatistics(self._teacher) as statistics:
-            parts = zip(pixels.split(self.batch), send(labels, x.device).split(self.batch), strict=True)
-            guided = [self._guided(some, wanted, statistics) for some, wanted in parts]
-        return torch.cat(guided).mul(LEVELS).round().to(torch.uint8)
+            parts = zip(pixels.split(self.batch), choices.split(self.batch), strict=True)
+            guided, labels = zip(*(self._guided(*part, statistics) for part in parts), strict=True)
+        return torch.cat(guided).mul(LEVELS).round().to(torch.uint8), torch.cat(labels)
 
     def _inputs(
         self, pixels: UInt8[Tensor, "inputs channels height width"]
     ) -> Float[Tensor, "inputs channels height width"]:
         return torch.addcmul(self._low, self._span, send(pixels, self._low.device) / LEVELS)
 
-    def _guided(self, pixels: Tensor, labels: Tensor, statistics: BatchStatistics) -> Tensor:
-        for _ in range(self.steps):
-            pixels = self._step(pixels.detach().requires_grad_(), labels, statistics).detach()
-        return pixels
+    def _guided(
+        self, pixels: Tensor, choices: Tensor, statistics: BatchStatistics
+    ) -> tuple[Tensor, Tensor]:
+        """A batch after all steps, and its classes."""
+        labels = choices[:, 0]
+        for step in range(self.steps):
+            pixels.requires_grad_()
+            x = torch.addcmul(self._low, self._span, pixels)
+            logits = self._teacher(x.contiguous(memory_format=self._layout))
+            if step == 0:
+                labels = nearest_classes(logits.detach(), choices.flatten())
+            elif has_classes(logits, labels):
+                break
+            pixels = self._moved(pixels, logits, labels, statistics)
+        return pixels.detach(), labels
 
-    def _step(self, pixels: Tensor, labels: Tensor, statistics: BatchStatistics) -> Tensor:
+    def _moved(self, pixels: Tensor, logits: Tensor, labels: Tensor, statistics: BatchStatistics) -> Tensor:
         """A batch after one step; as it was where any gradient in it is not finite."""
         options = self._options
-        x = torch.addcmul(self._low, self._span, pixels)
-        logits = self._teacher(x.contiguous(memory_format=self._layout))
         statistics_loss = options.bn_weight * batch_norm_loss(moments_of(statistics), self._targets)
-        label_loss = label_losses(logits, labels, options.label_smoothing)
+        label_loss = label_losses(logits, send(labels, logits.device), options.label_smoothing)
         loss = statistics_loss + label_loss.mean() + pixel_loss(pixels, self._mean, 0.0, options.prior_weight)
         (gradient,) = torch.autograd.grad(loss * len(pixels), pixels)
         with torch.no_grad():
@@ -112,6 +130,39 @@ class Guide:
             length = (OVERSHOOT * (statistics_loss + label_loss) / slope).clamp(0, options.guide_rate)
             moved = (pixels - length[:, None, None, None] * direction).clamp(0, 1)
             return torch.where(moved.isfinite().all(), moved, pixels)
+
+
+def classes_to_choose_from(
+    config: GeneratorConfig, labels: Int[Tensor, "samples"], batch: int
+) -> Int[Tensor, "samples choices"]:
+    """Classes of which each sample may be, given those that its condition names.
+
+    The classes are gone through in the same order, more at a time: over all conditions, each may be chosen equally
+    often. Of a ``batch`` of neighbours and of the first ``SAMPLES`` samples none has a class of another to choose from.
+    """
+    order = config.labels()
+    choices = max(1, min(config.classes // SAMPLES, config.classes // batch, MOST_CHOICE))
+    places = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))[labels]
+    return order[(places[:, None] * choices + torch.arange(choices)) % len(order)]
+
+
+def nearest_classes(
+    logits: Float[Tensor, "samples classes"], choices: Int[Tensor, "choices"]
+) -> Int[Tensor, "samples"]:
+    """One of the ``choices`` for each sample, none twice; the likeliest pair of both is the first to be chosen."""
+    scores = logits.float().cpu().log_softmax(1)[:, choices].nan_to_num(UNLIKELY, neginf=UNLIKELY)
+    found = torch.empty(len(logits), dtype=torch.long)
+    for _ in range(len(logits)):
+        sample, place = divmod(int(scores.argmax()), len(choices))
+        found[sample] = choices[place]
+        scores[sample], scores[:, place] = -torch.inf, -torch.inf
+    return found
+
+
+def has_classes(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]) -> bool:
+    """Whether enough of a batch are of their classes already."""
+    missed = (logits.argmax(1) != send(labels, logits.device)).sum()
+    return bool(missed <= MISSED * len(labels))
 
 
 def _over_scales(

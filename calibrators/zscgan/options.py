@@ -28,7 +28,7 @@ class ZSCGANOptions:
     averaged, ``variety_weight`` multiplies the loss that keeps the samples of a class apart, ``prior_weight`` the one
     that keeps them smooth and soft.
 
-    Where samples have no labels, ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
+    Where no labels are trained, ``for_labels`` takes one generator and ``LARGE_BATCH_WITHOUT_LABELS``.
     """
 
     steps: int = 60
@@ -65,9 +65,9 @@ class ZSCGANOptions:
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"expected --seed between 0 and {2**32 - 1}, got {self.seed}")
 
-    def for_labels(self, labels: int, world: int = 1) -> "ZSCGANOptions":
+    def for_labels(self, labels: int, height: int, width: int, world: int = 1) -> "ZSCGANOptions":
         """Options for a network with so many ``labels``, 1 where samples have none, trained by ``world`` processes."""
-        if labels > 1:
+        if labels > 1 and self.trains_labels(labels, self.batch_for(height, width)):
             return self
         fits = world == 1 or LARGE_BATCH_WITHOUT_LABELS % (2 * world) == 0
         return replace(
@@ -107,3 +107,7 @@ class ZSCGANOptions:
         """Batch size for inputs of this many pixels."""
         fitting = (batch for pixels, batch in BATCHES.items() if height * width <= pixels)
         return self.batch or next(fitting, self.large_batch)
+
+    def guide_batch_for(self, height: int, width: int) -> int:
+        """Samples that are guided together, whose statistics count: as many as where labels are trained."""
+        return replace(self, large_batch=LARGE_BATCH).batch_for(height, width)

@@ -1,4 +1,4 @@
-"""``samples.png``: a look at what the generator makes, one column a class."""
+"""``samples.png``: a look at what the generator makes."""
 
 import io
 from collections.abc import Sequence
@@ -10,10 +10,12 @@ from jaxtyping import Float
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from calibrators.data.batches import Batch
 from calibrators.data.export import bytes_from_inputs
 from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.guidance import Guide
+from calibrators.zscgan.sampling import SyntheticBatches
 from zscgan_common.files import write_atomic
 
 MOST_COLUMNS = 10
@@ -23,11 +25,20 @@ GAP = 4
 HEADER = 16
 
 
-def shown_classes(generator: Ensemble) -> list[int]:
-    """The classes of the picture's columns: all, or 10 spread evenly over them."""
+def shown_classes(generator: Ensemble, seed: int = 0, guide: Guide | None = None) -> list[int]:
+    """The classes of the picture's columns: all, or 10 spread evenly over them; of guided samples those of each."""
+    if guide is not None:
+        return first_guided(generator, seed, guide)[1].tolist()
     classes = generator.config.classes
     columns: list[int] = torch.linspace(0, classes - 1, min(classes, MOST_COLUMNS)).round().long().tolist()
     return columns
+
+
+def first_guided(generator: Ensemble, seed: int, guide: Guide) -> Batch:
+    """The first samples of ``seed``, as many as the picture shows."""
+    count = GUIDED_ROWS * MOST_COLUMNS
+    (found,) = SyntheticBatches(generator, count, count, seed, guide)
+    return found
 
 
 def save_picture(
@@ -38,24 +49,21 @@ def save_picture(
     class_names: Sequence[str] | None = None,
     guide: Guide | None = None,
 ) -> Path:
-    """A grid of samples: a column for each of ``shown_classes``, 6 rows (3 where guided), of the generators in turn.
+    """A grid of samples: a column for each of ``shown_classes``, 6 rows, of the generators in turn.
 
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number; samples
-    without labels have ten columns without heads.
+    without labels have ten columns without heads. Guided samples are the first of ``seed``, each below its class.
     """
-    spec, columns = generator.config.spec, shown_classes(generator)
-    if generator.config.classes == 1:
-        columns = columns * MOST_COLUMNS
-    rows = ROWS if guide is None else GUIDED_ROWS
-    z, _ = generator.draw(rows * len(columns), seed, 0)
-    turns = torch.arange(rows) % len(generator.members)
-    conditions = torch.cartesian_prod(turns, torch.tensor(columns))
+    spec, classes = generator.config.spec, shown_classes(generator, seed, guide)
+    heads = [class_names[c] if class_names else str(c) for c in classes] if generator.config.classes > 1 else []
+    if guide is not None:
+        return save_sheet(first_guided(generator, seed, guide)[0].cpu(), spec, path, heads=heads)
+    columns = classes if heads else classes * MOST_COLUMNS
+    z, _ = generator.draw(ROWS * len(columns), seed, 0)
+    turns = torch.arange(ROWS) % len(generator.members)
     generator.eval()
     with torch.no_grad():
-        made = generator(z, conditions) if guide is None else guide.samples(generator, z, conditions)
-    heads = (
-        [class_names[c] if class_names else str(c) for c in columns] if generator.config.classes > 1 else []
-    )
+        made = generator(z, torch.cartesian_prod(turns, torch.tensor(columns)))
     return save_sheet(made.cpu(), spec, path, columns=len(columns), heads=heads)
 
 
@@ -67,21 +75,27 @@ def save_sheet(
     columns: int = MOST_COLUMNS,
     heads: Sequence[str] = (),
 ) -> Path:
-    """A grid of ``samples`` row by row, with a head for each column where there are some."""
+    """``save_tiles`` of ``samples``."""
     tiles = [tile_from_sample(sample, spec) for sample in samples]
     return save_tiles(tiles, path, columns=columns, heads=heads)
 
 
 def save_tiles(tiles: Sequence[Image.Image], path: Path, *, columns: int, heads: Sequence[str] = ()) -> Path:
-    """A grid of ``tiles``, all of one size, row by row, with a head for each column where there are some."""
+    """A grid of ``tiles``, all of one size, row by row; ``heads`` are none, one for each column or one for each tile."""
     width, height = tiles[0].size
-    columns, top = min(columns, len(tiles)), HEADER if heads else 0
-    rows = -(-len(tiles) // columns)
-    picture = Image.new("RGB", (columns * (width + GAP) + GAP, top + rows * (height + GAP) + GAP), "white")
-    for position, tile in enumerate(tiles):
-        row, column = divmod(position, columns)
-        picture.paste(tile, (GAP + column * (width + GAP), top + GAP + row * (height + GAP)))
-    write_heads(picture, heads, width + GAP)
+    columns = min(columns, len(tiles))
+    rows, headed = -(-len(tiles) // columns), -(-len(heads) // columns)
+    size = columns * (width + GAP) + GAP, headed * HEADER + rows * (height + GAP) + GAP
+    picture = Image.new("RGB", size, "white")
+    corners = [
+        (GAP + column * (width + GAP), GAP + row * (height + GAP) + HEADER * min(row + 1, headed))
+        for row in range(rows)
+        for column in range(columns)
+    ]
+    for tile, corner in zip(tiles, corners, strict=False):
+        picture.paste(tile, corner)
+    for head, corner in zip(heads, corners, strict=False):
+        write_head(picture, head, corner, width)
     buffer = io.BytesIO()
     picture.save(buffer, format="PNG")
     return write_atomic(path, buffer.getvalue())
@@ -97,9 +111,9 @@ def tile_from_sample(sample: Float[Tensor, "channels height width"], spec: Input
     return tile.resize((tile.width * factor, tile.height * factor), Image.Resampling.NEAREST)
 
 
-def write_heads(picture: Image.Image, heads: Sequence[str], step: int) -> None:
-    """One head a column, cut to the column's width."""
+def write_head(picture: Image.Image, head: str, corner: tuple[int, int], width: int) -> None:
+    """The head above the tile with this upper left ``corner``, cut to the tile's width."""
     draw, font = ImageDraw.Draw(picture), ImageFont.load_default()
-    for column, head in enumerate(heads):
-        fits = [n for n in range(1, len(head) + 1) if draw.textlength(head[:n], font=font) <= step - GAP]
-        draw.text((GAP + column * step, 2), head[: max(fits, default=1)], fill="black", font=font)
+    fits = [n for n in range(1, len(head) + 1) if draw.textlength(head[:n], font=font) <= width]
+    x, y = corner
+    draw.text((x, y - HEADER - GAP + 2), head[: max(fits, default=1)], fill="black", font=font)

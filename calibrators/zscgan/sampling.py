@@ -47,21 +47,21 @@ class SyntheticBatches:
         z, conditions = self.generator.draw(-(-self.num_samples // whole) * whole, self.seed, 0)
         for start in range(first * self.batch_size, self.num_samples, step * self.batch_size):
             stop = min(start + self.batch_size, self.num_samples)
-            x = self._made(z, conditions, start, stop)
-            yield x, conditions[start:stop, 1].to(x.device)
+            x, labels = self._made(z, conditions, start, stop)
+            yield x, labels.to(x.device)
 
     @torch.no_grad()
-    def _made(self, z: Tensor, conditions: Tensor, start: int, stop: int) -> Tensor:
+    def _made(self, z: Tensor, conditions: Tensor, start: int, stop: int) -> Batch:
         """The samples of these rows."""
         if self.guide is None:
             with exact_kernels():
-                x: Tensor = self.generator(z[start:stop], conditions[start:stop])
-            return x
+                return self.generator(z[start:stop], conditions[start:stop]), conditions[start:stop, 1]
         size = self.guide.batch
         before = start // size * size
         places = [slice(at, at + size) for at in range(before, stop, size)]
         parts = [self.guide.samples(self.generator, z[rows], conditions[rows]) for rows in places]
-        return torch.cat(parts)[start - before : stop - before]
+        x, labels = map(torch.cat, zip(*parts, strict=True))
+        return x[start - before : stop - before], labels[start - before : stop - before]
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,7 @@ sample_options = cloup.option_group(
                  help="Gradient steps that optimize the pixels of each sample toward its class, where --gan-steps are "
                  "too few to learn all classes; 0: none."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
-                 show_default="64 to 16, by the pixels; 8 for large inputs without labels",
+                 show_default="64 to 16, by the pixels; 8 for large inputs if no labels are trained",
                  help="Samples per step."),
     cloup.option("--generator", type=FilePath, metavar="FILE", help="Reuse generator.pt of an earlier run."),
     cloup.option("--seed", type=int, default=ZSCGANOptions.seed, show_default=True,

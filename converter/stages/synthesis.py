@@ -95,7 +95,7 @@ def synthesise(job: Job) -> Synthesised:
             f", {quality.label_accuracy:.1f} % of samples have their label" if has_labels(job.task) else ""
         )
         if generated.guide_steps:
-            stage.detail += f"; guided to their classes in {generated.guide_steps} steps, "
+            stage.detail += f"; guided to their classes in at most {generated.guide_steps} steps, "
             stage.detail += "as training was too short to learn all of them"
         if job.sample_kind == "both":
             stage.detail += "; half of the samples are procedural images"
@@ -290,7 +290,7 @@ def section_of(job: Job, generated: GeneratorSamples, quality: SampleQuality) ->
         if not has_labels(job.task)
         else [
             {"class": label, "name": names[label] if names else None}
-            for label in shown_classes(trained.generator)
+            for label in shown_classes(trained.generator, job.seed, generated.guide)
         ],
         reused=job.options.generator is not None,
         history=[TrainingStep(step, kl, label) for step, kl, label in trained.history],

@@ -12,7 +12,14 @@ from calibrators.data.batches import TensorBatches, random_pixels
 from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
-from calibrators.zscgan.guidance import Guide, _over_scales, guide_for
+from calibrators.zscgan.guidance import (
+    Guide,
+    _over_scales,
+    classes_to_choose_from,
+    guide_for,
+    has_classes,
+    nearest_classes,
+)
 from calibrators.zscgan.losses import pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
@@ -23,11 +30,12 @@ OPTIONS = ZSCGANOptions(batch=16, guide_steps=10)
 
 
 def samples(spec: InputSpec, count: int = 32) -> tuple[Tensor, Tensor]:
-    return random_pixels(spec, count, 0), torch.arange(count) % 4
+    """Inputs, and the one class that each of them may choose."""
+    return random_pixels(spec, count, 0), (torch.arange(count) % 4)[:, None]
 
 
-def guided(guide: Guide, x: Tensor, labels: Tensor) -> Tensor:
-    return guide._inputs(guide(x, labels))
+def guided(guide: Guide, x: Tensor, choices: Tensor) -> Tensor:
+    return guide._inputs(guide(x, choices)[0])
 
 
 def ensemble_of(spec: InputSpec, classes: int = 4, *, labelled: bool = False) -> Ensemble:
@@ -42,11 +50,13 @@ def quality(teacher: nn.Module, x: Tensor, labels: Tensor) -> SampleQuality:
 def test_guided_samples_have_their_labels_and_are_nearer_to_the_statistics(
     teacher: nn.Module, spec: InputSpec
 ) -> None:
-    x, labels = samples(spec, 64)
+    x, choices = samples(spec, 64)
     x = x / 4  # far from what the teacher has seen
-    guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=60, guide_rate=0.1, bn_weight=1.0))
-    before, after = quality(teacher, x, labels), quality(teacher, guided(guide, x, labels), labels)
-    assert before.label_accuracy <= 35
+    guide = Guide(teacher, spec, replace(OPTIONS, guide_steps=60))
+    pixels, labels = guide(x, choices)
+    assert torch.equal(labels.bincount(), torch.tensor([16, 16, 16, 16]))
+    before, after = quality(teacher, x, labels), quality(teacher, guide._inputs(pixels), labels)
+    assert before.label_accuracy <= 45
     assert after.label_accuracy >= 60
     assert after.bn_kl < before.bn_kl / 2
 
@@ -54,7 +64,7 @@ def test_guided_samples_have_their_labels_and_are_nearer_to_the_statistics(
 def test_guided_samples_are_valid_pixels(teacher: nn.Module, spec: InputSpec) -> None:
     x, labels = samples(spec)
     guide = Guide(teacher, spec, replace(OPTIONS, guide_rate=1.0))
-    pixels = guide(x, labels)
+    pixels, _ = guide(x, labels)
     assert (pixels.dtype, pixels.shape) == (torch.uint8, x.shape)
     low, high = (torch.tensor(side).view(1, -1, 1, 1) for side in (spec.low, spec.high))
     inputs = guide._inputs(pixels)
@@ -77,7 +87,8 @@ def test_batches_are_guided_each_for_itself(teacher: nn.Module, spec: InputSpec)
     x, labels = samples(spec, 40)
     guide = Guide(teacher, spec, OPTIONS)
     apart = [guide(some, wanted) for some, wanted in zip(x.split(16), labels.split(16), strict=True)]
-    assert torch.equal(guide(x, labels), torch.cat(apart))
+    for together, parts in zip(guide(x, labels), zip(*apart, strict=True), strict=True):
+        assert torch.equal(together, torch.cat(parts))
 
 
 def test_a_single_sample_is_guided(teacher: nn.Module, spec: InputSpec) -> None:
@@ -120,6 +131,67 @@ def test_the_gradient_is_followed_at_each_scale(size: tuple[int, int]) -> None:
         if finer is not None:
             expected = F.interpolate(expected, size=finer, mode="bilinear", align_corners=False)
     torch.testing.assert_close(_over_scales(gradient), expected)
+
+
+@pytest.mark.parametrize(("found", "steps"), [(True, 1), (False, OPTIONS.guide_steps)])
+def test_guidance_ends_once_a_batch_has_its_classes(
+    found: bool, steps: int, teacher: nn.Module, spec: InputSpec, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[Tensor] = []
+    usual = Guide._moved
+
+    def counting(self: Guide, pixels: Tensor, logits: Tensor, labels: Tensor, statistics: object) -> Tensor:
+        taken.append(labels)
+        return usual(self, pixels, logits, labels, statistics)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Guide, "_moved", counting)
+    x, _ = samples(spec, 16)
+    said = teacher(x).argmax(1)
+    wanted = said if found else (said + 1) % 4
+    guide = Guide(teacher, spec, replace(OPTIONS, guide_rate=1e-6))
+    choices = wanted.mode().values.expand(16)[:, None] if not found else wanted[:, None]
+    _, labels = guide(x, choices)
+    assert len(taken) == steps
+    assert all(torch.equal(labels, each) for each in taken)
+    assert not found or torch.equal(labels, said)
+
+
+def test_enough_of_a_batch_is_all_but_an_eighth() -> None:
+    logits, labels = torch.eye(4)[torch.arange(16) % 4], torch.arange(16) % 4
+    assert has_classes(logits, labels)
+    labels[:2] += 1
+    assert has_classes(logits, labels)
+    labels[2] += 1
+    assert not has_classes(logits, labels)
+
+
+def test_each_sample_gets_the_class_that_is_nearest() -> None:
+    logits = torch.tensor([[0.0, 9.0, 1.0, 0.0], [0.0, 8.0, 0.0, 7.0], [0.0, 7.0, 6.0, 5.0]])
+    assert nearest_classes(logits, torch.tensor([0, 1, 2, 3])).tolist() == [1, 3, 2]
+    assert nearest_classes(logits, torch.tensor([3, 2, 0])).tolist() == [0, 3, 2]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+def test_classes_are_dealt_out_whatever_the_logits(value: float) -> None:
+    logits = torch.full((5, 7), value)
+    assert sorted(nearest_classes(logits, torch.arange(5)).tolist()) == list(range(5))
+
+
+@pytest.mark.parametrize(
+    ("classes", "batch", "choices"), [(1000, 16, 3), (21_843, 16, 8), (600, 64, 2), (100, 16, 1), (20, 64, 1)]
+)
+def test_how_many_classes_a_sample_may_choose_from(
+    classes: int, batch: int, choices: int, spec: InputSpec
+) -> None:
+    config = GeneratorConfig(spec, classes, latent=4, width=4, labelled=False)
+    order = config.labels()
+    found = classes_to_choose_from(config, order, batch)
+    assert found.shape == (classes, choices)
+    assert torch.equal(found.flatten().bincount(), torch.full((classes,), choices))
+    alike = classes_to_choose_from(config, order[5:9], batch)
+    assert torch.equal(alike, found[5:9])
+    some = found[: min(classes, max(batch, 256 if choices > 1 else batch))]
+    assert len(some.unique()) == some.numel()
 
 
 @pytest.mark.parametrize(
@@ -165,9 +237,9 @@ def counted(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     calls: list[int] = []
     usual = Guide.__call__
 
-    def counting(self: Guide, x: Tensor, labels: Tensor) -> Tensor:
+    def counting(self: Guide, x: Tensor, choices: Tensor) -> tuple[Tensor, Tensor]:
         calls.append(len(x))
-        return usual(self, x, labels)
+        return usual(self, x, choices)
 
     monkeypatch.setattr(Guide, "__call__", counting)
     return calls
@@ -184,9 +256,10 @@ def test_samples_are_guided_once_in_the_batches_of_the_training(
         assert torch.equal(again, x[:count])
         assert torch.equal(same, labels[:count])
     assert len(counted) == 3
-    plain, same = whole(SyntheticBatches(ensemble, 40, 16, 3))
-    assert torch.equal(same, labels)
+    plain, asked = whole(SyntheticBatches(ensemble, 40, 16, 3))
     assert not torch.equal(plain, x)
+    for some, others in zip(labels.split(16), asked.split(16), strict=True):  # dealt out in another order
+        assert len(some) < 16 or torch.equal(some.bincount(), others.bincount())
 
 
 def test_every_nth_batch_is_that_of_the_whole(teacher: nn.Module, spec: InputSpec) -> None:

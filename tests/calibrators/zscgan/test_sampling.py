@@ -12,7 +12,15 @@ from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import sample_quality
-from calibrators.zscgan.sample_sheet import GAP, GUIDED_ROWS, HEADER, ROWS, save_picture, shown_classes
+from calibrators.zscgan.sample_sheet import (
+    GAP,
+    GUIDED_ROWS,
+    HEADER,
+    ROWS,
+    save_picture,
+    shown_classes,
+    tile_from_sample,
+)
 from calibrators.zscgan.sampling import (
     SyntheticBatches,
     TrainedGenerator,
@@ -170,12 +178,16 @@ def test_the_picture_has_a_column_a_class(generator: Ensemble, tmp_path: Path) -
         assert picture.size == (4 * (64 + GAP) + GAP, HEADER + ROWS * (64 + GAP) + GAP)
 
 
-def test_the_picture_of_guided_samples_has_fewer_rows(
+def test_the_picture_of_guided_samples_shows_the_first_each_with_its_class(
     generator: Ensemble, teacher: nn.Module, spec: InputSpec, tmp_path: Path
 ) -> None:
     guide = Guide(teacher, spec, ZSCGANOptions(guide_steps=1))
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, guide=guide)) as picture:
-        assert picture.height == HEADER + GUIDED_ROWS * (64 + GAP) + GAP
+        assert picture.size == (10 * (64 + GAP) + GAP, GUIDED_ROWS * (HEADER + 64 + GAP) + GAP)
+        last = picture.crop((picture.width - 64 - GAP, picture.height - 64 - GAP, picture.width - GAP, picture.height - GAP))
+    x, labels = next(iter(SyntheticBatches(generator, 30, 30, 0, guide)))
+    assert last.tobytes() == tile_from_sample(x[-1], spec).tobytes()
+    assert shown_classes(generator, 0, guide) == labels.tolist()
 
 
 @pytest.mark.parametrize(("channels", "classes", "columns"), [(1, 1, 10), (2, 3, 3), (5, 1000, 10)])

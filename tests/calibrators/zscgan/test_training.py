@@ -152,22 +152,31 @@ def test_classes_are_learned_by_enough_samples(classes: int, steps: int, batch: 
 
 
 @pytest.mark.parametrize(("world", "batch"), [(1, 8), (2, 8), (4, 8), (3, 16), (8, 16)])
-def test_large_inputs_without_labels_take_small_batches_that_the_ranks_can_share(
+def test_large_inputs_take_small_batches_that_the_ranks_can_share_where_no_labels_are_trained(
     world: int, batch: int
 ) -> None:
     options = ZSCGANOptions()
     assert options.batch_for(224, 224) == 16
-    assert options.for_labels(1, world).batch_for(224, 224) == batch
-    assert options.for_labels(2, world).batch_for(224, 224) == 16
-    assert options.for_labels(1000, world).batch_for(224, 224) == 16
-    assert options.for_labels(1, world).batch_for(32, 32) == 64
-    assert options.for_labels(1, world).batch_for(112, 112) == 16
-    assert ZSCGANOptions(batch=12).for_labels(1, world).batch_for(224, 224) == 12
+    for labels, side, expected in (
+        (1, 224, batch),
+        (2, 224, 16),
+        (1000, 224, batch),
+        (1, 32, 64),
+        (1, 112, 16),
+    ):
+        assert options.for_labels(labels, side, side, world).batch_for(side, side) == expected
+    assert (
+        options.guide_batch_for(224, 224)
+        == options.for_labels(1000, 224, 224, world).guide_batch_for(224, 224)
+        == 16
+    )
+    assert options.for_labels(40, 32, 32, world) == options  # they are learned
+    assert ZSCGANOptions(batch=12).for_labels(1, 224, 224, world).batch_for(224, 224) == 12
 
 
 def test_a_network_without_labels_takes_one_generator() -> None:
     options = ZSCGANOptions()
-    assert [options.for_labels(labels).generators for labels in (1, 2, 10)] == [1, 2, 2]
+    assert [options.for_labels(labels, 32, 32).generators for labels in (1, 2, 10, 1000)] == [1, 2, 2, 1]
     assert [options.batch_for(48, width) for width in (64, 128, 192, 256)] == [64, 32, 32, 16]
 
 
