@@ -10,6 +10,11 @@ networks: that the second class alone counts (against the best 2, 4, 9 or all ot
 mixed (against other shares), and the factors of the interval. DATA is the folder of ``conversion.py``.
 
     python benchmarks/prediction.py DATA --json FILE --plot FILE
+
+Networks that had no part in any of that are predicted as a conversion does it: those that ``train_cifar.py`` trains to
+``models/cifar10-NAME.pth`` in DATA.
+
+    python benchmarks/prediction.py DATA --network vgg,mobilenet,vit,convnext
 """
 
 import argparse
@@ -22,7 +27,7 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from quantizations import SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
+from quantizations import OUTSIDE, SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
 
 from converter.trust.prediction import Margins, Prediction, Z, predict_from_logits
 from converter.trust.task.classes import Classes
@@ -131,7 +136,9 @@ def progress(name: str, case: Case | None, found: Measured) -> tuple[Case | None
 
 
 def margins_of_others(name: str, margins: dict[str, Margins]) -> Margins:
-    """The medians over all networks but ``name``; over it too where it is the only one."""
+    """The medians over all networks but ``name``; those of a conversion where it had no part in these."""
+    if name in OUTSIDE:
+        return Margins()
     others = [found for other, found in margins.items() if other != name] or list(margins.values())
     return Margins(median(found.width for found in others), median(found.slope for found in others))
 
@@ -248,7 +255,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--network", default=",".join(NETWORKS), help="with commas between [default: all]")
+    parser.add_argument("--network", default=",".join(NETWORKS), help="with commas between [default: %(default)s]")
     parser.add_argument(
         "--generators", type=Path, help="folder with NETWORK/generator.pt [default: train them]"
     )

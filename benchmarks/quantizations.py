@@ -4,7 +4,7 @@ Logits are kept in a folder, two files for each quantization, so that a run that
 """
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -17,6 +17,7 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from torch import Tensor, nn
+from train_cifar import MEAN, STD
 from trial import (
     batch_of,
     calibration_samples,
@@ -39,11 +40,15 @@ from converter.load.model import Teacher, load_model
 from converter.load.options import ModelOptions
 from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
+from converter.samples import ProceduralSamples, SampleSource
 from converter.stages.synthesis import generated_samples, generator_from_teacher
 from converter.trust.prediction import border_inputs, inputs_for
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
-SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0")
+TRAINED = Path(__file__).with_name("train_cifar.py")
+OUTSIDE = ("vgg", "mobilenet", "vit", "convnext")
+"""Networks of ``train_cifar.py``: no constant was chosen while looking at them."""
+SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0", *OUTSIDE)
 """Networks whose images mean the same in a mirror; twice as many inputs resolve smaller differences."""
 
 LARGE = ("efficientnet_lite0",)
@@ -65,11 +70,22 @@ class Case:
         widths = "".join(f"{letter}{self.bits}" for letter in self.what)
         return f"{widths} {self.calibrator} {self.source}"
 
+    def part_of(self, plan: QuantizationPlan) -> QuantizationPlan:
+        """``plan`` as far as weights or activations are quantized."""
+        if self.what == "WA":
+            return plan
+        return replace(plan, activations=()) if self.what == "W" else replace(plan, weights=())
+
 
 def cases_of(name: str) -> list[Case]:
     """The quantizations of one network."""
+    return quantizations_of((8, 6) if name in LARGE else (8, 6, 5, 4))
+
+
+def quantizations_of(widths: Sequence[int]) -> list[Case]:
+    """All calibrators, ranges and parts of a network, with each number of bits."""
     found: list[Case] = []
-    for bits in (8, 6) if name in LARGE else (8, 6, 5, 4):
+    for bits in widths:
         calibrators: tuple[Algorithm, ...] = ALGORITHMS if bits == 8 else ("max", "percentile", "mse")
         found += [Case(bits, calibrator) for calibrator in calibrators]
         found += [
@@ -98,14 +114,9 @@ class Subject:
 
     def quantized(self, case: Case | None) -> nn.Module:
         """The network with the quantizers of ``case``, or without any."""
-        plan = self.plan
         if case is None:
             return self.graph.module
-        if case.what == "W":
-            plan = replace(plan, activations=())
-        elif case.what == "A":
-            plan = replace(plan, weights=())
-        return simulate(self.graph, plan, self.amax(case), case.bits)
+        return simulate(self.graph, case.part_of(self.plan), self.amax(case), case.bits)
 
 
 @dataclass(frozen=True)
@@ -118,12 +129,11 @@ class Measured:
 
 def subject_from_data(name: str, data: Path, generators: Path | None, work: Path) -> Subject:
     """The network ``name`` with everything that is measured on it."""
-    val, teacher = digits() if name == "digits" else from_network(network_from_data(name, data, work))
+    val, teacher = classifier(name, data, work)
     graph = graph_from_model(teacher.module, teacher.spec)
     plan = place_quantizers(graph.onnx)
     batch = batch_of(teacher.spec.shape)
-    trained = generator_for(name, teacher, generators, work)
-    generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
+    generated = samples_for(name, teacher, generators, work)
     seen = {
         "samples": calibration_samples(generated, teacher.spec.shape, 0),
         "noise": noise(teacher, NOISE, batch),
@@ -139,6 +149,33 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
         border_inputs(generated, inputs_for(batch), batch, SampleUse.JUDGING),
         {source: histograms(graph, plan, batches, torch.device("cpu")) for source, batches in seen.items()},
     )
+
+
+def classifier(name: str, data: Path, work: Path) -> tuple[Path, Teacher]:
+    """The images that measure and the classifier ``name``."""
+    if name == "digits":
+        return digits()
+    return outside(name, data) if name in OUTSIDE else from_network(network_from_data(name, data, work))
+
+
+def samples_for(name: str, teacher: Teacher, generators: Path | None, work: Path) -> SampleSource:
+    """What a conversion without data calibrates with: a generator's samples; without batch norms procedural images."""
+    if not teacher.bn_layers:
+        return ProceduralSamples(teacher.spec, torch.device("cpu"))
+    trained = generator_for(name, teacher, generators, work)
+    return generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher))
+
+
+def outside(name: str, data: Path) -> tuple[Path, Teacher]:
+    """The CIFAR-10 test images and the network in ``models/cifar10-NAME.pth``."""
+    options = ModelOptions(
+        str(data / "models" / f"cifar10-{name}.pth"),
+        arch=f"{TRAINED}:build_{name}",
+        input_shape=(3, 32, 32),
+        mean=MEAN,
+        std=STD,
+    )
+    return data / "cifar10" / "test-500.npz", load_model(options)
 
 
 def digits() -> tuple[Path, Teacher]:

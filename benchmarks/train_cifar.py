@@ -1,8 +1,8 @@
-"""A small ViT or ConvNeXt trained on CIFAR-10: networks without batch norm, to measure procedural images on.
+"""Small networks trained on CIFAR-10: a ViT and a ConvNeXt, which have no batch norm, a VGG and a MobileNet.
 
     python benchmarks/train_cifar.py vit train.npz vit.pth --minutes 30
 
-The archive has ``images`` (uint8, N x 32 x 32 x 3) and ``labels``. ``build_vit`` and ``build_convnext`` are what
+The archive has ``images`` (uint8, N x 32 x 32 x 3) and ``labels``. ``build_vit`` and the others are what
 ``--arch benchmarks/train_cifar.py:build_vit`` of a conversion names; the networks are torchvision's, of few and narrow
 layers.
 """
@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VisionTransformer
+from torchvision.models import VGG, MobileNetV2, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
+from torchvision.models.vgg import make_layers
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 BATCH = 128
@@ -37,7 +38,23 @@ def build_convnext() -> nn.Module:
     return network
 
 
-BUILDERS = {"vit": build_vit, "convnext": build_convnext}
+def build_vgg() -> nn.Module:
+    """Seven convolutions of 32 to 256 channels with batch norms, and one linear layer."""
+    network = VGG(make_layers([32, 32, "M", 64, 64, "M", 128, 128, "M", 256, "M"], batch_norm=True), num_classes=10)
+    network.avgpool = nn.AdaptiveAvgPool2d(1)
+    network.classifier = nn.Linear(256, 10)
+    return network
+
+
+def build_mobilenet() -> nn.Module:
+    """Half the channels of MobileNetV2, two strides fewer."""
+    setting = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 2, 2], [6, 64, 2, 2], [6, 96, 2, 1], [6, 160, 1, 2]]
+    network = MobileNetV2(num_classes=10, width_mult=0.5, inverted_residual_setting=setting, dropout=0.1)
+    network.features[0][0].stride = (1, 1)
+    return network
+
+
+BUILDERS = {"vit": build_vit, "convnext": build_convnext, "vgg": build_vgg, "mobilenet": build_mobilenet}
 
 
 def normalised(images: Tensor) -> Tensor:

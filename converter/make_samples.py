@@ -128,7 +128,7 @@ def _generated(
 ) -> GeneratorSamples:
     """Samples of the generator that was given, or of one that is trained here."""
     trained = _trained(network, options, place, console)
-    return generated_samples(network.teacher, network.task, trained, options.synthesis)
+    return generated_samples(network.teacher, network.task, trained, options.synthesis, options.count)
 
 
 def _trained(

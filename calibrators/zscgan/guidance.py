@@ -28,8 +28,8 @@ MOST_KEPT = 2**29
 """Bytes of guided pixels that are kept."""
 OVERSHOOT = 2.0
 """Times Polyak's step: the loss falls faster on the way to another class than at its start."""
-SAMPLES, MOST_CHOICE = 256, 8
-"""So many samples have none but different classes to choose from, each as many as that leaves, and at most so many."""
+GUIDED, MOST_CHOICES = 256, 8
+"""How many samples have different classes by default, and how many each chooses from at most."""
 MISSED = 1 / 8
 """The part of a batch that may be without its class when its guidance ends."""
 UNLIKELY = -1e30
@@ -47,13 +47,16 @@ class Guide:
     ``OVERSHOOT * f / (g . d)``, at most ``options.guide_rate``: Polyak's step, at which a linear ``f`` would be zero.
 
     ``teacher`` gives logits, is frozen and in eval mode. Samples are guided in batches of ``batch``, whose statistics
-    count, each without regard to the others.
+    count, each without regard to the others. The first ``count`` samples have different classes, as far as there are
+    so many.
     """
 
-    def __init__(self, teacher: nn.Module, spec: InputSpec, options: ZSCGANOptions) -> None:
+    def __init__(
+        self, teacher: nn.Module, spec: InputSpec, options: ZSCGANOptions, count: int = GUIDED
+    ) -> None:
         self._teacher, self._layout = fastest_form(teacher, spec.shape)
         self._targets = targets_from_model(self._teacher)
-        self._options, self.steps = options, options.guide_steps
+        self._options, self.steps, self._count = options, options.guide_steps, count
         self.batch = options.guide_batch_for(*spec.shape[1:])
         device = next(teacher.parameters()).device
         low, high = (torch.tensor(side, device=device).view(1, -1, 1, 1) for side in (spec.low, spec.high))
@@ -64,7 +67,8 @@ class Guide:
     @property
     def key(self) -> str:
         """A name for what it does, beside the network."""
-        return f"{self.steps} x {self._options.guide_rate:g} in batches of {self.batch} to near classes"
+        steps = f"{self.steps} x {self._options.guide_rate:g} in batches of {self.batch}"
+        return f"{steps} to the nearest classes of {self._count} samples"
 
     def samples(
         self, generator: Ensemble, z: Float[Tensor, "inputs latent"], conditions: Int[Tensor, "inputs 2"]
@@ -79,7 +83,9 @@ class Guide:
             return self._inputs(pixels), labels
         with torch.no_grad(), exact_kernels():
             x = generator(z, conditions)
-        choices = classes_to_choose_from(generator.config, conditions[:, 1], self.batch)
+        classes = generator.config.classes
+        width = max(1, min(classes // self._count, classes // self.batch, MOST_CHOICES))
+        choices = classes_to_choose_from(generator.config.labels(), conditions[:, 1], width)
         pixels, labels = (part.cpu() for part in self(x, choices))
         if pixels.nbytes <= self._room:
             self._room -= pixels.nbytes
@@ -133,15 +139,13 @@ class Guide:
 
 
 def classes_to_choose_from(
-    config: GeneratorConfig, labels: Int[Tensor, "samples"], batch: int
+    order: Int[Tensor, "classes"], labels: Int[Tensor, "samples"], choices: int
 ) -> Int[Tensor, "samples choices"]:
     """Classes of which each sample may be, given those that its condition names.
 
-    The classes are gone through in the same order, more at a time: over all conditions, each may be chosen equally
-    often. Of a ``batch`` of neighbours and of the first ``SAMPLES`` samples none has a class of another to choose from.
+    All conditions name the classes in their ``order``; here so many stand for each, those that are next. So a class may
+    be chosen as often as any other.
     """
-    order = config.labels()
-    choices = max(1, min(config.classes // SAMPLES, config.classes // batch, MOST_CHOICE))
     places = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order)))[labels]
     return order[(places[:, None] * choices + torch.arange(choices)) % len(order)]
 
@@ -178,7 +182,9 @@ def _over_scales(
     return whole + F.interpolate(coarse, size=(height, width), mode="bilinear", align_corners=False)
 
 
-def guide_for(teacher: nn.Module, generator: Ensemble, options: ZSCGANOptions) -> Guide | None:
+def guide_for(
+    teacher: nn.Module, generator: Ensemble, options: ZSCGANOptions, count: int = GUIDED
+) -> Guide | None:
     """A guide for samples of a generator that was not trained to its labels; ``options.guide_steps`` of 0 is none."""
     config = generator.config
-    return None if config.labelled or not options.guide_steps else Guide(teacher, config.spec, options)
+    return None if config.labelled or not options.guide_steps else Guide(teacher, config.spec, options, count)

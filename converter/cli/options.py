@@ -55,8 +55,8 @@ sample_options = cloup.option_group(
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
                  help="Training steps of all generators, at most."),
     cloup.option("--guide-steps", type=int, default=ZSCGANOptions.guide_steps, show_default=True,
-                 help="Gradient steps that optimize the pixels of each sample toward its class, where --gan-steps are "
-                 "too few to learn all classes; 0: none."),
+                 help="Gradient steps, at most, that optimize the pixels of each sample toward a class near it, where "
+                 "--gan-steps are too few to learn all classes; 0: none."),
     cloup.option("--gan-batch", "batch", type=int, default=ZSCGANOptions.batch,
                  show_default="64 to 16, by the pixels; 8 for large inputs if no labels are trained",
                  help="Samples per step."),

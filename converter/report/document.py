@@ -75,7 +75,8 @@ class TrainingStep:
 class SynthesisSection:
     """The generator's training and its samples; ``shown`` has ``class`` and ``name`` of each column of the picture.
 
-    ``guide_steps`` took each sample to its class, where the generator has not learned the classes.
+    At most ``guide_steps`` took each sample to its class, where the generator has not learned the classes; ``shown``
+    are then those of the samples in the picture, row by row.
     """
 
     steps: int

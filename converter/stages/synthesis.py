@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from calibrators.data.batches import first_inputs
 from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import SINGLE, Ranks
-from calibrators.zscgan.guidance import guide_for
+from calibrators.zscgan.guidance import GUIDED, guide_for
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.quality import SampleQuality, sample_quality
 from calibrators.zscgan.resume import (
@@ -78,7 +78,7 @@ def synthesise(job: Job) -> Synthesised:
     with job.console.stage("synthesis") as stage:
         trained = generator_for(job)
         assert trained is not None
-        generated = generated_samples(job.teacher, job.task, trained, job.options.synthesis)
+        generated = generated_for(job, trained)
         looked_at = None if has_labels(job.task) else min(STATISTICS, job.options.calibration.samples)
         inputs = job.samples(generated, count=looked_at)
         with job.console.progress("samples", inputs.num_samples) as advance:
@@ -103,12 +103,18 @@ def synthesise(job: Job) -> Synthesised:
     return Synthesised(samples_from(job, generated), section_of(job, generated, quality))
 
 
+def generated_for(job: Job, trained: TrainedGenerator) -> GeneratorSamples:
+    """The samples of ``trained`` for a conversion."""
+    count = GUIDED if job.options.asked_samples is None else job.options.asked_samples
+    return generated_samples(job.teacher, job.task, trained, job.options.synthesis, count)
+
+
 def generated_samples(
-    teacher: Teacher, task: Task, trained: TrainedGenerator, options: ZSCGANOptions
+    teacher: Teacher, task: Task, trained: TrainedGenerator, options: ZSCGANOptions, count: int = GUIDED
 ) -> GeneratorSamples:
-    """The samples of ``trained``, guided where it has not learned their labels."""
+    """The samples of ``trained``, guided where it has not learned their labels: the first ``count`` to different ones."""
     network = LabelsOf(teacher.module, task)
-    return GeneratorSamples(trained, guide_for(network, trained.generator, options))
+    return GeneratorSamples(trained, guide_for(network, trained.generator, options, count))
 
 
 def samples_from(job: Job, generated: GeneratorSamples | None) -> SampleSource:
@@ -153,7 +159,7 @@ def samples_for(job: Job) -> SampleSource | None:
     trained = None if job.procedural else generator_for(job)
     if trained is None:
         return samples_from(job, None)
-    return samples_from(job, generated_samples(job.teacher, job.task, trained, job.options.synthesis))
+    return samples_from(job, generated_for(job, trained))
 
 
 def generator_for(job: Job) -> TrainedGenerator | None:

@@ -177,21 +177,43 @@ def test_classes_are_dealt_out_whatever_the_logits(value: float) -> None:
     assert sorted(nearest_classes(logits, torch.arange(5)).tolist()) == list(range(5))
 
 
-@pytest.mark.parametrize(
-    ("classes", "batch", "choices"), [(1000, 16, 3), (21_843, 16, 8), (600, 64, 2), (100, 16, 1), (20, 64, 1)]
-)
-def test_how_many_classes_a_sample_may_choose_from(
-    classes: int, batch: int, choices: int, spec: InputSpec
-) -> None:
-    config = GeneratorConfig(spec, classes, latent=4, width=4, labelled=False)
-    order = config.labels()
-    found = classes_to_choose_from(config, order, batch)
+@pytest.mark.parametrize(("classes", "choices"), [(1000, 3), (999, 8), (20, 1)])
+def test_all_classes_are_equally_often_to_choose_from(classes: int, choices: int) -> None:
+    order = torch.randperm(classes, generator=torch.Generator().manual_seed(0))
+    found = classes_to_choose_from(order, order, choices)
     assert found.shape == (classes, choices)
     assert torch.equal(found.flatten().bincount(), torch.full((classes,), choices))
-    alike = classes_to_choose_from(config, order[5:9], batch)
-    assert torch.equal(alike, found[5:9])
-    some = found[: min(classes, max(batch, 256 if choices > 1 else batch))]
-    assert len(some.unique()) == some.numel()
+    assert torch.equal(classes_to_choose_from(order, order[5:9], choices), found[5:9])
+    whole = found[: classes // choices]
+    assert len(whole.unique()) == whole.numel()
+
+
+class Silent(nn.Module):
+    """1,000 logits beside a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(1000))
+        self.body(torch.zeros(1, 3, 8, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        logits: Tensor = self.body(x)
+        return logits
+
+
+@pytest.mark.parametrize(("count", "likeliest"), [(256, True), (1000, False), (4000, False)])
+def test_so_many_samples_have_different_classes(count: int, likeliest: bool, spec: InputSpec) -> None:
+    torch.manual_seed(0)
+    network, ensemble = Silent().eval(), ensemble_of(spec, 1000)
+    guide = Guide(network, spec, replace(OPTIONS, guide_steps=1), count)
+    x, labels = whole(SyntheticBatches(ensemble, 256, 16, 0, guide))
+    _, asked = whole(SyntheticBatches(ensemble, 256, 16, 0))
+    assert len(labels.unique()) == 256
+    assert (set(labels.tolist()) != set(asked.tolist())) == likeliest
+    if not likeliest:  # all classes have their turn
+        assert torch.equal(labels[:16].sort().values, asked[:16].sort().values)
+    again, _ = whole(SyntheticBatches(ensemble, 20, 20, 0, guide))
+    assert torch.equal(again, x[:20])
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,185 @@
+"""How near the agreement that a conversion measures on samples is to that on real images; for any task.
+
+    python benchmarks/agreement.py yolo-fastestv2.onnx --images FOLDER --preset unit --json FILE
+
+The network is quantized in the ways of ``quantizations.py`` (8 and 6 bits, weights, activations or both, all
+calibrators, ranges from samples and from noise), simulated. Of each the agreement with FP32 is measured twice: on
+``--judged`` images, none of which calibrated anything, and on fresh samples, as many as a conversion compares (at most
+``--fresh``). Prints a row for each and how the two compare. ``--together FILE ...`` compares over several networks.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import tasks
+import torch
+from measure import pixel_bounds
+from numpy.typing import NDArray
+from observed import histograms, ranges
+from prediction import spearman
+from quantizations import NOISE, Case, quantizations_of
+from torch import nn
+
+from calibrators.data.batches import Batches
+from calibrators.kernels import exact_kernels
+from calibrators.options import CalibrationOptions
+from calibrators.zscgan.options import ZSCGANOptions
+from converter.console import Console
+from converter.graph.capture import INPUT
+from converter.graph.outputs import tensors_of
+from converter.job import Job, SampleUse, job_from_options
+from converter.quantize.fake_quant import simulate
+from converter.quantize.placement import place_quantizers
+from converter.samples import SampleSource, samples_of_kind
+from converter.stages.capture import graph_of
+from converter.stages.judges import judges_of
+from converter.stages.synthesis import generated_samples
+from converter.trust.answers import Answers, answers
+from converter.trust.task.base import Agreement, Outputs
+
+BITS = (8, 6)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One quantization: agreement with FP32 in percent, with its standard error, on images and on fresh samples."""
+
+    network: str
+    case: str
+    images: float
+    images_error: float
+    samples: float
+    samples_error: float
+
+
+def given() -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("model", nargs="?")
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--preset")
+    parser.add_argument("--mean")
+    parser.add_argument("--std")
+    parser.add_argument("--input-shape")
+    parser.add_argument("--arch")
+    parser.add_argument("--task", default="auto")
+    parser.add_argument("--bgr", action="store_true")
+    parser.add_argument("--judged", type=int, default=256)
+    parser.add_argument("--fresh", type=int, default=256)
+    parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--together", type=Path, nargs="*", default=[])
+    parser.set_defaults(steps=ZSCGANOptions.steps, batch=ZSCGANOptions.batch)
+    return parser.parse_args()
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of one kind, with what FP32 says to them."""
+
+    batches: Batches
+    fp32: Answers
+
+    def agreement(self, job: Job, network: nn.Module) -> Agreement:
+        """How much of that ``network`` says as well."""
+        return self.fp32.agreement(said(job, network, self.batches))
+
+
+def said(job: Job, network: nn.Module, batches: Batches) -> Answers:
+    """The answers of ``network``."""
+
+    @torch.no_grad()
+    def outputs(x: NDArray[np.float32]) -> Outputs:
+        return tuple(value.numpy() for value in tensors_of(network(torch.from_numpy(x))))
+
+    return answers(outputs, job.task, batches, ())
+
+
+def source_of(job: Job) -> SampleSource:
+    """The samples of a conversion without data."""
+    generated = None
+    if not job.procedural:
+        trained = tasks.trained_for(job, job.seed)
+        generated = generated_samples(job.teacher, job.task, trained, job.options.synthesis)
+    return samples_of_kind(job.sample_kind, generated, job.teacher.spec, job.device)
+
+
+def rows(args: argparse.Namespace) -> Iterator[Row]:
+    """All quantizations of the network."""
+    job = job_from_options(tasks.options_of(args, 0), Console())
+    graph = graph_of(job)
+    plan, source = place_quantizers(graph.onnx), source_of(job)
+    _, real = tasks.halves(job, args)
+    count = min(args.fresh, judges_of(job.task, source, CalibrationOptions.samples))
+    images, fresh = (
+        Inputs(batches, said(job, graph.module, batches))
+        for batches in (real, job.samples(source, SampleUse.JUDGING, count))
+    )
+    seen = {
+        "samples": histograms(graph, plan, job.samples(source), job.device),
+        "noise": histograms(graph, plan, tasks.noise(job, NOISE, 0), job.device),
+    }
+    for case in quantizations_of(BITS):
+        amax = ranges(seen[case.source], case.calibrator, case.bits)
+        if INPUT in amax:
+            amax[INPUT] = pixel_bounds(job.teacher)
+        network = simulate(graph, case.part_of(plan), amax, case.bits)
+        on_images, on_samples = (inputs.agreement(job, network) for inputs in (images, fresh))
+        yield Row(
+            Path(args.model).stem,
+            str(case),
+            on_images.percent,
+            on_images.standard_error,
+            on_samples.percent,
+            on_samples.standard_error,
+        )
+
+
+def figures(found: list[Row]) -> str:
+    """How the disagreement on samples compares with that on images."""
+    real, fresh = (np.array([100 - getattr(row, name) for row in found]) for name in ("images", "samples"))
+    some = real > 0
+    ratio = float(np.median(fresh[some] / real[some])) if some.any() else float("nan")
+    apart = np.abs(fresh - real)
+    return (
+        f"{len(found)} quantizations: rank correlation {spearman(real, fresh):.2f}, samples / images {ratio:.2f} in "
+        f"the median, error {np.median(apart):.1f} points in the median, {apart.max():.1f} at most"
+    )
+
+
+def summary(found: list[Row]) -> str:
+    """A line for each network, for all of them, and for W8A8 alone."""
+    groups = {name: [row for row in found if row.network == name] for name in dict.fromkeys(r.network for r in found)}
+    groups["all"] = found
+    lines = []
+    for name, some in groups.items():
+        int8 = [row for row in some if row.case.startswith("W8A8")]
+        lines += [f"{name}: {figures(some)}", f"{name}, W8A8: {figures(int8)}"]
+    return "\n".join(lines)
+
+
+@exact_kernels()
+def main() -> None:
+    """Prints the rows and their summary."""
+    args = given()
+    found = [Row(**row) for path in args.together for row in json.loads(path.read_text())]
+    for row in rows(args) if args.model else ():
+        found.append(row)
+        print(
+            f"{row.network} {row.case}: images {row.images:.2f} % (se {row.images_error:.2f}), samples "
+            f"{row.samples:.2f} % (se {row.samples_error:.2f})",
+            flush=True,
+        )
+    print(summary(found))
+    if args.json is not None:
+        args.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
