@@ -5,7 +5,7 @@
 The network is quantized in the ways of ``quantizations.py`` (8 and 6 bits, weights, activations or both, all
 calibrators, ranges from samples and from noise), simulated. Of each the agreement with FP32 is measured twice: on
 ``--judged`` images, none of which calibrated anything, and on fresh samples, as many as a conversion compares (at most
-``--fresh``). Prints a row for each and how the two compare. ``--together FILE ...`` compares over several networks.
+``--fresh``). Prints a row for each and how the two compare, together with those that ``--beside`` names files of.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from measure import pixel_bounds
 from numpy.typing import NDArray
 from observed import histograms, ranges
 from prediction import spearman
-from quantizations import NOISE, Case, quantizations_of
+from quantizations import NOISE, noise, quantizations_of
 from torch import nn
 
 from calibrators.data.batches import Batches
@@ -61,8 +61,8 @@ def given() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("model", nargs="?")
-    parser.add_argument("--images", type=Path)
+    parser.add_argument("model")
+    parser.add_argument("--images", type=Path, required=True)
     parser.add_argument("--preset")
     parser.add_argument("--mean")
     parser.add_argument("--std")
@@ -74,7 +74,9 @@ def given() -> argparse.Namespace:
     parser.add_argument("--fresh", type=int, default=256)
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--together", type=Path, nargs="*", default=[])
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", default=[], metavar="FILE", help="rows of other networks"
+    )
     parser.set_defaults(steps=ZSCGANOptions.steps, batch=ZSCGANOptions.batch)
     return parser.parse_args()
 
@@ -96,7 +98,8 @@ def said(job: Job, network: nn.Module, batches: Batches) -> Answers:
 
     @torch.no_grad()
     def outputs(x: NDArray[np.float32]) -> Outputs:
-        return tuple(value.numpy() for value in tensors_of(network(torch.from_numpy(x))))
+        found = tensors_of(network(torch.from_numpy(x).to(job.device)))
+        return tuple(value.cpu().numpy() for value in found)
 
     return answers(outputs, job.task, batches, ())
 
@@ -123,7 +126,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
     )
     seen = {
         "samples": histograms(graph, plan, job.samples(source), job.device),
-        "noise": histograms(graph, plan, tasks.noise(job, NOISE, 0), job.device),
+        "noise": histograms(graph, plan, noise(job.teacher, NOISE, job.batch), job.device),
     }
     for case in quantizations_of(BITS):
         amax = ranges(seen[case.source], case.calibrator, case.bits)
@@ -155,7 +158,10 @@ def figures(found: list[Row]) -> str:
 
 def summary(found: list[Row]) -> str:
     """A line for each network, for all of them, and for W8A8 alone."""
-    groups = {name: [row for row in found if row.network == name] for name in dict.fromkeys(r.network for r in found)}
+    groups = {
+        name: [row for row in found if row.network == name]
+        for name in dict.fromkeys(r.network for r in found)
+    }
     groups["all"] = found
     lines = []
     for name, some in groups.items():
@@ -168,15 +174,16 @@ def summary(found: list[Row]) -> str:
 def main() -> None:
     """Prints the rows and their summary."""
     args = given()
-    found = [Row(**row) for path in args.together for row in json.loads(path.read_text())]
-    for row in rows(args) if args.model else ():
+    others = [Row(**row) for path in args.beside for row in json.loads(path.read_text())]
+    found = list[Row]()
+    for row in rows(args):
         found.append(row)
         print(
             f"{row.network} {row.case}: images {row.images:.2f} % (se {row.images_error:.2f}), samples "
             f"{row.samples:.2f} % (se {row.samples_error:.2f})",
             flush=True,
         )
-    print(summary(found))
+    print(summary([*others, *found]))
     if args.json is not None:
         args.json.write_text(json.dumps([asdict(row) for row in found], indent=2) + "\n")
 

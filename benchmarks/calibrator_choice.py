@@ -153,9 +153,9 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher, seed=seed))
     samples, count = calibration_samples(generated, teacher.spec.shape, seed), inputs_for(batch)
     ranges, choosing = ranges_of(graph, generated, samples), seed + SampleUse.CHOOSING
-    fresh = samples if generated.guide_steps else generated.batches(count, batch, choosing)
+    chosen_on = samples if generated.guide_steps else generated.batches(count, batch, choosing)
     task = task_of(teacher)
-    x = array_of(first_inputs(BorderBatches(fresh, choosing), judges_of(task, generated, count)))
+    x = array_of(first_inputs(BorderBatches(chosen_on, choosing), judges_of(task, generated, count)))
     found = divergences(ranges, graph, plan, task, x)
     fp32 = classes_of(graph, UNQUANTIZED, {}, task, subject.images)
     said = {name: classes_of(graph, plan, amax, task, subject.images) for name, amax in ranges.items()}

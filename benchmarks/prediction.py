@@ -139,7 +139,8 @@ def margins_of_others(name: str, margins: dict[str, Margins]) -> Margins:
     """The medians over all networks but ``name``; those of a conversion where it had no part in these."""
     if name in OUTSIDE:
         return Margins()
-    others = [found for other, found in margins.items() if other != name] or list(margins.values())
+    fitted = {other: found for other, found in margins.items() if other not in OUTSIDE}
+    others = [found for other, found in fitted.items() if other != name] or list(margins.values())
     return Margins(median(found.width for found in others), median(found.slope for found in others))
 
 
@@ -255,7 +256,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("data", type=Path, metavar="DATA")
-    parser.add_argument("--network", default=",".join(NETWORKS), help="with commas between [default: %(default)s]")
+    parser.add_argument(
+        "--network", default=",".join(NETWORKS), help="with commas between [default: %(default)s]"
+    )
     parser.add_argument(
         "--generators", type=Path, help="folder with NETWORK/generator.pt [default: train them]"
     )
@@ -271,7 +274,7 @@ def main() -> None:
     margins = {logits.name: logits.margins() for logits in found}
     rows = [row for logits in found for row in logits.rows(margins_of_others(logits.name, margins))]
     for name, some in margins.items():
-        print(f"{name}: margins {some}, of the others {margins_of_others(name, margins)}")
+        print(f"{name}: margins {some}, assumed {margins_of_others(name, margins)}")
     print(tables(rows))
     if given.json is not None:
         images = {logits.name: len(logits.y) for logits in found}

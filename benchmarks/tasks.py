@@ -37,6 +37,7 @@ from converter.graph.capture import FoldedGraph
 from converter.job import Job, job_from_options
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
+from converter.out_of_memory import training_batch
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.samples import BothSamples, ProceduralSamples, SampleSource
 from converter.stages.calibration import measure_ranges, with_exact_input
@@ -161,7 +162,7 @@ def trained_for(job: Job, seed: int) -> TrainedGenerator:
     """A generator; of several sources the same."""
     place = (
         Path(tempfile.gettempdir())
-        / f"tasks-{VERSION}-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{job.options.synthesis.batch}-{seed}.pt"
+        / f"tasks-{VERSION}-{job.ranges_for[:16]}-{job.options.synthesis.steps}-{training_batch(job)}-{seed}.pt"
     )
     if place.exists():
         return load_generator(place, fingerprint=job.fingerprint, spec=job.teacher.spec, device=job.device)

@@ -40,7 +40,9 @@ def build_convnext() -> nn.Module:
 
 def build_vgg() -> nn.Module:
     """Seven convolutions of 32 to 256 channels with batch norms, and one linear layer."""
-    network = VGG(make_layers([32, 32, "M", 64, 64, "M", 128, 128, "M", 256, "M"], batch_norm=True), num_classes=10)
+    network = VGG(
+        make_layers([32, 32, "M", 64, 64, "M", 128, 128, "M", 256, "M"], batch_norm=True), num_classes=10
+    )
     network.avgpool = nn.AdaptiveAvgPool2d(1)
     network.classifier = nn.Linear(256, 10)
     return network

@@ -7,6 +7,8 @@ from pathlib import Path
 from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.export import is_labelled, write_folder, write_images, write_inputs
 from calibrators.fingerprint import fingerprint
+from calibrators.options import CalibrationOptions
+from calibrators.zscgan.guidance import GUIDED
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, save_sheet
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
@@ -128,7 +130,10 @@ def _generated(
 ) -> GeneratorSamples:
     """Samples of the generator that was given, or of one that is trained here."""
     trained = _trained(network, options, place, console)
-    return generated_samples(network.teacher, network.task, trained, options.synthesis, options.count)
+    count = (
+        GUIDED if options.count == CalibrationOptions.samples else options.count
+    )  # the default: a conversion's
+    return generated_samples(network.teacher, network.task, trained, options.synthesis, count)
 
 
 def _trained(

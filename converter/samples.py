@@ -68,7 +68,7 @@ class GeneratorSamples:
 
     @property
     def guide_steps(self) -> int:
-        """Gradient steps toward the class of each; 0 where there are none."""
+        """Gradient steps toward the class of each, at most; 0 where there are none."""
         return 0 if self.guide is None else self.guide.steps
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:

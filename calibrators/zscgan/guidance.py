@@ -10,9 +10,9 @@ from torch.nn import functional as F
 from calibrators.data.batches import send
 from calibrators.data.input_spec import InputSpec
 from calibrators.kernels import exact_kernels
-from calibrators.zscgan.batch_norm import BatchStatistics, targets_from_model
+from calibrators.zscgan.batch_norm import BatchStatistics, Moments, targets_from_model
 from calibrators.zscgan.ensemble import Ensemble
-from calibrators.zscgan.generator import GeneratorConfig, mean_pixel
+from calibrators.zscgan.generator import mean_pixel
 from calibrators.zscgan.layout import fastest_form
 from calibrators.zscgan.losses import batch_norm_loss, label_losses, pixel_loss
 from calibrators.zscgan.options import ZSCGANOptions
@@ -39,12 +39,13 @@ UNLIKELY = -1e30
 class Guide:
     """Optimizes the pixels of a generator's samples toward classes, in at most ``options.guide_steps`` gradient steps.
 
-    A batch ends earlier once all but ``MISSED`` have their class. The classes are dealt out among those of
-    ``classes_to_choose_from``, to the samples that are nearest to them. The steps go down the losses of the training but variety (as DeepInversion does from noise in thousands of steps, Yin et
-    al., arXiv 1912.08795). The direction is the gradient at several scales, each of the same strength, so that a step
-    changes shapes and not only single pixels (the normalised gradients of DeepDream, Mordvintsev et al., 2015). With
-    ``f`` the losses of statistics and label, ``g`` their gradient and ``d`` the direction, the length is
-    ``OVERSHOOT * f / (g . d)``, at most ``options.guide_rate``: Polyak's step, at which a linear ``f`` would be zero.
+    A batch ends earlier once all but ``MISSED`` have their class. Classes are given to the samples that are nearest to
+    them, of those in ``classes_to_choose_from``. The steps go down the losses of the training but variety (as
+    DeepInversion does from noise in thousands of steps, Yin et al., arXiv 1912.08795). The direction is the gradient
+    at several scales, each of the same strength, so that a step changes shapes and not only single pixels (the
+    normalised gradients of DeepDream, Mordvintsev et al., 2015). With ``f`` the losses of statistics and label, ``g``
+    their gradient and ``d`` the direction, the length is ``OVERSHOOT * f / (g . d)``, at most ``options.guide_rate``:
+    Polyak's step, at which a linear ``f`` would be zero.
 
     ``teacher`` gives logits, is frozen and in eval mode. Samples are guided in batches of ``batch``, whose statistics
     count, each without regard to the others. The first ``count`` samples have different classes, as far as there are
@@ -57,7 +58,7 @@ class Guide:
         self._teacher, self._layout = fastest_form(teacher, spec.shape)
         self._targets = targets_from_model(self._teacher)
         self._options, self.steps, self._count = options, options.guide_steps, count
-        self.batch = options.guide_batch_for(*spec.shape[1:])
+        self.batch = options.batch_for(*spec.shape[1:])
         device = next(teacher.parameters()).device
         low, high = (torch.tensor(side, device=device).view(1, -1, 1, 1) for side in (spec.low, spec.high))
         self._low, self._span, self._mean = low, high - low, mean_pixel(spec).to(device)
@@ -95,7 +96,10 @@ class Guide:
     def __call__(
         self, x: Float[Tensor, "inputs channels height width"], choices: Int[Tensor, "inputs choices"]
     ) -> tuple[UInt8[Tensor, "inputs channels height width"], Int[Tensor, "inputs"]]:
-        """The pixels of guided inputs, from 0 to 255, and their classes: of a batch's ``choices``, each at most once."""
+        """The pixels of guided inputs, from 0 to 255, and their classes.
+
+        Of the ``choices`` of a batch's inputs, any may be that of any other, but each is taken once at most.
+        """
         pixels = ((x - self._low) / self._span).clamp(0, 1)
         with exact_kernels(), torch.enable_grad(), BatchStatistics(self._teacher) as statistics:
             parts = zip(pixels.split(self.batch), choices.split(self.batch), strict=True)
@@ -107,26 +111,25 @@ class Guide:
     ) -> Float[Tensor, "inputs channels height width"]:
         return torch.addcmul(self._low, self._span, send(pixels, self._low.device) / LEVELS)
 
-    def _guided(
-        self, pixels: Tensor, choices: Tensor, statistics: BatchStatistics
-    ) -> tuple[Tensor, Tensor]:
-        """A batch after all steps, and its classes."""
+    def _guided(self, pixels: Tensor, choices: Tensor, statistics: BatchStatistics) -> tuple[Tensor, Tensor]:
+        """A batch after its steps, and its classes."""
         labels = choices[:, 0]
         for step in range(self.steps):
             pixels.requires_grad_()
             x = torch.addcmul(self._low, self._span, pixels)
             logits = self._teacher(x.contiguous(memory_format=self._layout))
+            moments = moments_of(statistics)
             if step == 0:
                 labels = nearest_classes(logits.detach(), choices.flatten())
             elif has_classes(logits, labels):
                 break
-            pixels = self._moved(pixels, logits, labels, statistics)
+            pixels = self._moved(pixels, logits, labels, moments)
         return pixels.detach(), labels
 
-    def _moved(self, pixels: Tensor, logits: Tensor, labels: Tensor, statistics: BatchStatistics) -> Tensor:
-        """A batch after one step; as it was where any gradient in it is not finite."""
+    def _moved(self, pixels: Tensor, logits: Tensor, labels: Tensor, moments: dict[str, Moments]) -> Tensor:
+        """A batch after one step, by its logits and moments; as it was where any gradient in it is not finite."""
         options = self._options
-        statistics_loss = options.bn_weight * batch_norm_loss(moments_of(statistics), self._targets)
+        statistics_loss = options.bn_weight * batch_norm_loss(moments, self._targets)
         label_loss = label_losses(logits, send(labels, logits.device), options.label_smoothing)
         loss = statistics_loss + label_loss.mean() + pixel_loss(pixels, self._mean, 0.0, options.prior_weight)
         (gradient,) = torch.autograd.grad(loss * len(pixels), pixels)
@@ -153,7 +156,7 @@ def classes_to_choose_from(
 def nearest_classes(
     logits: Float[Tensor, "samples classes"], choices: Int[Tensor, "choices"]
 ) -> Int[Tensor, "samples"]:
-    """One of the ``choices`` for each sample, none twice; the likeliest pair of both is the first to be chosen."""
+    """One of the ``choices`` for each sample, no choice twice; the likeliest pair of both is the first to be taken."""
     scores = logits.float().cpu().log_softmax(1)[:, choices].nan_to_num(UNLIKELY, neginf=UNLIKELY)
     found = torch.empty(len(logits), dtype=torch.long)
     for _ in range(len(logits)):

@@ -20,7 +20,7 @@ class ZSCGANOptions:
     other, and ends earlier once nothing more is gained (``calibrators.zscgan.schedule``). Where their part would be
     fewer than ``least_steps``, or not suffice for all classes, there is one generator alone. A class takes about
     ``samples_per_class`` samples to be learned; a generator that has not as many learns the statistics alone, and its
-    samples are guided to their classes (``calibrators.zscgan.guidance``) in ``guide_steps`` steps: in each, the mean
+    samples are guided to classes (``calibrators.zscgan.guidance``) in at most ``guide_steps`` steps: in each, the mean
     change of a pixel is at most ``guide_rate`` (black to white is 1) at every scale. ``guide_steps`` of 0 is a training
     to the labels all the same. ``batch`` of 0 means ``BATCHES``, and ``large_batch`` for inputs of more pixels.
     ``width`` is the number of channels of a generator at a height of 64. ``bn_weight`` multiplies the batch-norm loss,
@@ -107,7 +107,3 @@ class ZSCGANOptions:
         """Batch size for inputs of this many pixels."""
         fitting = (batch for pixels, batch in BATCHES.items() if height * width <= pixels)
         return self.batch or next(fitting, self.large_batch)
-
-    def guide_batch_for(self, height: int, width: int) -> int:
-        """Samples that are guided together, whose statistics count: as many as where labels are trained."""
-        return replace(self, large_batch=LARGE_BATCH).batch_for(height, width)

@@ -54,17 +54,22 @@ def save_picture(
     Samples below 64 pixels are enlarged by a whole factor. The column's head is the class name or number; samples
     without labels have ten columns without heads. Guided samples are the first of ``seed``, each below its class.
     """
-    spec, classes = generator.config.spec, shown_classes(generator, seed, guide)
-    heads = [class_names[c] if class_names else str(c) for c in classes] if generator.config.classes > 1 else []
+    spec = generator.config.spec
+
+    def heads_of(classes: Sequence[int]) -> list[str]:
+        return [class_names[c] if class_names else str(c) for c in classes]
+
     if guide is not None:
-        return save_sheet(first_guided(generator, seed, guide)[0].cpu(), spec, path, heads=heads)
-    columns = classes if heads else classes * MOST_COLUMNS
+        x, labels = first_guided(generator, seed, guide)
+        return save_sheet(x.cpu(), spec, path, heads=heads_of(labels.tolist()))
+    one, columns = generator.config.classes == 1, shown_classes(generator)
+    columns = columns * MOST_COLUMNS if one else columns
     z, _ = generator.draw(ROWS * len(columns), seed, 0)
     turns = torch.arange(ROWS) % len(generator.members)
     generator.eval()
     with torch.no_grad():
         made = generator(z, torch.cartesian_prod(turns, torch.tensor(columns)))
-    return save_sheet(made.cpu(), spec, path, columns=len(columns), heads=heads)
+    return save_sheet(made.cpu(), spec, path, columns=len(columns), heads=[] if one else heads_of(columns))
 
 
 def save_sheet(
@@ -81,7 +86,7 @@ def save_sheet(
 
 
 def save_tiles(tiles: Sequence[Image.Image], path: Path, *, columns: int, heads: Sequence[str] = ()) -> Path:
-    """A grid of ``tiles``, all of one size, row by row; ``heads`` are none, one for each column or one for each tile."""
+    """A grid of ``tiles``, all of one size, row by row, with a head for each column, for each tile, or without."""
     width, height = tiles[0].size
     columns = min(columns, len(tiles))
     rows, headed = -(-len(tiles) // columns), -(-len(heads) // columns)

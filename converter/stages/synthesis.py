@@ -112,7 +112,7 @@ def generated_for(job: Job, trained: TrainedGenerator) -> GeneratorSamples:
 def generated_samples(
     teacher: Teacher, task: Task, trained: TrainedGenerator, options: ZSCGANOptions, count: int = GUIDED
 ) -> GeneratorSamples:
-    """The samples of ``trained``, guided where it has not learned their labels: the first ``count`` to different ones."""
+    """The samples of ``trained``, guided where it has not learned their labels: ``count`` of them to different ones."""
     network = LabelsOf(teacher.module, task)
     return GeneratorSamples(trained, guide_for(network, trained.generator, options, count))
 

@@ -241,9 +241,9 @@ def test_choices_guide_no_sample_anew(monkeypatch: pytest.MonkeyPatch) -> None:
     job, source, guided = job_of(batch=16), guided_samples(), []
     usual = Guide.__call__
 
-    def counting(self: Guide, x: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    def counting(self: Guide, x: torch.Tensor, choices: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         guided.append(len(x))
-        return usual(self, x, labels)
+        return usual(self, x, choices)
 
     monkeypatch.setattr(Guide, "__call__", counting)
     for _ in job.samples(source):

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from calibrators.data.batches import TensorBatches, random_pixels
 from calibrators.data.input_spec import InputSpec
+from calibrators.zscgan.batch_norm import Moments
 from calibrators.zscgan.ensemble import Ensemble
 from calibrators.zscgan.generator import Generator, GeneratorConfig
 from calibrators.zscgan.guidance import (
@@ -140,9 +141,11 @@ def test_guidance_ends_once_a_batch_has_its_classes(
     taken: list[Tensor] = []
     usual = Guide._moved
 
-    def counting(self: Guide, pixels: Tensor, logits: Tensor, labels: Tensor, statistics: object) -> Tensor:
+    def counting(
+        self: Guide, pixels: Tensor, logits: Tensor, labels: Tensor, moments: dict[str, Moments]
+    ) -> Tensor:
         taken.append(labels)
-        return usual(self, pixels, logits, labels, statistics)  # type: ignore[arg-type]
+        return usual(self, pixels, logits, labels, moments)
 
     monkeypatch.setattr(Guide, "_moved", counting)
     x, _ = samples(spec, 16)
@@ -154,6 +157,17 @@ def test_guidance_ends_once_a_batch_has_its_classes(
     assert len(taken) == steps
     assert all(torch.equal(labels, each) for each in taken)
     assert not found or torch.equal(labels, said)
+
+
+def test_a_batch_that_ends_early_leaves_the_next_as_it_is(teacher: nn.Module, spec: InputSpec) -> None:
+    x, _ = samples(spec)
+    choices = teacher(x).argmax(1)
+    choices[16:] = (choices[16:] + 1) % 4
+    guide = Guide(teacher, spec, OPTIONS)
+    together, labels = guide(x, choices[:, None])
+    alone, same = guide(x[16:], choices[16:, None])
+    assert torch.equal(together[16:], alone)
+    assert torch.equal(labels[16:], same)
 
 
 def test_enough_of_a_batch_is_all_but_an_eighth() -> None:
@@ -193,7 +207,9 @@ class Silent(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(1000))
+        self.body = nn.Sequential(
+            nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.LazyLinear(1000)
+        )
         self.body(torch.zeros(1, 3, 8, 8))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -184,7 +184,9 @@ def test_the_picture_of_guided_samples_shows_the_first_each_with_its_class(
     guide = Guide(teacher, spec, ZSCGANOptions(guide_steps=1))
     with Image.open(save_picture(generator, tmp_path / "samples.png", seed=0, guide=guide)) as picture:
         assert picture.size == (10 * (64 + GAP) + GAP, GUIDED_ROWS * (HEADER + 64 + GAP) + GAP)
-        last = picture.crop((picture.width - 64 - GAP, picture.height - 64 - GAP, picture.width - GAP, picture.height - GAP))
+        last = picture.crop(
+            (picture.width - 64 - GAP, picture.height - 64 - GAP, picture.width - GAP, picture.height - GAP)
+        )
     x, labels = next(iter(SyntheticBatches(generator, 30, 30, 0, guide)))
     assert last.tobytes() == tile_from_sample(x[-1], spec).tobytes()
     assert shown_classes(generator, 0, guide) == labels.tolist()

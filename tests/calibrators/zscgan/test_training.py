@@ -165,11 +165,6 @@ def test_large_inputs_take_small_batches_that_the_ranks_can_share_where_no_label
         (1, 112, 16),
     ):
         assert options.for_labels(labels, side, side, world).batch_for(side, side) == expected
-    assert (
-        options.guide_batch_for(224, 224)
-        == options.for_labels(1000, 224, 224, world).guide_batch_for(224, 224)
-        == 16
-    )
     assert options.for_labels(40, 32, 32, world) == options  # they are learned
     assert ZSCGANOptions(batch=12).for_labels(1, 224, 224, world).batch_for(224, 224) == 12
 

@@ -263,6 +263,12 @@ def test_the_picture_is_described_by_its_classes() -> None:
     unnamed = dataclasses.replace(report.synthesis, shown=shown)
     (image,) = Read(page(dataclasses.replace(report, synthesis=unnamed), PICTURE)).all("img")
     assert image["alt"] == "Grid of generated samples, one column a class: class 3, class 281."
+    guided = dataclasses.replace(report.synthesis, guide_steps=3)
+    text = page(dataclasses.replace(report, synthesis=guided), PICTURE)
+    (image,) = Read(text).all("img")
+    assert image["alt"] == "Grid of generated samples: tabby cat, volcano."
+    assert "Generated samples. Row by row: tabby cat, volcano." in text
+    assert "toward a class near it, in at most 3 gradient steps" in text
 
 
 @pytest.mark.parametrize(
