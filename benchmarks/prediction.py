@@ -14,7 +14,7 @@ mixed (against other shares), and the factors of the interval. DATA is the folde
 Networks that had no part in any of that are predicted as a conversion does it: those that ``train_cifar.py`` trains to
 ``models/cifar10-NAME.pth`` in DATA.
 
-    python benchmarks/prediction.py DATA --network vgg,mobilenet,vit,convnext
+    python benchmarks/prediction.py DATA --network vgg,densenet,vit,convnext
 """
 
 import argparse

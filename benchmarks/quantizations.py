@@ -46,7 +46,7 @@ from converter.trust.prediction import border_inputs, inputs_for
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 TRAINED = Path(__file__).with_name("train_cifar.py")
-OUTSIDE = ("vgg", "mobilenet", "vit", "convnext")
+OUTSIDE = ("vgg", "densenet", "vit", "convnext")
 """Networks of ``train_cifar.py``: no constant was chosen while looking at them."""
 SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0", *OUTSIDE)
 """Networks whose images mean the same in a mirror; twice as many inputs resolve smaller differences."""

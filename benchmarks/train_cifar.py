@@ -1,4 +1,4 @@
-"""Small networks trained on CIFAR-10: a ViT and a ConvNeXt, which have no batch norm, a VGG and a MobileNet.
+"""Small networks trained on CIFAR-10: a ViT and a ConvNeXt, which have no batch norm, a VGG and a DenseNet.
 
     python benchmarks/train_cifar.py vit train.npz vit.pth --minutes 30
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VGG, MobileNetV2, VisionTransformer
+from torchvision.models import VGG, DenseNet, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vgg import make_layers
 
@@ -48,15 +48,14 @@ def build_vgg() -> nn.Module:
     return network
 
 
-def build_mobilenet() -> nn.Module:
-    """Half the channels of MobileNetV2, two strides fewer."""
-    setting = [[1, 16, 1, 1], [6, 24, 2, 1], [6, 32, 2, 2], [6, 64, 2, 2], [6, 96, 2, 1], [6, 160, 1, 2]]
-    network = MobileNetV2(num_classes=10, width_mult=0.5, inverted_residual_setting=setting, dropout=0.1)
-    network.features[0][0].stride = (1, 1)
+def build_densenet() -> nn.Module:
+    """Three blocks of four layers, each of 16 channels, without the pooling at the start."""
+    network = DenseNet(16, (4, 4, 4), 32, num_classes=10)
+    network.features.pool0 = nn.Identity()
     return network
 
 
-BUILDERS = {"vit": build_vit, "convnext": build_convnext, "vgg": build_vgg, "mobilenet": build_mobilenet}
+BUILDERS = {"vit": build_vit, "convnext": build_convnext, "vgg": build_vgg, "densenet": build_densenet}
 
 
 def normalised(images: Tensor) -> Tensor:
