@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import agreement
 import numpy as np
 import prediction
 import pytest
@@ -13,6 +14,7 @@ from quantizations import Case, Measured, cases_of, kept
 from torch import nn
 
 from calibrators.data.batches import TensorBatches
+from converter.quantize.placement import ActivationQuantizer, QuantizationPlan, WeightQuantizer
 from converter.trust.prediction import Margins, Prediction
 
 
@@ -118,3 +120,33 @@ def test_logits_are_computed_once(tmp_path: Path) -> None:
     assert np.array_equal(first, batches.x.flatten(1).numpy())
     assert np.array_equal(first, second)
     assert quantizations.labels(batches).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_networks_outside_the_constants_are_predicted_as_in_a_conversion_and_fit_none() -> None:
+    margins = {"a": Margins(2.0, 1.0), "b": Margins(4.0, 1.0), "vgg": Margins(100.0, 1.0)}
+    assert margins_of_others("vgg", margins) == Margins()
+    assert margins_of_others("a", margins).width == 4.0
+
+
+@pytest.mark.parametrize(
+    ("what", "weights", "activations"), [("WA", True, True), ("W", True, False), ("A", False, True)]
+)
+def test_a_case_quantizes_its_part_of_the_plan(what: str, weights: bool, activations: bool) -> None:
+    plan = QuantizationPlan((ActivationQuantizer("x", ("y",), "x"),), (WeightQuantizer("w", 0, "y"),))
+    part = Case(8, "mse", what=what).part_of(plan)  # type: ignore[arg-type]
+    assert (bool(part.weights), bool(part.activations)) == (weights, activations)
+
+
+def test_agreement_on_samples_beside_that_on_images() -> None:
+    rows = [
+        agreement.Row("a", "W8A8 mse samples", 90.0, 1.0, 95.0, 1.0),
+        agreement.Row("a", "W6A6 mse samples", 60.0, 1.0, 80.0, 1.0),
+        agreement.Row("b", "W8A8 max noise", 100.0, 0.0, 99.0, 1.0),
+    ]
+    assert agreement.figures(rows) == (
+        "3 quantizations: rank correlation 1.00, samples / images 0.50 in the median, error 5.0 points in the median, "
+        "20.0 at most"
+    )
+    assert (
+        agreement.summary(rows).splitlines()[3].startswith("b, W8A8: 1 quantizations: rank correlation 0.00")
+    )
