@@ -7,7 +7,8 @@ EfficientNet-Lite0 those of DATA, some of which it may have been trained on (it 
 that ``converter.trust.prediction`` assumes are fitted to FP32 logits of the same images, and the figures of a
 network are those with the margins of the *other* networks. The rest of the method was chosen while looking at these
 networks: that the second class alone counts (against the best 2, 4, 9 or all others), that half of the samples are
-mixed (against other shares), and the factors of the interval. DATA is the folder of ``conversion.py``.
+mixed (against other shares), and the factors of the interval. What is fitted of the margins is their width as a
+multiple of the median margin of procedural images, and their slope. DATA is the folder of ``conversion.py``.
 
     python benchmarks/prediction.py DATA --json FILE --plot FILE
 
@@ -27,9 +28,19 @@ from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
-from quantizations import OUTSIDE, SYMMETRIC, Case, Measured, Subject, labels, measured, subject_from_data
+from quantizations import (
+    OUTSIDE,
+    SYMMETRIC,
+    Case,
+    Measured,
+    Subject,
+    labels,
+    measured,
+    of_procedural,
+    subject_from_data,
+)
 
-from converter.trust.prediction import Margins, Prediction, Z, predict_from_logits
+from converter.trust.prediction import WIDTH, Margins, Prediction, Z, median_margin, predict_from_logits
 from converter.trust.task.classes import Classes
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
@@ -79,6 +90,14 @@ def percent_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
 
 
 @dataclass(frozen=True)
+class Fitted:
+    """What is assumed of the margins of a network's images: ``width`` is a multiple of those of procedural images."""
+
+    width: float = WIDTH
+    slope: float = Margins.slope
+
+
+@dataclass(frozen=True)
 class Logits:
     """All logits of one network: in FP32, and of each quantization; with the labels of its images."""
 
@@ -86,18 +105,22 @@ class Logits:
     y: NDArray[np.int64]
     fp32: Measured
     cases: dict[Case, Measured]
+    procedural: NDArray[np.float32]
+    """Of FP32, of procedural images."""
 
-    def margins(self) -> Margins:
+    def fitted(self) -> Fitted:
         """What its real images have: twice their median margin, and the slope of greatest likelihood."""
         chosen = chosen_classes(self.fp32.images)
         second, first = np.sort(self.fp32.images.astype(np.float64), axis=1)[:, -2:].T
         found = (first - second) / self.fp32.samples.std(axis=1).mean()
         right = np.where(chosen == self.y, 1.0, -1.0)
         likelihood = [-np.log1p(np.exp(-2 * slope * found * right)).sum() for slope in SLOPES]
-        return Margins(2 * float(np.median(found)), float(SLOPES[int(np.argmax(likelihood))]))
+        width = 2 * float(np.median(found)) / median_margin(self.procedural)
+        return Fitted(width, float(SLOPES[int(np.argmax(likelihood))]))
 
-    def rows(self, margins: Margins) -> list[Row]:
+    def rows(self, fitted: Fitted) -> list[Row]:
         """Measured and predicted, a row for each quantization."""
+        margins = Margins(fitted.width * median_margin(self.procedural), fitted.slope)
         fp32 = chosen_classes(self.fp32.images)
         found = []
         for case, quantized in self.cases.items():
@@ -126,6 +149,7 @@ def logits_of(subject: Subject, folder: Path) -> Logits:
         labels(subject.images),
         fp32,
         {case: found for case, found in others if case is not None},
+        of_procedural(subject, folder),
     )
 
 
@@ -135,13 +159,13 @@ def progress(name: str, case: Case | None, found: Measured) -> tuple[Case | None
     return case, found
 
 
-def margins_of_others(name: str, margins: dict[str, Margins]) -> Margins:
+def fitted_to_others(name: str, fitted: dict[str, Fitted]) -> Fitted:
     """The medians over all networks but ``name``; those of a conversion where it had no part in these."""
     if name in OUTSIDE:
-        return Margins()
-    fitted = {other: found for other, found in margins.items() if other not in OUTSIDE}
-    others = [found for other, found in fitted.items() if other != name] or list(margins.values())
-    return Margins(median(found.width for found in others), median(found.slope for found in others))
+        return Fitted()
+    inside = {other: found for other, found in fitted.items() if other not in OUTSIDE}
+    others = [found for other, found in inside.items() if other != name] or list(fitted.values())
+    return Fitted(median(found.width for found in others), median(found.slope for found in others))
 
 
 def ranks(values: Iterable[float]) -> NDArray[np.float64]:
@@ -240,7 +264,7 @@ def save_plot(rows: list[Row], path: Path) -> Path:
     return path
 
 
-def document(rows: list[Row], margins: dict[str, Margins], images: dict[str, int]) -> dict[str, object]:
+def document(rows: list[Row], margins: dict[str, Fitted], images: dict[str, int]) -> dict[str, object]:
     """Everything that was found, for ``--json``."""
     return {
         "images": images,
@@ -271,10 +295,10 @@ def main() -> None:
         for name in given.network.split(","):
             subject = subject_from_data(name, given.data, given.generators, Path(folder))
             found.append(logits_of(subject, given.work or Path(folder) / "logits"))
-    margins = {logits.name: logits.margins() for logits in found}
-    rows = [row for logits in found for row in logits.rows(margins_of_others(logits.name, margins))]
+    margins = {logits.name: logits.fitted() for logits in found}
+    rows = [row for logits in found for row in logits.rows(fitted_to_others(logits.name, margins))]
     for name, some in margins.items():
-        print(f"{name}: margins {some}, assumed {margins_of_others(name, margins)}")
+        print(f"{name}: margins {some}, assumed {fitted_to_others(name, margins)}")
     print(tables(rows))
     if given.json is not None:
         images = {logits.name: len(logits.y) for logits in found}

@@ -42,7 +42,7 @@ from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import QuantizationPlan, place_quantizers
 from converter.samples import ProceduralSamples, SampleSource
 from converter.stages.synthesis import generated_samples, generator_from_teacher
-from converter.trust.prediction import border_inputs, inputs_for
+from converter.trust.prediction import border_inputs, inputs_for, procedural_inputs
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 TRAINED = Path(__file__).with_name("train_cifar.py")
@@ -248,6 +248,12 @@ def measured(subject: Subject, folder: Path) -> Iterator[tuple[Case | None, Meas
             for what, batches in (("images", subject.images), ("samples", subject.samples))
         )
         yield case, Measured(on_images, on_samples)
+
+
+def of_procedural(subject: Subject, folder: Path) -> NDArray[np.float32]:
+    """FP32's logits of procedural images; read from ``folder`` where they are in it."""
+    inputs = procedural_inputs(subject.teacher.spec, batch_of(subject.teacher.spec.shape), 0)
+    return kept(folder / f"{subject.name} FP32 procedural.npy", partial(subject.quantized, None), inputs)
 
 
 def kept(path: Path, network: Callable[[], nn.Module], batches: Batches) -> NDArray[np.float32]:

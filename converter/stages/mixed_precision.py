@@ -25,7 +25,13 @@ from converter.trust.layer_search import (
     fewest_excluded,
     order_of_exclusion,
 )
-from converter.trust.prediction import MOST_INPUTS, border_inputs
+from converter.trust.prediction import (
+    MOST_INPUTS,
+    border_inputs,
+    decision_logits,
+    margins_from_logits,
+    procedural_inputs,
+)
 from converter.trust.sensitivity import Sensitivity
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from zscgan_common.warning_message import WarningMessage
@@ -113,8 +119,11 @@ def drop_of_plans(
     x = array_of(first_inputs(inputs, MOST_INPUTS))
     with run_trial(fp32, UNQUANTIZED, {}) as network:
         logits = job.task.decision_logits(network(x))
+        procedural = procedural_inputs(job.teacher.spec, job.batch, job.seed)
+        unfamiliar = decision_logits(network, job.task, procedural)
     assert logits is not None  # of a classifier
-    return PredictedDrop(graph, ranges, job.task, x, logits)
+    assert unfamiliar is not None
+    return PredictedDrop(graph, ranges, job.task, x, logits, margins_from_logits(unfamiliar))
 
 
 def unlabelled(job: Job, samples: SampleSource | None) -> Batches:

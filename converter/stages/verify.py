@@ -17,7 +17,7 @@ from converter.stages.judges import judges_of
 from converter.stages.sensitivity import finite
 from converter.trust.answers import Answers, Compared, answers, array_of, compare
 from converter.trust.fp32 import fp32_by
-from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict
+from converter.trust.prediction import Prediction, border_inputs, inputs_for, predict, procedural_inputs
 from converter.trust.task.boxes import FoundBoxes
 from converter.workspace import ANSWERS, CPU_ENGINE, INT8_ONNX
 from zscgan_common.warning_message import WarningMessage
@@ -101,7 +101,9 @@ def on_samples(job: Job, judged: Judged, samples: SampleSource) -> tuple[Agreeme
     found = compare(judged.fp32, judged.int8, judged.task, judged.names, fresh)
     count = judges_of(job.task, samples, inputs_for(job.batch))
     unseen = border_inputs(samples, count, job.batch, job.seed + SampleUse.JUDGING)
-    return agreement_section(job, found), predict(judged.fp32, judged.int8, judged.task, unseen)
+    procedural = procedural_inputs(job.teacher.spec, job.batch, job.seed)
+    prediction = predict(judged.fp32, judged.int8, judged.task, unseen, procedural)
+    return agreement_section(job, found), prediction
 
 
 def agreement_section(job: Job, found: Compared) -> AgreementSection:

@@ -16,7 +16,7 @@ from converter.graph.capture import FoldedGraph
 from converter.graph.twin import output_names
 from converter.quantize.placement import QuantizationPlan
 from converter.trust.answers import Answers, answers, compare
-from converter.trust.prediction import predict_from_logits
+from converter.trust.prediction import Margins, predict_from_logits
 from converter.trust.task.base import Task
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 
@@ -51,13 +51,14 @@ class MeasuredDrop:
 
 @dataclass(frozen=True)
 class PredictedDrop:
-    """By ``converter.trust.prediction``, from the logits ``fp32`` of inputs without labels."""
+    """By ``converter.trust.prediction``, from the logits ``fp32`` of inputs without labels and assumed ``margins``."""
 
     graph: FoldedGraph
     ranges: Ranges
     task: Task
     x: Float[np.ndarray, "inputs channels height width"]
     fp32: Float[np.ndarray, "inputs classes"]
+    margins: Margins
     by: ClassVar[str] = "prediction"
 
     def __call__(self, plan: QuantizationPlan) -> float:
@@ -65,7 +66,7 @@ class PredictedDrop:
         with run_trial(self.graph, plan, self.ranges.amax) as network:
             logits = self.task.decision_logits(network(self.x))
         assert logits is not None  # as FP32 chose among classes
-        return predict_from_logits(self.fp32, logits).drop
+        return predict_from_logits(self.fp32, logits, self.margins).drop
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,11 @@ that margin less the same difference of INT8's logits: INT8 decides otherwise wh
 it takes is measured on samples, half of them mixed with another one so that they lie between classes as doubtful
 images do. The margins of real images are assumed to be spread evenly from 0 to ``width`` standard deviations of an
 input's logits, and two classes that are m deviations apart to have probabilities in the ratio ``exp(2 * slope * m)``.
-Both constants come from FP32 networks on real images (``benchmarks/prediction.py``). Then a network that takes t of
-every margin changes the class of ``t / width`` of all images.
+Then a network that takes t of every margin changes the class of ``t / width`` of all images.
+
+How sure a network is differs from one to the next by a factor of ten, and procedural images show it: whatever the
+network is for, the surer it is of real images, the surer it is of these. So ``width`` is ``WIDTH`` times their median
+margin. ``WIDTH`` and ``slope`` come from FP32 networks on real images (``benchmarks/prediction.py``).
 """
 
 from collections.abc import Callable, Iterator
@@ -23,6 +26,8 @@ from torch import Tensor
 
 from calibrators.data.batches import Batch, Batches
 from calibrators.data.images import UNKNOWN
+from calibrators.data.input_spec import InputSpec
+from calibrators.data.procedural import ProceduralBatches
 from converter.samples import SampleSource
 from converter.trust.answers import array_of
 from converter.trust.task.base import Network, Task
@@ -33,15 +38,19 @@ CONFIDENCE = 95
 Z = 1.96
 """Standard errors on either side of a mean that make ``CONFIDENCE``."""
 
-CLEARER, DIMMER = 4.0, 2.5
+CLEARER, DIMMER = 4.0, 4.0
 """By how much the ratio of what INT8 takes to the margins of real images may be smaller, and larger, than assumed.
 
-The intervals of all 102 quantizations of four networks in ``benchmarks/prediction.py`` then meet the measured
-disagreement. The factors were chosen on these same networks, so for another one ``CONFIDENCE`` is an aim that was not
-tested. The ratio is smaller for easy data, whose images are all far from any border, as the example's digits are.
+The intervals of all quantizations of six networks in ``benchmarks/prediction.py`` then meet the measured disagreement.
+The factors were chosen on these same networks, so for another one ``CONFIDENCE`` is an aim that was not tested. The
+ratio is smaller for easy data, whose images are all far from any border, as the example's digits are, and larger for
+networks that are often wrong.
 """
 
 TINY = 1e-12
+
+WIDTH, LEAST_WIDTH = 4.4, 0.1
+"""The width of the margins of real images, as a multiple of the median margin of procedural images; at least."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +83,7 @@ class Margins:
     second, is ``tanh(slope * margin)``.
     """
 
-    width: float = 4.3
+    width: float
     slope: float = 1.1
 
 
@@ -132,6 +141,36 @@ def mixed(
     return x + share * (x.roll(1, 0) - x)
 
 
+def procedural_inputs(spec: InputSpec, batch: int, seed: int) -> Batches:
+    """The procedural images that show how sure a network is: half as many as networks are compared on, at most 512."""
+    return ProceduralBatches(spec, min(MOST_INPUTS, BATCHES * batch // 2), batch, seed)
+
+
+def margins_from_logits(procedural: Float[np.ndarray, "inputs classes"]) -> Margins:
+    """The margins of real images, from FP32's logits of procedural images."""
+    return Margins(width=max(LEAST_WIDTH, WIDTH * median_margin(procedural)))
+
+
+def median_margin(logits: Float[np.ndarray, "inputs classes"]) -> float:
+    """In mean standard deviations of an input's logits."""
+    wide = logits.astype(np.float64)
+    margins = margin_between(wide, np.argsort(wide, axis=1)[:, -2:])
+    return float(np.median(margins)) / max(float(wide.std(axis=1).mean()), TINY)
+
+
+def decision_logits(
+    network: Network, task: Task, batches: Batches
+) -> Float[np.ndarray, "inputs classes"] | None:
+    """Those of all batches; None for a task that chooses no class."""
+    found = []
+    for x, _ in batches:
+        logits = task.decision_logits(network(array_of(x)))
+        if logits is None:
+            return None
+        found.append(logits)
+    return np.concatenate(found)
+
+
 def border_inputs(samples: SampleSource, count: int, batch_size: int, seed: int) -> Batches:
     """``count`` fresh samples of ``seed``, half of them mixed with others so that some lie near borders."""
     return BorderBatches(samples.batches(count, batch_size, seed), seed)
@@ -142,11 +181,12 @@ def predict(
     int8: Network,
     task: Task,
     batches: Batches,
+    procedural: Batches,
     on_batch: Callable[[int], None] = lambda _: None,
 ) -> Prediction | None:
     """The prediction from both networks' logits over all batches; ``on_batch`` gets the number of inputs done.
 
-    None for a task that chooses no class.
+    ``procedural`` are ``procedural_inputs``. None for a task that chooses no class.
     """
     before, after, done = [], [], 0
     for x, _ in batches:
@@ -158,13 +198,16 @@ def predict(
         after.append(other)
         done += len(inputs)
         on_batch(done)
-    return predict_from_logits(np.concatenate(before), np.concatenate(after))
+    unfamiliar = decision_logits(fp32, task, procedural)
+    assert unfamiliar is not None  # as the logits of the others are not
+    margins = margins_from_logits(unfamiliar)
+    return predict_from_logits(np.concatenate(before), np.concatenate(after), margins)
 
 
 def predict_from_logits(
     fp32: Float[np.ndarray, "inputs classes"],
     int8: Float[np.ndarray, "inputs classes"],
-    margins: Margins = Margins(),
+    margins: Margins,
 ) -> Prediction:
     """The prediction from both networks' logits of the same inputs, of at least two classes.
 

@@ -9,13 +9,13 @@ import prediction
 import pytest
 import quantizations
 import torch
-from prediction import Logits, Row, figures, groups, margins_of_others, ranks, spearman
+from prediction import Fitted, Logits, Row, figures, fitted_to_others, groups, ranks, spearman
 from quantizations import Case, Measured, cases_of, kept
 from torch import nn
 
 from calibrators.data.batches import TensorBatches
 from converter.quantize.placement import ActivationQuantizer, QuantizationPlan, WeightQuantizer
-from converter.trust.prediction import Margins, Prediction
+from converter.trust.prediction import Prediction
 
 
 def test_ranks_by_hand_with_ties() -> None:
@@ -32,29 +32,29 @@ def planted(width: float, slope: float, images: int = 20_000) -> Logits:
     right = random.random(images) < 1 / (1 + np.exp(-2 * slope * margins))
     logits = np.stack([margins, np.zeros(images)], axis=1).astype(np.float32)
     samples = np.float32([[2, 0]] * 4)
-    return Logits("planted", np.where(right, 0, 1), Measured(logits, samples), {})
+    return Logits("planted", np.where(right, 0, 1), Measured(logits, samples), {}, samples / 2)
 
 
 def test_margins_are_found_again() -> None:
-    found = planted(width=4.0, slope=1.2).margins()
-    assert found.width == pytest.approx(4.0, rel=0.02)
+    found = planted(width=4.0, slope=1.2).fitted()
+    assert found.width == pytest.approx(4.0 / 2, rel=0.02)  # procedural images have a margin of 2 deviations
     assert found.slope == pytest.approx(1.2, abs=0.1)
 
 
 def test_a_network_gets_the_margins_of_the_others() -> None:
-    margins = {name: Margins(width, 1.0) for name, width in (("a", 2.0), ("b", 4.0), ("c", 9.0))}
-    assert margins_of_others("a", margins).width == pytest.approx(6.5)
-    assert margins_of_others("c", margins).width == pytest.approx(3.0)
-    assert margins_of_others("a", {"a": Margins(2.0, 1.0)}).width == 2.0
+    margins = {name: Fitted(width, 1.0) for name, width in (("a", 2.0), ("b", 4.0), ("c", 9.0))}
+    assert fitted_to_others("a", margins).width == pytest.approx(6.5)
+    assert fitted_to_others("c", margins).width == pytest.approx(3.0)
+    assert fitted_to_others("a", {"a": Fitted(2.0, 1.0)}).width == 2.0
 
 
 def test_what_is_measured_and_predicted_of_a_quantization() -> None:
     fp32 = np.float32([[2, 0], [2, 0], [0, 2], [0, 2]])
     int8 = np.float32([[2, 0], [0, 1], [0, 2], [0, 2]])
     network = Logits(
-        "net", np.array([0, 0, 1, 0]), Measured(fp32, fp32), {Case(8, "mse"): Measured(int8, fp32)}
+        "net", np.array([0, 0, 1, 0]), Measured(fp32, fp32), {Case(8, "mse"): Measured(int8, fp32)}, fp32
     )
-    (row,) = network.rows(Margins())
+    (row,) = network.rows(Fitted())
     assert (row.disagreement, row.drop, row.raw, row.int8) == (25, 25, 0, True)
     assert row.predicted.disagreement == 0
 
@@ -123,9 +123,9 @@ def test_logits_are_computed_once(tmp_path: Path) -> None:
 
 
 def test_networks_outside_the_constants_are_predicted_as_in_a_conversion_and_fit_none() -> None:
-    margins = {"a": Margins(2.0, 1.0), "b": Margins(4.0, 1.0), "vgg": Margins(100.0, 1.0)}
-    assert margins_of_others("vgg", margins) == Margins()
-    assert margins_of_others("a", margins).width == 4.0
+    margins = {"a": Fitted(2.0, 1.0), "b": Fitted(4.0, 1.0), "vgg": Fitted(100.0, 1.0)}
+    assert fitted_to_others("vgg", margins) == Fitted()
+    assert fitted_to_others("a", margins).width == 4.0
 
 
 @pytest.mark.parametrize(

@@ -29,7 +29,7 @@ from converter.trust.layer_search import (
     fewest_excluded,
     order_of_exclusion,
 )
-from converter.trust.prediction import Prediction
+from converter.trust.prediction import Margins, Prediction
 from converter.trust.sensitivity import sensitivity_from_graph
 from converter.trust.task.classes import Classes
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
@@ -164,7 +164,7 @@ def test_the_planted_layer_is_the_one_that_is_kept_in_float() -> None:
     assert choice.met
     assert choice.all_int8_drop > 10
     assert drop_of(place_quantizers(graph.onnx)) == choice.all_int8_drop
-    guess = PredictedDrop(graph, ranges, TASK, x, logits)
+    guess = PredictedDrop(graph, ranges, TASK, x, logits, Margins(4.0))
     assert guess(QuantizationPlan((), ())) == 0
     assert guess(candidates.plan(choice.excluded)) < guess(plan)
 
@@ -179,7 +179,8 @@ def test_a_fine_tuned_network_is_compared_with_the_one_that_was_given(
     weight = next(initializer for initializer in tuned.graph.initializer if len(initializer.dims) == 2)
     weight.CopyFrom(numpy_helper.from_array(-numpy_helper.to_array(weight), weight.name))
     batches = TensorBatches(x, torch.zeros(16, dtype=torch.long), 8)
-    monkeypatch.setattr(stage, "unlabelled", lambda *_: batches)
+    for name in ("unlabelled", "procedural_inputs"):
+        monkeypatch.setattr(stage, name, lambda *_: batches)
     ranges = Ranges(amax, "max", 16, 0, "images", None)
     job = job_of(task=TASK)
     drop_of = stage.drop_of_plans(job, given, replace(given, onnx=tuned), ranges, None, None)

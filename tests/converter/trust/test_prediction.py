@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from calibrators.data.batches import TensorBatches
+from calibrators.data.input_spec import InputSpec
 from calibrators.zscgan.sampling import generator_from_document, load_torch
 from converter.cli.convert import command
 from converter.load.model import load_model
@@ -22,15 +23,20 @@ from converter.trust.answers import network_of
 from converter.trust.prediction import (
     CLEARER,
     DIMMER,
+    LEAST_WIDTH,
+    WIDTH,
     BorderBatches,
     Margins,
     Prediction,
     border_inputs,
     flipped,
     lost,
+    margins_from_logits,
+    median_margin,
     mixed,
     predict,
     predict_from_logits,
+    procedural_inputs,
     taken_margins,
 )
 from converter.trust.task.classes import Classes
@@ -57,6 +63,21 @@ def test_what_is_taken_of_each_margin_by_hand() -> None:
     int8 = np.float32([[2, 1.5], [-2, 3], [0, 1]])
     deviation = (1 + 1 + 2) / 3
     assert taken_margins(fp32, int8) == pytest.approx(np.array([1.5, 0, 5]) / deviation)
+
+
+def test_the_margins_of_real_images_follow_those_of_procedural_ones() -> None:
+    logits = np.float32([[0, 1, 3], [5, 5, 2], [0, 4, 3], [9, 0, 1]])  # margins of 2, 0, 1 and 8
+    expected = 1.5 / np.float64(logits).std(axis=1).mean()
+    assert median_margin(logits) == pytest.approx(expected)
+    assert margins_from_logits(logits).width == pytest.approx(WIDTH * expected)
+    assert margins_from_logits(8 * logits + 1) == margins_from_logits(logits)
+    assert margins_from_logits(np.zeros((4, 3), np.float32)).width == LEAST_WIDTH
+
+
+@pytest.mark.parametrize(("batch", "count"), [(64, 512), (32, 256), (16, 128)])
+def test_procedural_inputs_are_fewer_where_they_are_large(batch: int, count: int) -> None:
+    inputs = procedural_inputs(InputSpec((1, 4, 4)), batch, 0)
+    assert (inputs.num_samples, inputs.batch_size) == (count, batch)
 
 
 def test_prediction_by_hand() -> None:
@@ -106,15 +127,15 @@ def test_estimates_are_what_a_simulation_of_the_assumptions_gives() -> None:
 
 def test_identical_logits_disagree_nowhere() -> None:
     fp32, _ = noisy(0)
-    found = predict_from_logits(fp32, fp32)
+    found = predict_from_logits(fp32, fp32, MARGINS)
     assert (found.disagreement, found.drop) == (0, 0)
     assert found.low <= 0 <= found.high
     constant = np.zeros((4, 3), np.float32)
-    assert predict_from_logits(constant, constant).high == 0
+    assert predict_from_logits(constant, constant, MARGINS).high == 0
 
 
 def test_more_noise_never_gives_less() -> None:
-    found = [predict_from_logits(*noisy(scale)) for scale in (0, 0.01, 0.1, 0.3, 1, 3, 10)]
+    found = [predict_from_logits(*noisy(scale), MARGINS) for scale in (0, 0.01, 0.1, 0.3, 1, 3, 10)]
     for name in ("disagreement", "drop", "high", "drop_high"):
         values = [getattr(prediction, name) for prediction in found]
         assert values == sorted(values)
@@ -123,7 +144,7 @@ def test_more_noise_never_gives_less() -> None:
 
 def test_estimates_lie_in_their_intervals_within_0_and_100() -> None:
     for scale in (0.01, 0.3, 3, 100):
-        found = predict_from_logits(*noisy(scale))
+        found = predict_from_logits(*noisy(scale), MARGINS)
         assert 0 <= found.low <= found.disagreement <= found.high <= 100
         assert 0 <= found.drop_low <= found.drop <= found.drop_high <= 100
         assert found.drop <= found.disagreement
@@ -131,19 +152,20 @@ def test_estimates_lie_in_their_intervals_within_0_and_100() -> None:
 
 def test_order_of_inputs_and_scale_and_offset_of_logits_change_nothing() -> None:
     fp32, int8 = noisy(0.5)
-    expected = figures(predict_from_logits(fp32, int8))
+    expected = figures(predict_from_logits(fp32, int8, MARGINS))
     order = np.random.default_rng(1).permutation(len(fp32))
-    assert figures(predict_from_logits(fp32[order], int8[order])) == pytest.approx(expected)
-    assert figures(predict_from_logits(8 * fp32, 8 * int8)) == pytest.approx(expected)
-    assert figures(predict_from_logits(fp32 + 2, int8 + 2)) == pytest.approx(expected, rel=1e-5)
+    assert figures(predict_from_logits(fp32[order], int8[order], MARGINS)) == pytest.approx(expected)
+    assert figures(predict_from_logits(8 * fp32, 8 * int8, MARGINS)) == pytest.approx(expected)
+    assert figures(predict_from_logits(fp32 + 2, int8 + 2, MARGINS)) == pytest.approx(expected, rel=1e-5)
 
 
 def test_a_single_logit_is_one_of_two_classes() -> None:
     fp32, int8 = np.float32([[2.0], [-1.0]]), np.float32([[1.5], [0.5]])
     zeros = np.zeros((2, 1), np.float32)
-    both = predict_from_logits(np.hstack([zeros, fp32]), np.hstack([zeros, int8]))
+    whole = np.hstack([zeros, fp32])
+    both = predict_from_logits(whole, np.hstack([zeros, int8]), margins_from_logits(whole))
     batches = TensorBatches(torch.zeros(2, 1, 1, 1), torch.zeros(2, dtype=torch.int64), batch_size=2)
-    assert predict(lambda _: (fp32,), lambda _: (int8,), Classes(1), batches) == both
+    assert predict(lambda _: (fp32,), lambda _: (int8,), Classes(1), batches, batches) == both
     assert both.disagreement > 0
 
 
@@ -181,16 +203,16 @@ def test_networks_are_run_batch_by_batch() -> None:
     done: list[int] = []
     fp32 = lambda x: x.reshape(len(x), -1)  # noqa: E731
     int8 = lambda x: fp32(x)[:, ::-1].copy()  # noqa: E731
-    found = predict(lambda x: (fp32(x),), lambda x: (int8(x),), Classes(3), batches, done.append)
+    found = predict(lambda x: (fp32(x),), lambda x: (int8(x),), Classes(3), batches, batches, done.append)
     x = batches.x.flatten(1).numpy()
-    assert found == predict_from_logits(x, x[:, ::-1].copy())
+    assert found == predict_from_logits(x, x[:, ::-1].copy(), margins_from_logits(x))
     assert done == [2, 4, 5]
 
 
 def test_what_chooses_no_class_has_no_prediction() -> None:
     batches = TensorBatches(torch.rand(2, 3, 1, 1), torch.zeros(2, dtype=torch.int64), batch_size=2)
     same = lambda x: (x.reshape(len(x), -1),)  # noqa: E731
-    assert predict(same, same, Embedding(3), batches) is None
+    assert predict(same, same, Embedding(3), batches, batches) is None
 
 
 @pytest.fixture
@@ -227,7 +249,8 @@ def test_a_conversion_predicts_without_any_image(conversion: Callable[..., Resul
         assert (x <= high + 1e-6).all()
     fp32, int8 = (onnx_engine(name) for name in ("model.fp32.onnx", "model.onnxruntime.onnx"))
     with fp32, int8:
-        again = plain(predict(network_of(fp32), network_of(int8), Classes(10), batches))
+        procedural = procedural_inputs(teacher.spec, 64, 0)
+        again = plain(predict(network_of(fp32), network_of(int8), Classes(10), batches, procedural))
     assert again.pop("known_error") == found.pop("known_error")
     assert again == pytest.approx(found, rel=1e-3)
 
