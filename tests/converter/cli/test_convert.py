@@ -83,7 +83,7 @@ def test_samples_of_a_short_training_are_guided(quick: None, tmp_path: Path) -> 
     assert (report["synthesis"]["guide_steps"], report["synthesis"]["classes"]) == (3, 10)
     assert report["agreement"]["samples"] == 64
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "optimized toward its class in 3 gradient steps" in page
+    assert "optimized toward a class near it, in at most 3 gradient steps" in page
     again = [
         "--generator",
         tmp_path / "out" / "generator.pt",
