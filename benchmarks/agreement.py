@@ -17,9 +17,8 @@ from pathlib import Path
 import numpy as np
 import tasks
 import torch
-from measure import pixel_bounds
 from numpy.typing import NDArray
-from observed import histograms, ranges
+from observed import histograms
 from prediction import spearman
 from quantizations import NOISE, noise, quantizations_of
 from torch import nn
@@ -27,17 +26,14 @@ from torch import nn
 from calibrators.data.batches import Batches
 from calibrators.kernels import exact_kernels
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.options import ZSCGANOptions
 from converter.console import Console
-from converter.graph.capture import INPUT
 from converter.graph.outputs import tensors_of
 from converter.job import Job, SampleUse, job_from_options
-from converter.quantize.fake_quant import simulate
 from converter.quantize.placement import place_quantizers
-from converter.samples import SampleSource, samples_of_kind
+from converter.samples import SampleSource
 from converter.stages.capture import graph_of
 from converter.stages.judges import judges_of
-from converter.stages.synthesis import generated_samples
+from converter.stages.synthesis import generated_for, samples_from
 from converter.trust.answers import Answers, answers
 from converter.trust.task.base import Agreement, Outputs
 
@@ -58,26 +54,11 @@ class Row:
 
 def given() -> argparse.Namespace:
     """The command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("model")
-    parser.add_argument("--images", type=Path, required=True)
-    parser.add_argument("--preset")
-    parser.add_argument("--mean")
-    parser.add_argument("--std")
-    parser.add_argument("--input-shape")
-    parser.add_argument("--arch")
-    parser.add_argument("--task", default="auto")
-    parser.add_argument("--bgr", action="store_true")
-    parser.add_argument("--judged", type=int, default=256)
+    parser = tasks.arguments(__doc__, judged=256)
     parser.add_argument("--fresh", type=int, default=256)
-    parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
-    parser.add_argument("--json", type=Path)
     parser.add_argument(
         "--beside", type=Path, nargs="*", default=[], metavar="FILE", help="rows of other networks"
     )
-    parser.set_defaults(steps=ZSCGANOptions.steps, batch=ZSCGANOptions.batch)
     return parser.parse_args()
 
 
@@ -106,11 +87,8 @@ def said(job: Job, network: nn.Module, batches: Batches) -> Answers:
 
 def source_of(job: Job) -> SampleSource:
     """The samples of a conversion without data."""
-    generated = None
-    if not job.procedural:
-        trained = tasks.trained_for(job, job.seed)
-        generated = generated_samples(job.teacher, job.task, trained, job.options.synthesis)
-    return samples_of_kind(job.sample_kind, generated, job.teacher.spec, job.device)
+    generated = None if job.procedural else generated_for(job, tasks.trained_for(job, job.seed))
+    return samples_from(job, generated)
 
 
 def rows(args: argparse.Namespace) -> Iterator[Row]:
@@ -129,10 +107,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         "noise": histograms(graph, plan, noise(job.teacher, NOISE, job.batch), job.device),
     }
     for case in quantizations_of(BITS):
-        amax = ranges(seen[case.source], case.calibrator, case.bits)
-        if INPUT in amax:
-            amax[INPUT] = pixel_bounds(job.teacher)
-        network = simulate(graph, case.part_of(plan), amax, case.bits)
+        network = case.network(graph, plan, seen, job.teacher)
         on_images, on_samples = (inputs.agreement(job, network) for inputs in (images, fresh))
         yield Row(
             Path(args.model).stem,

@@ -4,7 +4,7 @@ Logits are kept in a folder, two files for each quantization, so that a run that
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -56,6 +56,9 @@ LARGE = ("efficientnet_lite0",)
 
 IMAGES, LARGE_IMAGES, NOISE = 500, 250, 128
 
+Seen = dict[str, Histogram]
+"""Of each tensor, over the inputs of one source."""
+
 
 @dataclass(frozen=True)
 class Case:
@@ -75,6 +78,15 @@ class Case:
         if self.what == "WA":
             return plan
         return replace(plan, activations=()) if self.what == "W" else replace(plan, weights=())
+
+    def network(
+        self, graph: FoldedGraph, plan: QuantizationPlan, seen: Mapping[str, Seen], teacher: Teacher
+    ) -> nn.Module:
+        """``graph`` with its part of the quantizers of ``plan``; the range of the input is known."""
+        amax = ranges(seen[self.source], self.calibrator, self.bits)
+        if INPUT in amax:
+            amax[INPUT] = pixel_bounds(teacher)
+        return simulate(graph, self.part_of(plan), amax, self.bits)
 
 
 def cases_of(name: str) -> list[Case]:
@@ -105,18 +117,13 @@ class Subject:
     plan: QuantizationPlan
     images: Batches
     samples: Batches
-    seen: dict[str, dict[str, Histogram]]
-
-    def amax(self, case: Case) -> dict[str, float]:
-        """The ranges of one quantization; that of the input is known."""
-        found = ranges(self.seen[case.source], case.calibrator, case.bits)
-        return found | ({INPUT: pixel_bounds(self.teacher)} if INPUT in found else {})
+    seen: dict[str, Seen]
 
     def quantized(self, case: Case | None) -> nn.Module:
         """The network with the quantizers of ``case``, or without any."""
         if case is None:
             return self.graph.module
-        return simulate(self.graph, case.part_of(self.plan), self.amax(case), case.bits)
+        return case.network(self.graph, self.plan, self.seen, self.teacher)
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,10 @@ class Row:
     seconds: float
 
 
-def given() -> argparse.Namespace:
-    """The command line."""
+def arguments(description: str | None, judged: int) -> argparse.ArgumentParser:
+    """MODEL with its input, the images, and how many of them judge: what ``options_of`` and ``halves`` take."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("model")
     parser.add_argument("--images", type=Path, required=True)
@@ -78,14 +78,20 @@ def given() -> argparse.Namespace:
     parser.add_argument("--input-shape")
     parser.add_argument("--arch")
     parser.add_argument("--task", default="auto")
+    parser.add_argument("--bgr", action="store_true")
     parser.add_argument("--steps", type=int, default=ZSCGANOptions.steps)
     parser.add_argument("--batch", type=int, default=ZSCGANOptions.batch)
     parser.add_argument("--samples", type=int, default=CalibrationOptions.samples)
-    parser.add_argument("--judged", type=int, default=500)
+    parser.add_argument("--judged", type=int, default=judged)
+    parser.add_argument("--json", type=Path)
+    return parser
+
+
+def given() -> argparse.Namespace:
+    """The command line."""
+    parser = arguments(__doc__, judged=500)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--sources", default="zscgan,both,procedural,images,noise")
-    parser.add_argument("--bgr", action="store_true")
-    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 

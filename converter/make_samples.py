@@ -130,9 +130,8 @@ def _generated(
 ) -> GeneratorSamples:
     """Samples of the generator that was given, or of one that is trained here."""
     trained = _trained(network, options, place, console)
-    count = (
-        GUIDED if options.count == CalibrationOptions.samples else options.count
-    )  # the default: a conversion's
+    usual = options.count == CalibrationOptions.samples  # then the samples are those of a conversion
+    count = GUIDED if usual else options.count
     return generated_samples(network.teacher, network.task, trained, options.synthesis, count)
 
 

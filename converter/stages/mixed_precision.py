@@ -25,13 +25,7 @@ from converter.trust.layer_search import (
     fewest_excluded,
     order_of_exclusion,
 )
-from converter.trust.prediction import (
-    MOST_INPUTS,
-    border_inputs,
-    decision_logits,
-    margins_from_logits,
-    procedural_inputs,
-)
+from converter.trust.prediction import MOST_INPUTS, border_inputs, margins_of, procedural_inputs
 from converter.trust.sensitivity import Sensitivity
 from converter.trust.trial_engine import UNQUANTIZED, run_trial
 from zscgan_common.warning_message import WarningMessage
@@ -120,10 +114,9 @@ def drop_of_plans(
     with run_trial(fp32, UNQUANTIZED, {}) as network:
         logits = job.task.decision_logits(network(x))
         procedural = procedural_inputs(job.teacher.spec, job.batch, job.seed)
-        unfamiliar = decision_logits(network, job.task, procedural)
+        margins = margins_of(network, job.task, procedural)
     assert logits is not None  # of a classifier
-    assert unfamiliar is not None
-    return PredictedDrop(graph, ranges, job.task, x, logits, margins_from_logits(unfamiliar))
+    return PredictedDrop(graph, ranges, job.task, x, logits, margins)
 
 
 def unlabelled(job: Job, samples: SampleSource | None) -> Batches:

@@ -154,21 +154,17 @@ def margins_from_logits(procedural: Float[np.ndarray, "inputs classes"]) -> Marg
 def median_margin(logits: Float[np.ndarray, "inputs classes"]) -> float:
     """In mean standard deviations of an input's logits."""
     wide = logits.astype(np.float64)
-    margins = margin_between(wide, np.argsort(wide, axis=1)[:, -2:])
-    return float(np.median(margins)) / max(float(wide.std(axis=1).mean()), TINY)
+    return float(np.median(margin_between(wide, first_two(wide)))) / deviation_of(wide)
 
 
-def decision_logits(
-    network: Network, task: Task, batches: Batches
-) -> Float[np.ndarray, "inputs classes"] | None:
-    """Those of all batches; None for a task that chooses no class."""
+def margins_of(fp32: Network, task: Task, procedural: Batches) -> Margins:
+    """The margins of real images that are assumed of ``fp32``, which chooses a class."""
     found = []
-    for x, _ in batches:
-        logits = task.decision_logits(network(array_of(x)))
-        if logits is None:
-            return None
+    for x, _ in procedural:
+        logits = task.decision_logits(fp32(array_of(x)))
+        assert logits is not None
         found.append(logits)
-    return np.concatenate(found)
+    return margins_from_logits(np.concatenate(found))
 
 
 def border_inputs(samples: SampleSource, count: int, batch_size: int, seed: int) -> Batches:
@@ -198,9 +194,7 @@ def predict(
         after.append(other)
         done += len(inputs)
         on_batch(done)
-    unfamiliar = decision_logits(fp32, task, procedural)
-    assert unfamiliar is not None  # as the logits of the others are not
-    margins = margins_from_logits(unfamiliar)
+    margins = margins_of(fp32, task, procedural)
     return predict_from_logits(np.concatenate(before), np.concatenate(after), margins)
 
 
@@ -227,10 +221,19 @@ def taken_margins(
 ) -> NDArray[np.float64]:
     """How much of each FP32 margin INT8 takes, in mean standard deviations of an input's FP32 logits, at least 0."""
     before, after = fp32.astype(np.float64), int8.astype(np.float64)
-    classes = np.argsort(before, axis=1)[:, -2:]
+    classes = first_two(before)
     taken = margin_between(before, classes) - margin_between(after, classes)
-    deviation = max(float(before.std(axis=1).mean()), TINY)
-    return np.maximum(taken / deviation, 0.0)
+    return np.maximum(taken / deviation_of(before), 0.0)
+
+
+def first_two(logits: NDArray[np.float64]) -> NDArray[np.int64]:
+    """The second and the first class of each row."""
+    return np.argsort(logits, axis=1)[:, -2:]
+
+
+def deviation_of(logits: NDArray[np.float64]) -> float:
+    """The standard deviation of an input's logits, in the mean over the inputs."""
+    return max(float(logits.std(axis=1).mean()), TINY)
 
 
 def margin_between(logits: NDArray[np.float64], classes: NDArray[np.int64]) -> NDArray[np.float64]:
