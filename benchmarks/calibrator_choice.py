@@ -151,7 +151,7 @@ def row_of(subject: Subject, seed: int, folder: Path) -> Row:
     graph, batch = graph_from_model(teacher.module, teacher.spec), batch_of(teacher.spec.shape)
     plan, trained = place_quantizers(graph.onnx), generator_of(subject, seed, folder)
     generated = generated_samples(teacher, task_of(teacher), trained, gan_options_of(teacher, seed=seed))
-    samples, count = calibration_samples(generated, teacher.spec.shape, seed), inputs_for(batch)
+    samples, count = calibration_samples(generated, teacher.spec, seed), inputs_for(batch)
     ranges, choosing = ranges_of(graph, generated, samples), seed + SampleUse.CHOOSING
     chosen_on = samples if generated.guide_steps else generated.batches(count, batch, choosing)
     task = task_of(teacher)

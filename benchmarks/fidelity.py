@@ -1,12 +1,13 @@
 """How good calibration samples are for a quantized network: the generator's, its peers', noise and real images.
 
-For each source and seed it reports how far the calibrated ranges are from those of real images (|log2| of the
-ratio over all quantized activations: 1 is a factor of two), top-1 and agreement with FP32 on real images with
-weights and activations of 8, 6 and 4 bits, and the seconds and the peak memory of making the samples, each in
-its own process. The true ranges are those of 512 real images that neither calibrate nor measure; where the
-images don't suffice for that (ImageNet: 500), the source ``images`` is the reference itself.
+``zscgan`` are the generator's alone, ``both`` half of these and half procedural images, as in a conversion. For each
+source and seed it reports how far the calibrated ranges are from those of real images (|log2| of the ratio over all
+quantized activations: 1 is a factor of two), top-1 and agreement with FP32 on real images with weights and activations
+of 8, 6 and 4 bits, and the seconds and the peak memory of making the samples, each in its own process. The true
+ranges are those of 512 real images that neither calibrate nor measure; where the images don't suffice for that
+(ImageNet: 500), the source ``images`` is the reference itself.
 
-    python benchmarks/fidelity.py DATA --network resnet20 --sources zscgan,images,gaussian --output FOLDER
+    python benchmarks/fidelity.py DATA --network resnet20 --sources both,images,gaussian --output FOLDER
 
 DATA is the folder of ``conversion.py``. Quantizers stand where the INT8 model has them, the first and last layers
 and the signed ranges behind a ReLU included, so 4-bit accuracies are not those of papers that spare these.
@@ -31,7 +32,7 @@ from trial import NAMES, SAMPLES, SourceOptions, network_from_data, parts_of, sa
 from calibrators.options import ALGORITHMS, Algorithm
 from calibrators.zscgan.options import ZSCGANOptions
 
-SOURCES = ("zscgan", "procedural", "images", "gaussian", "uniform", "mct", "zeroq")
+SOURCES = ("both", "zscgan", "procedural", "images", "gaussian", "uniform", "mct", "zeroq")
 HERE = Path(__file__).parent
 
 
@@ -104,7 +105,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("data", type=Path, help="folder with models/, cifar10/ and imagenet/")
     parser.add_argument("--network", choices=NAMES, default="resnet20")
     parser.add_argument(
-        "--sources", default="zscgan,procedural,images,gaussian,uniform,zeroq", help="|".join(SOURCES)
+        "--sources", default="both,zscgan,procedural,images,gaussian,uniform,zeroq", help="|".join(SOURCES)
     )
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--evaluate", default="8:entropy,8:mse,6:mse,4:mse,4:max", help="BITS:CALIBRATOR,...")

@@ -142,7 +142,7 @@ def subject_from_data(name: str, data: Path, generators: Path | None, work: Path
     batch = batch_of(teacher.spec.shape)
     generated = samples_for(name, teacher, generators, work)
     seen = {
-        "samples": calibration_samples(generated, teacher.spec.shape, 0),
+        "samples": calibration_samples(generated, teacher.spec, 0),
         "noise": noise(teacher, NOISE, batch),
     }
     return Subject(

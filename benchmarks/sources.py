@@ -27,6 +27,7 @@ from trial import (
     load_network,
     task_of,
     teacher_from_network,
+    with_procedural,
 )
 from zeroq import distilled
 
@@ -79,8 +80,20 @@ def noise(teacher: Teacher, network: Network, options: SourceOptions, work: Path
     return from_batches(batches, {})
 
 
-def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
+def zscgan(teacher: Teacher, network: Network, options: SourceOptions, work: Path) -> Samples:
     """Samples of the project's generator, trained and drawn as a conversion does it, as many as were asked for."""
+    return generated(teacher, network, options, work, both=False)
+
+
+def both(teacher: Teacher, network: Network, options: SourceOptions, work: Path) -> Samples:
+    """Half of these and half procedural images, with which a conversion calibrates."""
+    return generated(teacher, network, options, work, both=True)
+
+
+def generated(
+    teacher: Teacher, _network: Network, options: SourceOptions, _work: Path, *, both: bool
+) -> Samples:
+    """Samples of a generator that is trained here, alone or with as many procedural images."""
     gan = gan_options_of(teacher, **{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
         teacher,
@@ -92,9 +105,9 @@ def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: P
         console=Console(),
     )
     batch = gan.batch_for(*teacher.spec.shape[1:])
-    batches = generated_samples(teacher, task_of(teacher), trained, gan).batches(
-        options.samples, batch, gan.seed
-    )
+    samples = generated_samples(teacher, task_of(teacher), trained, gan)
+    source = with_procedural(samples, teacher.spec) if both else samples
+    batches = source.batches(options.samples, batch, gan.seed)
     return from_batches(batches, {"steps": len(trained.history), "batch": batch})
 
 
@@ -152,6 +165,7 @@ def mct(teacher: Teacher, network: Network, options: SourceOptions, work: Path) 
 
 Source = Callable[[Teacher, Network, SourceOptions, Path], Samples]
 SOURCES: dict[str, Source] = {
+    "both": both,
     "zscgan": zscgan,
     "procedural": procedural,
     "images": images,

@@ -43,8 +43,8 @@ class SourceOptions:
     def key(self) -> dict[str, Any]:
         """The fields that the samples of this source depend on; equal keys may share their samples."""
         given = asdict(self)
-        owners = {"zscgan": "gan", "zeroq": "zeroq_", "mct": "mct_"}
-        others = ("mct_python", *(prefix for source, prefix in owners.items() if source != self.source))
+        owners = {"zscgan": "gan", "both": "gan", "zeroq": "zeroq_", "mct": "mct_"}
+        others = ("mct_python", *({*owners.values()} - {owners.get(self.source)}))
         return {name: value for name, value in given.items() if not name.startswith(others)}
 
 
@@ -112,11 +112,23 @@ def gan_options_of(teacher: Any, **fields: Any) -> Any:
     return replace(options, **fields)
 
 
-def calibration_samples(generated: Any, shape: tuple[int, int, int], seed: int) -> Any:
-    """The batches of samples that calibrate in a conversion."""
+def calibration_samples(generated: Any, spec: Any, seed: int) -> Any:
+    """The batches of samples that calibrate in a conversion: those of a generator and as many procedural images."""
     from converter.job import calibrating_of
+    from converter.samples import GeneratorSamples
 
-    return generated.batches(calibrating_of(generated, shape, SAMPLES), batch_of(shape), seed)
+    count = calibrating_of(generated, spec.shape, SAMPLES)
+    source = with_procedural(generated, spec) if isinstance(generated, GeneratorSamples) else generated
+    return source.batches(count, batch_of(spec.shape), seed)
+
+
+def with_procedural(generated: Any, spec: Any) -> Any:
+    """Those of a generator and as many procedural images, on the CPU."""
+    import torch
+
+    from converter.samples import BothSamples, ProceduralSamples
+
+    return BothSamples(generated, ProceduralSamples(spec, torch.device("cpu")))
 
 
 def calibration_images(network: Network, spec: Any, part: int, count: int = SAMPLES) -> Any:

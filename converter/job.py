@@ -26,7 +26,15 @@ from converter.load.task import task_of
 from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
-from converter.samples import SampleKind, SampleSource, are_guided, kind_of_samples
+from converter.samples import (
+    BothSamples,
+    GeneratorSamples,
+    ProceduralSamples,
+    SampleKind,
+    SampleSource,
+    are_guided,
+    kind_of_samples,
+)
 from converter.trust.prediction import inputs_for
 from converter.trust.task.base import Task
 from converter.trust.task.labels import Labels
@@ -90,11 +98,10 @@ class Job:
 
     @property
     def sample_kind(self) -> SampleKind:
-        """What samples are: a generator's, procedural images, or half of each."""
+        """What calibrates where samples do: a generator's, procedural images, or half of each."""
         return kind_of_samples(
             self.options.sample_source,
             bn_layers=self.teacher.bn_layers,
-            labels=self.task.classes,
             reused=self.options.generator is not None,
         )
 
@@ -143,6 +150,10 @@ class Job:
         asked, usual = self.options.asked_samples, self.options.calibration.samples
         return calibrating_of(source, self.teacher.spec.shape, usual) if asked is None else asked
 
+    def procedural_among(self, count: int) -> int:
+        """How many of ``count`` samples that calibrate are procedural images."""
+        return {"generator": 0, "both": count // 2, "procedural": count}[self.sample_kind]
+
     def choosing_samples(self, source: SampleSource, count: int) -> Batches:
         """``count`` samples to choose calibrators and layers on: fresh ones.
 
@@ -152,11 +163,17 @@ class Job:
         return self.samples(source, use, count)
 
     def calibration_data(self, source: SampleSource | None) -> Batches:
-        """The real images that the user brought, else samples."""
+        """The real images that the user brought, else samples.
+
+        Those of a generator with labels are mixed with procedural images for this alone, as these have none.
+        """
         if self.calib is not None:
             return self.calib
         assert source is not None
-        return self.samples(source)
+        count = self.calibrating(source)
+        if self.sample_kind == "both" and isinstance(source, GeneratorSamples):
+            source = BothSamples(source, ProceduralSamples(self.teacher.spec, self.device))
+        return self.samples(source, count=count)
 
 
 def calibrating_of(samples: SampleSource, shape: tuple[int, int, int], count: int) -> int:
@@ -206,7 +223,7 @@ def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = S
             cached=cached_ranges(options, ranges_for),
             generator=load_reused_generator(options.generator, teacher, weights, device),
         )
-        if options.sample_source == "zscgan" and job.needs_samples:
+        if options.sample_source in ("zscgan", "both") and job.needs_samples:
             require_batch_norm(teacher)
         stage.detail = network_line(teacher, task)
     tell_of_network(teacher, found, console)

@@ -80,23 +80,19 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
     training's checkpoint, from which the same command goes on.
     """
     network = _loaded(options, console)
-    kind = kind_of_samples(
-        options.sample_source,
-        bn_layers=network.teacher.bn_layers,
-        labels=network.task.classes,
-        reused=network.generator is not None,
-    )
+    kind = _kind(network, options)
     if kind != "procedural" and network.generator is None:
         require_batch_norm(network.teacher)
-    if options.by_class and (kind == "procedural" or not has_labels(network.task)):
+    if options.by_class and (kind != "generator" or not has_labels(network.task)):
+        some = "half of these" if kind == "both" and has_labels(network.task) else "these"
         raise OptionsError(
-            "--class-folders require samples with labels, but these have none; leave --class-folders out"
+            f"--class-folders require samples with labels, but {some} have none; leave --class-folders out"
         )
     synthesis = options.synthesis.for_labels(network.task.classes, *network.teacher.spec.shape[1:])
     options = replace(options, synthesis=synthesis)
     place = SamplesOutput(options.output, archive=options.archive, overwrite=options.overwrite)
     with place:
-        generated = None if kind == "procedural" else _generated(network, options, place, console)
+        generated = None if kind == "procedural" else _generated(network, kind, options, place, console)
         if generated is not None:
             _warn_of_poor(network, generated, options, console)
         batches = _batches(network.teacher, kind, generated, options)
@@ -125,13 +121,23 @@ def _loaded(options: SampleOptions, console: Console) -> _Network:
     return _Network(teacher, task, weights, generator)
 
 
+def _kind(network: _Network, options: SampleOptions) -> SampleKind:
+    """What ``--samples`` stands for: of ``auto`` what a conversion takes, but where labels are written all have one."""
+    asked, reused = options.sample_source, network.generator is not None
+    kind = kind_of_samples(asked, bn_layers=network.teacher.bn_layers, reused=reused)
+    labelled = has_labels(network.task) and not options.normalised
+    return "generator" if asked == "auto" and kind == "both" and labelled else kind
+
+
 def _generated(
-    network: _Network, options: SampleOptions, place: SamplesOutput, console: Console
+    network: _Network, kind: SampleKind, options: SampleOptions, place: SamplesOutput, console: Console
 ) -> GeneratorSamples:
     """Samples of the generator that was given, or of one that is trained here."""
     trained = _trained(network, options, place, console)
-    usual = options.count == CalibrationOptions.samples  # then the samples are those of a conversion
-    count = GUIDED if usual else options.count
+    count = options.count
+    if kind == "both":
+        usual = count == CalibrationOptions.samples  # then the samples are those of a conversion
+        count = GUIDED if usual else count - count // 2
     return generated_samples(network.teacher, network.task, trained, options.synthesis, count)
 
 

@@ -14,7 +14,7 @@ from engines.options import BUFFERS, CPU_INT8, BuildOptions
 
 DEVICES = ("auto", "cpu", "cuda")
 TASKS = ("auto", "classes", "labels", "boxes", "mask", "embedding", "any")
-SAMPLES = ("auto", "zscgan", "procedural")
+SAMPLES = ("auto", "zscgan", "procedural", "both")
 IMPLICIT_ALGORITHMS = ("entropy", "max")
 CALIBRATORS = ("auto", *ALGORITHMS)
 OTHER_FILES = frozenset({
@@ -58,8 +58,9 @@ class ConvertOptions:
     the GPU's memory. ``max_drop`` is the largest loss of accuracy, in percent points, that counts as passed, on
     the labels of ``images.val`` where there are some, else estimated; layers are kept out of INT8 for it. ``html``
     also writes the report as a page. ``task`` says what the outputs mean, ``decode`` names a callable that finds a
-    detector's boxes in them; ``sample_source`` names where samples come from: auto is a generator where there are batch
-    norms, else procedural images. ``cpu_int8`` says which layers of ONNX Runtime's engine are in INT8 (``CPU_INT8``).
+    detector's boxes in them; ``sample_source`` names where samples come from: auto is both, a generator's and as many
+    procedural images, where there are batch norms, else procedural images alone. ``cpu_int8`` says which layers of ONNX
+    Runtime's engine are in INT8 (``CPU_INT8``).
     """
 
     model: ModelOptions

@@ -21,15 +21,14 @@ SampleKind = Literal["generator", "procedural", "both"]
 """A trained generator's samples, procedural images, or half of each."""
 
 
-def kind_of_samples(asked: str, *, bn_layers: int, labels: int, reused: bool) -> SampleKind:
+def kind_of_samples(asked: str, *, bn_layers: int, reused: bool) -> SampleKind:
     """What ``--samples`` stands for, with a ``reused`` generator or without.
 
-    ``auto`` is a generator's, half of them procedural where there are no ``labels`` but one; and procedural alone where
-    no batch norm teaches a generator.
+    ``auto`` is both, and procedural alone where no batch norm teaches a generator.
     """
     if asked == "procedural" or (asked == "auto" and bn_layers == 0 and not reused):
         return "procedural"
-    return "both" if asked == "auto" and labels == 1 else "generator"
+    return "generator" if asked == "zscgan" else "both"
 
 
 @runtime_checkable
@@ -94,8 +93,8 @@ def are_guided(samples: SampleSource | None) -> bool:
 class BothSamples:
     """Samples of a trained generator and procedural images, half and half.
 
-    A generator without labels makes few kinds of pictures, all like the training data; the inputs of a detector or an
-    embedding in use are of any kind.
+    The ranges of both together are nearer to those of real images (docs/method.md). A generator without labels makes
+    few kinds of pictures, all like the training data; the inputs of a detector or an embedding in use are of any kind.
     """
 
     generated: GeneratorSamples

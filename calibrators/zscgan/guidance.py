@@ -28,10 +28,9 @@ MOST_KEPT = 2**29
 """Bytes of guided pixels that are kept."""
 OVERSHOOT = 2.0
 """Times Polyak's step: the loss falls faster on the way to another class than at its start."""
-GUIDED, MOST_CHOICES = 256, 8
-"""How many samples have different classes by default, and how many each chooses from at most."""
-MISSED = 1 / 8
-"""The part of a batch that may be without its class when its guidance ends."""
+GUIDED, MOST_CHOICES = 128, 8
+"""How many samples have different classes by default, as many as calibrate with 128 procedural images, and how many
+classes each chooses from at most."""
 UNLIKELY = -1e30
 """In place of the log probability of a class that is not a number."""
 
@@ -39,7 +38,7 @@ UNLIKELY = -1e30
 class Guide:
     """Optimizes the pixels of a generator's samples toward classes, in at most ``options.guide_steps`` gradient steps.
 
-    A batch ends earlier once all but ``MISSED`` have their class. Classes are given to the samples that are nearest to
+    A batch ends earlier once all have their class. Classes are given to the samples that are nearest to
     them, of those in ``classes_to_choose_from``. The steps go down the losses of the training but variety (as
     DeepInversion does from noise in thousands of steps, Yin et al., arXiv 1912.08795). The direction is the gradient
     at several scales, each of the same strength, so that a step changes shapes and not only single pixels (the
@@ -167,9 +166,8 @@ def nearest_classes(
 
 
 def has_classes(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]) -> bool:
-    """Whether enough of a batch are of their classes already."""
-    missed = (logits.argmax(1) != send(labels, logits.device)).sum()
-    return bool(missed <= MISSED * len(labels))
+    """Whether all of a batch are of their classes already."""
+    return torch.equal(logits.argmax(1), send(labels, logits.device))
 
 
 def _over_scales(

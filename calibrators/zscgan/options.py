@@ -45,7 +45,7 @@ class ZSCGANOptions:
     prior_weight: float = 15.0
     window: int = 128
     samples_per_class: int = 60
-    guide_steps: int = 3
+    guide_steps: int = 4
     guide_rate: float = 0.02
     seed: int = 0
 

@@ -50,8 +50,8 @@ sample_options = cloup.option_group(
     "Samples",
     cloup.option("--samples", "sample_source", type=click.Choice(SAMPLES), default=ConvertOptions.sample_source,
                  show_default=True, help="What to calibrate with: samples of a generator that is trained on the "
-                 "network's batch norms, or procedural images, which need no training; auto takes these where there "
-                 "is no batch norm, and half of each for networks without labels."),
+                 "network's batch norms, procedural images, which need no training, or half of each; auto is both, "
+                 "and procedural where there is no batch norm."),
     cloup.option("--gan-steps", "steps", type=int, default=ZSCGANOptions.steps, show_default=True,
                  help="Training steps of all generators, at most."),
     cloup.option("--guide-steps", type=int, default=ZSCGANOptions.guide_steps, show_default=True,

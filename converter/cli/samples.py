@@ -63,7 +63,8 @@ Exit codes: 0 done, 1 failed, 2 wrong command line, 130 interrupted (the same co
 def command(model: str, verbose: int, quiet: bool, **given: Any) -> None:
     """Make calibration data for the vision network MODEL from nothing but MODEL.
 
-    MODEL is what zscgan-convert takes. The samples are those that it would calibrate with.
+    MODEL is what zscgan-convert takes. The samples are those that it would calibrate with; where their labels are
+    written, procedural images, which have none, are left out (--samples both keeps them).
     """
     try:
         options = options_from_flags(model, given)

@@ -76,7 +76,8 @@ class SynthesisSection:
     """The generator's training and its samples; ``shown`` has ``class`` and ``name`` of each column of the picture.
 
     At most ``guide_steps`` took each sample to its class, where the generator has not learned the classes; ``shown``
-    are then those of the samples in the picture, row by row.
+    are then those of the samples in the picture, row by row. ``procedural`` of the inputs that calibrate are procedural
+    images.
     """
 
     steps: int
@@ -90,6 +91,7 @@ class SynthesisSection:
     history: list[TrainingStep]
     source: Literal["zscgan", "procedural"] = "zscgan"
     guide_steps: int = 0
+    procedural: int = 0
 
 
 @dataclass(frozen=True)

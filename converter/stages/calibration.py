@@ -89,7 +89,13 @@ def ranges_of_data(
             taken = choose_calibrator(judged)
             found = {str(algorithm): float(nats.mean()) for algorithm, nats in judged.items()}
         result, amax = results[taken], candidates[taken]
-        stage.detail = f"{taken}, {len(amax)} ranges from {result.samples} {source} inputs"
+        drawn = job.procedural_among(result.samples) if source == "zscgan" else 0
+        inputs = (
+            f"{result.samples - drawn} zscgan and {drawn} procedural"
+            if drawn
+            else f"{result.samples} {source}"
+        )
+        stage.detail = f"{taken}, {len(amax)} ranges from {inputs} inputs"
     if found is not None:
         nats = ", ".join(f"{name} {found[name]:.1e}" for name in sorted(found, key=found.__getitem__))
         console.info(

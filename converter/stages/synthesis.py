@@ -79,8 +79,7 @@ def synthesise(job: Job) -> Synthesised:
         trained = generator_for(job)
         assert trained is not None
         generated = generated_for(job, trained)
-        looked_at = None if has_labels(job.task) else min(STATISTICS, job.options.calibration.samples)
-        inputs = job.samples(generated, count=looked_at)
+        inputs = job.samples(generated, count=looked_at(job, generated))
         with job.console.progress("samples", inputs.num_samples) as advance:
             quality = sample_quality(LabelsOf(job.teacher.module, job.task), inputs, advance)
         save_generator(trained, job.workspace.path("generator.pt"))
@@ -97,15 +96,22 @@ def synthesise(job: Job) -> Synthesised:
         if generated.guide_steps:
             stage.detail += f"; guided to their classes in at most {generated.guide_steps} steps, "
             stage.detail += "as training was too short to learn all of them"
-        if job.sample_kind == "both":
-            stage.detail += "; half of the samples are procedural images"
     warn_of_poor_samples(quality, job.task, job.teacher.spec, job.console, guided=generated.guide_steps > 0)
     return Synthesised(samples_from(job, generated), section_of(job, generated, quality))
 
 
+def looked_at(job: Job, generated: GeneratorSamples) -> int:
+    """How many of a generator's samples are looked at: where they have labels, all that calibrate."""
+    if not has_labels(job.task):
+        return min(STATISTICS, job.options.calibration.samples)
+    calibrating = job.calibrating(generated)
+    return calibrating - job.procedural_among(calibrating)
+
+
 def generated_for(job: Job, trained: TrainedGenerator) -> GeneratorSamples:
     """The samples of ``trained`` for a conversion."""
-    count = GUIDED if job.options.asked_samples is None else job.options.asked_samples
+    asked = job.options.asked_samples
+    count = GUIDED if asked is None else asked - job.procedural_among(asked)
     return generated_samples(job.teacher, job.task, trained, job.options.synthesis, count)
 
 
@@ -118,8 +124,9 @@ def generated_samples(
 
 
 def samples_from(job: Job, generated: GeneratorSamples | None) -> SampleSource:
-    """The samples that the job takes."""
-    return samples_of_kind(job.sample_kind, generated, job.teacher.spec, job.device)
+    """The samples that the job takes: of a generator with labels its own, which procedural images join to calibrate."""
+    kind = "generator" if job.sample_kind == "both" and has_labels(job.task) else job.sample_kind
+    return samples_of_kind(kind, generated, job.teacher.spec, job.device)
 
 
 def has_labels(task: Task) -> bool:
@@ -148,6 +155,7 @@ def procedural(job: Job) -> Synthesised:
         reused=False,
         history=[],
         source="procedural",
+        procedural=procedural_images(job, samples),
     )
     return Synthesised(samples, section)
 
@@ -300,4 +308,10 @@ def section_of(job: Job, generated: GeneratorSamples, quality: SampleQuality) ->
         ],
         reused=job.options.generator is not None,
         history=[TrainingStep(step, kl, label) for step, kl, label in trained.history],
+        procedural=procedural_images(job, generated),
     )
+
+
+def procedural_images(job: Job, samples: SampleSource) -> int:
+    """How many of the inputs that calibrate are procedural images."""
+    return 0 if job.cached is not None else job.procedural_among(job.calibrating(samples))

@@ -19,7 +19,7 @@ from calibrators.options import CalibrationOptions
 from calibrators.ranges.ranges import Ranges, save_ranges
 from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.options import ZSCGANOptions
-from calibrators.zscgan.sampling import TrainedGenerator, save_generator
+from calibrators.zscgan.sampling import SyntheticBatches, TrainedGenerator, save_generator
 from calibrators.zscgan.successive import new_ensemble
 from converter import job as module
 from converter import pipeline
@@ -27,7 +27,7 @@ from converter.api import request_of
 from converter.cli.convert import command
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
-from converter.samples import GeneratorSamples, ProceduralSamples
+from converter.samples import GeneratorSamples, InTurn, ProceduralSamples
 from converter.stages.calibration import judges
 from converter.stages.sensitivity import probes
 from converter.trust.task.mask import Mask
@@ -235,6 +235,22 @@ def test_choices_are_made_on_fresh_samples_unless_these_would_be_guided() -> Non
         assert chosen_on.num_samples == 20
         calibrating = first_inputs(job.samples(source), 20)
         assert torch.equal(first_inputs(chosen_on, 20), calibrating) != fresh
+
+
+@pytest.mark.parametrize(("side", "generated"), [(8, 256), (224, 128)])
+def test_half_of_what_calibrates_is_procedural(side: int, generated: int) -> None:
+    spec = InputSpec((1, side, side))
+    job = job_of(batch=64, teacher=replace(job_of().teacher, spec=spec, bn_layers=1))
+    source = guided_samples(spec)
+    data = job.calibration_data(source)
+    assert isinstance(data, InTurn)
+    assert data.first.num_samples == data.second.num_samples == generated
+    assert job.procedural_among(data.num_samples) == generated
+    assert torch.equal(first_inputs(data, 8), first_inputs(job.samples(source), 8))
+    alone = replace(job, options=replace(job.options, sample_source="zscgan"))
+    assert alone.calibration_data(source).num_samples == data.num_samples
+    assert isinstance(alone.calibration_data(source), SyntheticBatches)
+    assert alone.procedural_among(data.num_samples) == 0
 
 
 def test_choices_guide_no_sample_anew(monkeypatch: pytest.MonkeyPatch) -> None:

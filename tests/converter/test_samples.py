@@ -10,7 +10,14 @@ from calibrators.zscgan.guidance import Guide
 from calibrators.zscgan.options import ZSCGANOptions
 from calibrators.zscgan.sampling import TrainedGenerator
 from calibrators.zscgan.successive import new_ensemble
-from converter.samples import BothSamples, GeneratorSamples, ProceduralSamples, SampleSource
+from converter.samples import (
+    BothSamples,
+    GeneratorSamples,
+    ProceduralSamples,
+    SampleKind,
+    SampleSource,
+    kind_of_samples,
+)
 
 SPEC, CPU = InputSpec((3, 16, 16), (0.5,) * 3, (0.25,) * 3), torch.device("cpu")
 
@@ -95,6 +102,23 @@ def test_the_key_is_that_of_the_inputs() -> None:
     one, other = ProceduralSamples(SPEC, CPU), ProceduralSamples(InputSpec((3, 16, 16)), CPU)
     assert one.key == ProceduralSamples(SPEC, CPU).key != other.key
     assert {generator().name, one.name} == {"zscgan", "procedural"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "bn_layers", "reused", "kind"),
+    [
+        ("auto", 20, False, "both"),
+        ("auto", 0, False, "procedural"),
+        ("auto", 0, True, "both"),
+        ("both", 20, False, "both"),
+        ("zscgan", 20, False, "generator"),
+        ("procedural", 20, False, "procedural"),
+    ],
+)
+def test_what_is_asked_for_says_what_samples_are(
+    asked: str, bn_layers: int, *, reused: bool, kind: SampleKind
+) -> None:
+    assert kind_of_samples(asked, bn_layers=bn_layers, reused=reused) == kind
 
 
 def test_both_are_half_and_half() -> None:

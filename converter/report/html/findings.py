@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from converter.report.document import Report, ThroughputSection
+from converter.report.html.formats import words
 from converter.report.summary import metric_of
 from converter.workspace import ENGINE_FILES, FP32_ONNX, INT8_ONNX
 from engines.options import ENGINE_TITLES
@@ -30,6 +31,16 @@ def built_engine(report: Report) -> str:
     """The engine that the conversion was for."""
     made = [engine for engine, file in ENGINE_FILES.items() if file in report.artifacts]
     return ENGINE_TITLES[made[-1] if made else "onnxruntime"]
+
+
+def calibrated_on(report: Report) -> str:
+    """The inputs that gave the ranges: how many, and of which kind."""
+    found, made = report.calibration, report.synthesis
+    count = found.samples or 0
+    if made is None or found.source != "zscgan" or not made.procedural:
+        return words(count, CALIBRATED_ON.get(found.source, "input"))
+    generated = words(count - made.procedural, CALIBRATED_ON["zscgan"])
+    return f"{generated} and {words(made.procedural, CALIBRATED_ON['procedural'])}"
 
 
 def kept_layers(report: Report) -> int:

@@ -54,19 +54,36 @@ def test_samples_of_a_short_training_are_guided(tmp_path: Path) -> None:
     output = tmp_path / "calib.npz"
     result = run(*MODEL, *INPUT, *SHORT, "--gan-steps", "2", "-n", "40", "--report", "-o", output)
     assert result.exit_code == 0, result.output
-    assert json.loads((tmp_path / "calib.samples.json").read_text())["guide_steps"] == 3
+    assert json.loads((tmp_path / "calib.samples.json").read_text())["guide_steps"] == 4
 
 
 def test_its_samples_are_those_of_a_conversion(made: Path, tmp_path: Path) -> None:
     """The generator serves zscgan-convert, and its first samples are the same."""
     generator = made.with_name("calib.generator.pt")
-    result = run(
-        *MODEL, *INPUT, "-n", "40", "--generator", generator, "--normalised", "-o", tmp_path / "a.npz"
-    )
-    assert result.exit_code == 0, result.output
-    with np.load(tmp_path / "a.npz") as archive, np.load(made) as before:
-        pixels = np.rint((archive["input"] * 0.376 + 0.305) * 255).transpose(0, 2, 3, 1)
-        assert np.array_equal(pixels.astype(np.uint8), before["images"])
+    images = {}
+    for kind, count in (("auto", 40), ("zscgan", 20), ("procedural", 20)):
+        flags = () if kind == "procedural" else ("--generator", generator)
+        output = tmp_path / f"{kind}.npz"
+        result = run(*MODEL, *INPUT, "--samples", kind, "-n", count, *flags, "--normalised", "-o", output)
+        assert result.exit_code == 0, result.output
+        with np.load(output) as archive:
+            pixels = np.rint((archive["input"] * 0.376 + 0.305) * 255).transpose(0, 2, 3, 1)
+            images[kind] = pixels.astype(np.uint8)
+    assert np.array_equal(images["auto"], np.concatenate([images["zscgan"], images["procedural"]]))
+    with np.load(made) as before:
+        assert np.array_equal(images["zscgan"], before["images"][:20])
+
+
+def test_samples_with_procedural_images_have_no_labels(made: Path, tmp_path: Path) -> None:
+    generator = made.with_name("calib.generator.pt")
+    asked = [*MODEL, *INPUT, "--samples", "both", "--generator", generator, "-n", "40"]
+    assert run(*asked, "-o", tmp_path / "c.npz").exit_code == 0
+    with np.load(tmp_path / "c.npz") as archive, np.load(made) as before:
+        assert archive.files == ["images"]
+        assert np.array_equal(archive["images"][:20], before["images"][:20])
+    refused = run(*asked, "--class-folders", "-o", tmp_path / "c")
+    assert refused.exit_code == 2
+    assert "--class-folders require samples with labels, but half of these have none" in refused.output
 
 
 def test_a_folder_calibrates_a_conversion(made: Path, tmp_path: Path) -> None:

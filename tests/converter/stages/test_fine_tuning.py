@@ -23,7 +23,7 @@ from converter.workspace import QAT_CHECKPOINT
 from tests.converter.digits import DIGITS, INPUT, MODEL, quick_conversions
 
 SHORT = ["--int8", "--gan-steps", "20", "--calib-samples", "64", "--no-html"]
-NARROW = 0.7
+NARROW = 0.6
 """Of each range; with good ones fine-tuning has nothing to gain on digits."""
 QAT = ["--qat", "--qat-steps", "10"]
 

@@ -271,6 +271,16 @@ def test_the_picture_is_described_by_its_classes() -> None:
     assert "toward a class near it, in at most 3 gradient steps" in text
 
 
+def test_procedural_images_among_the_samples_are_told() -> None:
+    report = full_report()
+    assert report.synthesis is not None
+    assert "by the mse calibrator in 512 generated samples." in page(report, PICTURE)
+    mixed = dataclasses.replace(report, synthesis=dataclasses.replace(report.synthesis, procedural=256))
+    text = page(mixed, PICTURE)
+    assert "by the mse calibrator in 256 generated samples and 256 procedural images." in text
+    assert "256 inputs of those that calibrate are procedural images" in text
+
+
 @pytest.mark.parametrize(
     ("given", "words"),
     [
