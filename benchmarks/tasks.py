@@ -39,10 +39,10 @@ from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
 from converter.out_of_memory import training_batch
 from converter.quantize.placement import QuantizationPlan, place_quantizers
-from converter.samples import BothSamples, ProceduralSamples, SampleSource
+from converter.samples import ProceduralSamples
 from converter.stages.calibration import measure_ranges, with_exact_input
 from converter.stages.capture import graph_of
-from converter.stages.synthesis import generated_samples, generator_for
+from converter.stages.synthesis import generated_for, generator_for, samples_from
 from converter.trust.answers import Answers, answers, array_of
 from converter.trust.calibrator_choice import choose_calibrator, divergences
 from converter.trust.prediction import BorderBatches
@@ -187,11 +187,11 @@ def data_of(source: str, job: Job, real: Batches, seed: int) -> tuple[Batches, B
     if source == "procedural":
         samples = ProceduralSamples(job.teacher.spec, job.device)
         return job.samples(samples), samples.batches(256, job.batch, seed + JUDGING)
-    generated = generated_samples(job.teacher, job.task, trained_for(job, seed), job.options.synthesis)
-    made: SampleSource = generated
-    if source == "both":
-        made = BothSamples(generated, ProceduralSamples(job.teacher.spec, job.device))
-    return job.samples(made), made.batches(256, job.batch, seed + JUDGING)
+    generated = generated_for(job, trained_for(job, seed))
+    if source == "zscgan":
+        return job.samples(generated), generated.batches(256, job.batch, seed + JUDGING)
+    made = samples_from(job, generated)
+    return job.calibration_data(made), made.batches(256, job.batch, seed + JUDGING)
 
 
 def measured(

@@ -1,4 +1,4 @@
-"""Small networks trained on CIFAR-10: a ViT and a ConvNeXt, which have no batch norm, a VGG and a DenseNet.
+"""Small networks trained on CIFAR-10: a ViT and a ConvNeXt, which have no batch norm, a VGG, a DenseNet, a MobileNetV2.
 
     python benchmarks/train_cifar.py vit train.npz vit.pth --minutes 30
 
@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.models import VGG, DenseNet, VisionTransformer
+from torchvision.models import VGG, DenseNet, MobileNetV2, VisionTransformer
 from torchvision.models.convnext import CNBlockConfig, ConvNeXt
 from torchvision.models.vgg import make_layers
 
@@ -55,7 +55,21 @@ def build_densenet() -> nn.Module:
     return network
 
 
-BUILDERS = {"vit": build_vit, "convnext": build_convnext, "vgg": build_vgg, "densenet": build_densenet}
+def build_mobilenet() -> nn.Module:
+    """Ten blocks at half the width, two of them of stride 2."""
+    blocks = [[1, 16, 1, 1], [4, 24, 2, 1], [4, 32, 2, 2], [4, 64, 2, 2], [4, 96, 1, 1]]
+    network = MobileNetV2(num_classes=10, width_mult=0.5, inverted_residual_setting=blocks, dropout=0.0)
+    network.features[0][0] = nn.Conv2d(3, 16, 3, padding=1, bias=False)  # of stride 2 for 224 x 224
+    return network
+
+
+BUILDERS = {
+    "vit": build_vit,
+    "convnext": build_convnext,
+    "vgg": build_vgg,
+    "densenet": build_densenet,
+    "mobilenet": build_mobilenet,
+}
 
 
 def normalised(images: Tensor) -> Tensor:

@@ -170,10 +170,11 @@ class Job:
         if self.calib is not None:
             return self.calib
         assert source is not None
-        count = self.calibrating(source)
-        if self.sample_kind == "both" and isinstance(source, GeneratorSamples):
-            source = BothSamples(source, ProceduralSamples(self.teacher.spec, self.device))
-        return self.samples(source, count=count)
+        if self.sample_kind != "both" or not isinstance(source, GeneratorSamples):
+            return self.samples(source)
+        both = BothSamples(source, ProceduralSamples(self.teacher.spec, self.device))
+        # Half of a batch is the generator's: whole batches of the guide, that no two ranks guide the same.
+        return both.batches(self.calibrating(source), 2 * self.batch, self.seed + SampleUse.CALIBRATING)
 
 
 def calibrating_of(samples: SampleSource, shape: tuple[int, int, int], count: int) -> int:
@@ -181,7 +182,12 @@ def calibrating_of(samples: SampleSource, shape: tuple[int, int, int], count: in
 
     They give the ranges of 512 (docs/method.md).
     """
-    return min(count, inputs_for(ZSCGANOptions().batch_for(*shape[1:]))) if are_guided(samples) else count
+    return most_guided(shape, count) if are_guided(samples) else count
+
+
+def most_guided(shape: tuple[int, int, int], count: int) -> int:
+    """``count``, at most as many as calibrate by default where samples are guided."""
+    return min(count, inputs_for(ZSCGANOptions().batch_for(*shape[1:])))
 
 
 def job_from_options(options: ConvertOptions, console: Console, ranks: Ranks = SINGLE) -> Job:

@@ -8,14 +8,13 @@ from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.export import is_labelled, write_folder, write_images, write_inputs
 from calibrators.fingerprint import fingerprint
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.guidance import GUIDED
 from calibrators.zscgan.quality import sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, save_sheet
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from converter.console import Console
 from converter.errors import OptionsError
 from converter.graph.capture import INPUT
-from converter.job import device_from_name, load_reused_generator, network_line, tell_of_network
+from converter.job import device_from_name, load_reused_generator, most_guided, network_line, tell_of_network
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.load.task import task_of
 from converter.options import SampleOptions
@@ -94,10 +93,11 @@ def make_samples(options: SampleOptions, console: Console) -> list[Path]:
     with place:
         generated = None if kind == "procedural" else _generated(network, kind, options, place, console)
         if generated is not None:
-            _warn_of_poor(network, generated, options, console)
+            _warn_of_poor(network, kind, generated, options, console)
         batches = _batches(network.teacher, kind, generated, options)
         labels = _written(network, batches, options, place, console)
-        _say_labels(labels, network.task, console)
+        if not options.normalised:
+            _say_labels(labels, network.task, console)
         if options.report:
             _add_report(network, kind, generated, batches, options, place, console)
         written = place.files()
@@ -134,11 +134,15 @@ def _generated(
 ) -> GeneratorSamples:
     """Samples of the generator that was given, or of one that is trained here."""
     trained = _trained(network, options, place, console)
-    count = options.count
-    if kind == "both":
-        usual = count == CalibrationOptions.samples  # then the samples are those of a conversion
-        count = GUIDED if usual else count - count // 2
+    count = _of_generator(kind, options.count)
+    if kind == "both" and options.count == CalibrationOptions.samples:  # then they are those of a conversion
+        count = _of_generator(kind, most_guided(network.teacher.spec.shape, options.count))
     return generated_samples(network.teacher, network.task, trained, options.synthesis, count)
+
+
+def _of_generator(kind: SampleKind, count: int) -> int:
+    """How many of ``count`` samples a generator makes."""
+    return {"generator": count, "both": count - count // 2, "procedural": 0}[kind]
 
 
 def _trained(
@@ -164,10 +168,10 @@ def _trained(
 
 
 def _warn_of_poor(
-    network: _Network, generated: GeneratorSamples, options: SampleOptions, console: Console
+    network: _Network, kind: SampleKind, generated: GeneratorSamples, options: SampleOptions, console: Console
 ) -> None:
     """Say where the generator's samples are not what the network was trained with."""
-    count = min(STATISTICS, options.count)
+    count = min(STATISTICS, _of_generator(kind, options.count))
     looked_at = _batches(network.teacher, "generator", generated, replace(options, count=count))
     quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
     warn_of_poor_samples(
@@ -242,7 +246,11 @@ def _add_report(
     """Write the picture, the generator and ``samples.json``."""
     teacher, task = network.teacher, network.task
     with console.stage("report") as stage:
-        quality = sample_quality(LabelsOf(teacher.module, task), batches)
+        looked_at = batches
+        if generated is not None:
+            own = replace(options, count=_of_generator(kind, options.count))
+            looked_at = _batches(teacher, "generator", generated, own)
+        quality = sample_quality(LabelsOf(teacher.module, task), looked_at)
         picture = place.path(place.beside("samples.png"))
         trained = None if generated is None else generated.trained
         if kind == "generator" and generated is not None:
@@ -258,7 +266,7 @@ def _add_report(
             save_sheet(first_inputs(batches, SHOWN), teacher.spec, picture)
         if trained is not None:
             save_generator(trained, place.path(place.beside(GENERATOR)))
-        labelled = kind == "generator" and has_labels(task)
+        labelled = generated is not None and has_labels(task)
         report = SamplesReport(
             version=__version__,
             model=teacher.name,

@@ -4,11 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import zip_longest
-from typing import Literal, Protocol, runtime_checkable
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 
-from calibrators.data.batches import Batch, Batches, send
+from calibrators.data.batches import Batch, Batches, every, send
 from calibrators.data.input_spec import InputSpec
 from calibrators.data.procedural import ProceduralBatches
 from calibrators.distributed import SINGLE, Ranks
@@ -70,7 +70,7 @@ class GeneratorSamples:
         """Gradient steps toward the class of each, at most; 0 where there are none."""
         return 0 if self.guide is None else self.guide.steps
 
-    def batches(self, count: int, batch_size: int, seed: int) -> Batches:
+    def batches(self, count: int, batch_size: int, seed: int) -> SyntheticBatches:
         return SyntheticBatches(self.trained.generator, count, batch_size, seed, self.guide)
 
     @torch.no_grad()
@@ -106,8 +106,9 @@ class BothSamples:
         return f"{self.generated.key}, {self.procedural.key}"
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        first = self.generated.batches(count - count // 2, batch_size, seed)
-        return InTurn(first, self.procedural.batches(count // 2, batch_size, seed)) if count > 1 else first
+        half = max(1, batch_size // 2)
+        first = self.generated.batches(count - count // 2, half, seed)
+        return Paired(first, self.procedural.batches(count // 2, half, seed)) if count > 1 else first
 
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
         source: SampleSource = self.procedural if place % 2 else self.generated
@@ -115,11 +116,16 @@ class BothSamples:
 
 
 @dataclass(frozen=True)
-class InTurn:
-    """The batches of one and of another, in turn; ``second`` has as many inputs as ``first``, or one less."""
+class Paired:
+    """Each batch of one with that of another behind it; ``second`` has as many inputs as ``first``, or one less."""
 
-    first: Batches
+    first: SyntheticBatches
     second: Batches
+    origin: ClassVar[str] = SyntheticBatches.origin
+
+    @property
+    def seed(self) -> int:
+        return self.first.seed
 
     @property
     def num_samples(self) -> int:
@@ -127,13 +133,19 @@ class InTurn:
 
     @property
     def batch_size(self) -> int:
-        return self.first.batch_size
+        return self.first.batch_size + self.second.batch_size
 
     def __iter__(self) -> Iterator[Batch]:
-        for one, other in zip_longest(self.first, self.second):
-            yield one
+        return self.every(0, 1)
+
+    def every(self, first: int, step: int) -> Iterator[Batch]:
+        """Every ``step``-th batch, from the ``first`` on; the others are not made."""
+        parts = (every(part, first, step) for part in (self.first, self.second))
+        for one, other in zip_longest(*parts):  # the last batch may be of one alone
+            x, labels = one
             if other is not None:
-                yield other[0].to(one[0].device), other[1].to(one[1].device)
+                x, labels = (torch.cat([a, b.to(a.device)]) for a, b in zip(one, other, strict=True))
+            yield x, labels
 
 
 @dataclass(frozen=True)

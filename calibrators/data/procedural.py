@@ -6,6 +6,7 @@ Scenes of ``dead_leaves`` in the colours of the input's normalisation, of differ
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -44,6 +45,7 @@ class ProceduralBatches:
     num_samples: int
     batch_size: int
     seed: int = 0
+    origin: ClassVar[Literal["procedural"]] = "procedural"
 
     def __iter__(self) -> Iterator[Batch]:
         return self.every(0, 1)

@@ -164,7 +164,7 @@ class _Calibrator:
         if batches is None:
             batches = self._trained(model, spec, options or ZSCGANOptions(), classes)
         self._source: Source = source_of(batches)
-        self._seed = batches.seed if isinstance(batches, SyntheticBatches) else None
+        self._seed = None if self._source == "images" else getattr(batches, "seed", None)
         self._feed = Feed(equal_batches(batches, self._plan, spec.shape), memory)
         release_gpu_memory()  # of the training
 
@@ -304,8 +304,9 @@ def samples_of(batches: Batches | None, limit: int) -> int:
 
 
 def source_of(batches: Batches) -> Source:
-    """Where the batches come from: ``zscgan``, or ``images`` for all but our samples."""
-    return "zscgan" if isinstance(batches, SyntheticBatches) else "images"
+    """Where the batches come from: of samples of ours what they say, else ``images``."""
+    found: Source = getattr(batches, "origin", "images")
+    return found
 
 
 def fingerprint_from(model: nn.Module | None, spec: InputSpec, given: str | None) -> str:

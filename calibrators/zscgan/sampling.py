@@ -4,7 +4,7 @@ import io
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -36,6 +36,7 @@ class SyntheticBatches:
     batch_size: int
     seed: int
     guide: Guide | None = None
+    origin: ClassVar[Literal["zscgan"]] = "zscgan"
 
     def __iter__(self) -> Iterator[Batch]:
         return self.every(0, 1)

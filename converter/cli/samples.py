@@ -64,7 +64,7 @@ def command(model: str, verbose: int, quiet: bool, **given: Any) -> None:
     """Make calibration data for the vision network MODEL from nothing but MODEL.
 
     MODEL is what zscgan-convert takes. The samples are those that it would calibrate with; where their labels are
-    written, procedural images, which have none, are left out (--samples both keeps them).
+    written, procedural images, which have none, are left out (--samples both keeps these).
     """
     try:
         options = options_from_flags(model, given)

@@ -26,7 +26,7 @@ from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from calibrators.zscgan.successive import EnsembleState, new_ensemble, train_ensemble
 from converter.console import Console
 from converter.graph.outputs import tensors_of
-from converter.job import Job
+from converter.job import Job, most_guided
 from converter.load.model import Teacher
 from converter.report.document import SynthesisSection, TrainingStep
 from converter.samples import GeneratorSamples, SampleSource, samples_of_kind
@@ -111,7 +111,9 @@ def looked_at(job: Job, generated: GeneratorSamples) -> int:
 def generated_for(job: Job, trained: TrainedGenerator) -> GeneratorSamples:
     """The samples of ``trained`` for a conversion."""
     asked = job.options.asked_samples
-    count = GUIDED if asked is None else asked - job.procedural_among(asked)
+    usual = most_guided(job.teacher.spec.shape, job.options.calibration.samples)
+    calibrating = usual if asked is None else asked
+    count = calibrating - job.procedural_among(calibrating)
     return generated_samples(job.teacher, job.task, trained, job.options.synthesis, count)
 
 

@@ -9,9 +9,10 @@ images do. The margins of real images are assumed to be spread evenly from 0 to 
 input's logits, and two classes that are m deviations apart to have probabilities in the ratio ``exp(2 * slope * m)``.
 Then a network that takes t of every margin changes the class of ``t / width`` of all images.
 
-How sure a network is differs from one to the next by a factor of ten, and procedural images show it: whatever the
-network is for, the surer it is of real images, the surer it is of these. So ``width`` is ``WIDTH`` times their median
-margin. ``WIDTH`` and ``slope`` come from FP32 networks on real images (``benchmarks/prediction.py``).
+How sure a network is differs from one to the next by a factor of forty, and procedural images show it: the surer it is
+of these, the surer it is of real images, by a multiple that grows slowly. So ``width`` is ``WIDTH`` times their median
+margin, times that margin in nats to the power of ``SURENESS_POWER``. These and ``slope`` come from FP32 networks on
+real images (``benchmarks/prediction.py``).
 """
 
 from collections.abc import Callable, Iterator
@@ -49,8 +50,10 @@ networks that are often wrong.
 
 TINY = 1e-12
 
-WIDTH, LEAST_WIDTH = 4.4, 0.1
-"""The width of the margins of real images, as a multiple of the median margin of procedural images; at least."""
+WIDTH, LEAST_WIDTH = 5.0, 0.1
+"""The width of the margins of real images, as a multiple of ``sureness`` of procedural images; at least."""
+SURENESS_POWER = 0.25
+"""Of the margin of procedural images in nats, by which the multiple grows."""
 
 
 @dataclass(frozen=True)
@@ -148,13 +151,14 @@ def procedural_inputs(spec: InputSpec, batch: int, seed: int) -> Batches:
 
 def margins_from_logits(procedural: Float[np.ndarray, "inputs classes"]) -> Margins:
     """The margins of real images, from FP32's logits of procedural images."""
-    return Margins(width=max(LEAST_WIDTH, WIDTH * median_margin(procedural)))
+    return Margins(width=max(LEAST_WIDTH, WIDTH * sureness(procedural)))
 
 
-def median_margin(logits: Float[np.ndarray, "inputs classes"]) -> float:
-    """In mean standard deviations of an input's logits."""
+def sureness(logits: Float[np.ndarray, "inputs classes"]) -> float:
+    """The median margin, in mean deviations of an input's logits, times that in nats to ``SURENESS_POWER``."""
     wide = logits.astype(np.float64)
-    return float(np.median(margin_between(wide, first_two(wide)))) / deviation_of(wide)
+    nats = float(np.median(margin_between(wide, first_two(wide))))
+    return nats / deviation_of(wide) * float(nats**SURENESS_POWER)
 
 
 def margins_of(fp32: Network, task: Task, procedural: Batches) -> Margins:

@@ -15,7 +15,7 @@ from torch import nn
 
 from calibrators.data.batches import TensorBatches
 from converter.quantize.placement import ActivationQuantizer, QuantizationPlan, WeightQuantizer
-from converter.trust.prediction import Prediction
+from converter.trust.prediction import Prediction, sureness
 
 
 def test_ranks_by_hand_with_ties() -> None:
@@ -37,7 +37,7 @@ def planted(width: float, slope: float, images: int = 20_000) -> Logits:
 
 def test_margins_are_found_again() -> None:
     found = planted(width=4.0, slope=1.2).fitted()
-    assert found.width == pytest.approx(4.0 / 2, rel=0.02)  # procedural images have a margin of 2 deviations
+    assert found.width == pytest.approx(4.0 / sureness(np.float32([[1, 0]])), rel=0.02)
     assert found.slope == pytest.approx(1.2, abs=0.1)
 
 

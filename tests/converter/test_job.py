@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from calibrators.data.batches import first_inputs
-from calibrators.data.images import images_from_path
+from calibrators.data.images import UNKNOWN, images_from_path
 from calibrators.data.input_spec import InputSpec
 from calibrators.fingerprint import fingerprint, fingerprint_for_input
 from calibrators.options import CalibrationOptions
@@ -27,7 +27,7 @@ from converter.api import request_of
 from converter.cli.convert import command
 from converter.load.options import ModelOptions
 from converter.options import ConvertOptions
-from converter.samples import GeneratorSamples, InTurn, ProceduralSamples
+from converter.samples import GeneratorSamples, Paired, ProceduralSamples
 from converter.stages.calibration import judges
 from converter.stages.sensitivity import probes
 from converter.trust.task.mask import Mask
@@ -199,6 +199,11 @@ def test_class_folders_say_nothing_of_masks(here: Path) -> None:
     assert job_of(val=images, task=Mask(5)).true_answers is None
 
 
+def learned_samples() -> GeneratorSamples:
+    options = ZSCGANOptions(latent=8, width=4)
+    return GeneratorSamples(TrainedGenerator(new_ensemble(SPEC, 10, options, CPU).ensemble, "", (), 0.0))
+
+
 def guided_samples(spec: InputSpec = SPEC) -> GeneratorSamples:
     options = ZSCGANOptions(steps=1, latent=8, width=4)
     head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1000)
@@ -237,16 +242,26 @@ def test_choices_are_made_on_fresh_samples_unless_these_would_be_guided() -> Non
         assert torch.equal(first_inputs(chosen_on, 20), calibrating) != fresh
 
 
+@pytest.mark.parametrize("count", [1, 2, 7, 100])
+def test_procedural_images_are_counted(count: int) -> None:
+    job = job_of(batch=4, teacher=replace(job_of().teacher, bn_layers=1))
+    asked = replace(job.options, asked_samples=count, calibration=CalibrationOptions(samples=count))
+    labels = torch.cat([y for _, y in replace(job, options=asked).calibration_data(learned_samples())])
+    assert len(labels) == count
+    assert int((labels == UNKNOWN).sum()) == job.procedural_among(count)
+
+
 @pytest.mark.parametrize(("side", "generated"), [(8, 256), (224, 128)])
 def test_half_of_what_calibrates_is_procedural(side: int, generated: int) -> None:
     spec = InputSpec((1, side, side))
     job = job_of(batch=64, teacher=replace(job_of().teacher, spec=spec, bn_layers=1))
     source = guided_samples(spec)
     data = job.calibration_data(source)
-    assert isinstance(data, InTurn)
+    assert isinstance(data, Paired)
     assert data.first.num_samples == data.second.num_samples == generated
     assert job.procedural_among(data.num_samples) == generated
-    assert torch.equal(first_inputs(data, 8), first_inputs(job.samples(source), 8))
+    assert torch.equal(first_inputs(data.first, 8), first_inputs(job.samples(source), 8))
+    assert {len(x) for x, _ in data} == {2 * job.batch}
     alone = replace(job, options=replace(job.options, sample_source="zscgan"))
     assert alone.calibration_data(source).num_samples == data.num_samples
     assert isinstance(alone.calibration_data(source), SyntheticBatches)

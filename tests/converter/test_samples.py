@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from calibrators.data.batches import every
 from calibrators.data.input_spec import InputSpec
 from calibrators.distributed import Ranks
 from calibrators.zscgan.guidance import Guide
@@ -121,10 +122,28 @@ def test_what_is_asked_for_says_what_samples_are(
     assert kind_of_samples(asked, bn_layers=bn_layers, reused=reused) == kind
 
 
-def test_both_are_half_and_half() -> None:
+@pytest.mark.parametrize(("count", "batch"), [(9, 4), (16, 4), (17, 4), (2, 4), (1, 4), (9, 3)])
+def test_both_are_half_and_half(count: int, batch: int) -> None:
+    """Each batch is half of each, and all but the last are of one size."""
     one, other = generator(), ProceduralSamples(SPEC, CPU)
-    batches = list(BothSamples(one, other).batches(9, 2, 0))
-    generated, procedural = (torch.cat([x for x, _ in batches[k::2]][:2]) for k in (0, 1))
-    assert torch.equal(generated, all_of(one, 5, 2, 0)[:4])
-    assert torch.equal(procedural, all_of(other, 4, 2, 0))
-    assert [len(x) for x, _ in BothSamples(one, other).batches(1, 2, 0)] == [1]
+    made, half = BothSamples(one, other).batches(count, batch, 0), batch // 2
+    batches = [x for x, _ in made]
+    assert made.num_samples == sum(map(len, batches)) == count
+    if count > 1:
+        assert {len(x) for x in batches[:-1]} <= {made.batch_size}
+    first, second = -(-count // 2), count // 2
+    halves = [(len(x) + 1) // 2 for x in batches]
+    generated = torch.cat([x[:n] for x, n in zip(batches, halves, strict=True)])
+    assert torch.equal(generated, all_of(one, first, half, 0))
+    if second:
+        procedural = torch.cat([x[n:] for x, n in zip(batches, halves, strict=True)])
+        assert torch.equal(procedural, all_of(other, second, half, 0))
+
+
+def test_batches_of_both_are_made_alone() -> None:
+    made = BothSamples(generator(), ProceduralSamples(SPEC, CPU)).batches(17, 4, 0)
+    shares = [list(every(made, rank, 2)) for rank in (0, 1)]
+    for place, (x, labels) in enumerate(made):
+        ours, theirs = shares[place % 2][place // 2]
+        assert torch.equal(x, ours)
+        assert torch.equal(labels, theirs)

@@ -37,6 +37,12 @@ def calibrated_on(report: Report) -> str:
     """The inputs that gave the ranges: how many, and of which kind."""
     found, made = report.calibration, report.synthesis
     count = found.samples or 0
+    if (
+        found.source == "zscgan"
+        and report.options.get("calibration_cache")
+        and not report.options.get("recalibrate")
+    ):
+        return words(count, "sample")  # the cache doesn't tell how many were procedural
     if made is None or found.source != "zscgan" or not made.procedural:
         return words(count, CALIBRATED_ON.get(found.source, "input"))
     generated = words(count - made.procedural, CALIBRATED_ON["zscgan"])

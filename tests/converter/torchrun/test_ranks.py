@@ -37,7 +37,7 @@ from engines.errors import BuildError
 from tests.converter.digits import INPUT, MODEL
 
 ROOT = Path(__file__).parents[3]
-FLAGS = [*MODEL, *INPUT, "--int8", "--gan-steps", "20", "--calib-samples", "128"]
+FLAGS = [*MODEL, *INPUT, "--int8", "--gan-steps", "20", "--calib-samples", "200"]
 LONGEST_S = 240
 
 # As converter/__main__.py, with a quick benchmark, a checkpoint at each step, and what SABOTAGE says.
@@ -114,7 +114,8 @@ def test_an_interrupted_run_of_two_goes_on_to_the_result_of_one(tmp_path: Path) 
     assert report["device"]["ranks"] == 2
     assert report["synthesis"]["generators"] == 1
     assert [entry["step"] for entry in report["synthesis"]["history"]] == list(range(20))
-    assert report["calibration"]["samples"] == 128
+    assert report["calibration"]["samples"] == 200
+    assert report["synthesis"]["procedural"] == 100
     assert sorted(path.name for path in tmp_path.iterdir()) == ["command.py", "out"]
 
 

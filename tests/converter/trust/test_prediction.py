@@ -24,6 +24,7 @@ from converter.trust.prediction import (
     CLEARER,
     DIMMER,
     LEAST_WIDTH,
+    SURENESS_POWER,
     WIDTH,
     BorderBatches,
     Margins,
@@ -32,11 +33,11 @@ from converter.trust.prediction import (
     flipped,
     lost,
     margins_from_logits,
-    median_margin,
     mixed,
     predict,
     predict_from_logits,
     procedural_inputs,
+    sureness,
     taken_margins,
 )
 from converter.trust.task.classes import Classes
@@ -67,10 +68,10 @@ def test_what_is_taken_of_each_margin_by_hand() -> None:
 
 def test_the_margins_of_real_images_follow_those_of_procedural_ones() -> None:
     logits = np.float32([[0, 1, 3], [5, 5, 2], [0, 4, 3], [9, 0, 1]])  # margins of 2, 0, 1 and 8
-    expected = 1.5 / np.float64(logits).std(axis=1).mean()
-    assert median_margin(logits) == pytest.approx(expected)
+    expected = 1.5 / np.float64(logits).std(axis=1).mean() * 1.5**SURENESS_POWER
+    assert sureness(logits) == pytest.approx(expected)
     assert margins_from_logits(logits).width == pytest.approx(WIDTH * expected)
-    assert margins_from_logits(8 * logits + 1) == margins_from_logits(logits)
+    assert margins_from_logits(8 * logits + 1).width == pytest.approx(WIDTH * expected * 8**SURENESS_POWER)
     assert margins_from_logits(np.zeros((4, 3), np.float32)).width == LEAST_WIDTH
 
 
