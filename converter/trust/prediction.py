@@ -50,7 +50,7 @@ networks that are often wrong.
 
 TINY = 1e-12
 
-WIDTH, LEAST_WIDTH = 5.0, 0.1
+WIDTH, LEAST_WIDTH = 4.5, 0.1
 """The width of the margins of real images, as a multiple of ``sureness`` of procedural images; at least."""
 SURENESS_POWER = 0.25
 """Of the margin of procedural images in nats, by which the multiple grows."""
@@ -64,8 +64,11 @@ class KnownError:
     largest: float
 
 
-KNOWN_ERROR = KnownError(median=0.75, largest=4.66)
-"""Of 36 INT8 quantizations of six networks, by ``benchmarks/prediction.py``."""
+KNOWN_ERROR = KnownError(median=0.79, largest=3.54)
+"""Of 41 INT8 quantizations of seven networks that change the class of at most 30 % of the images.
+
+By ``benchmarks/prediction.py``.
+"""
 
 MOST_INPUTS, BATCHES = 512, 16
 
