@@ -278,7 +278,7 @@ def test_procedural_images_among_the_samples_are_told() -> None:
     mixed = dataclasses.replace(report, synthesis=dataclasses.replace(report.synthesis, procedural=256))
     text = page(mixed, PICTURE)
     assert "by the mse calibrator in 256 generated samples and 256 procedural images." in text
-    assert "256 inputs of those that calibrate are procedural images" in text
+    assert "Of the inputs that calibrate, 256 are procedural images" in text
 
 
 @pytest.mark.parametrize(
