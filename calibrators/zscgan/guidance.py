@@ -3,7 +3,7 @@
 from hashlib import sha256
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -38,13 +38,13 @@ UNLIKELY = -1e30
 class Guide:
     """Optimizes the pixels of a generator's samples toward classes, in at most ``options.guide_steps`` gradient steps.
 
-    A batch ends earlier once all have their class. Classes are given to the samples that are nearest to
-    them, of those in ``classes_to_choose_from``. The steps go down the losses of the training but variety (as
-    DeepInversion does from noise in thousands of steps, Yin et al., arXiv 1912.08795). The direction is the gradient
-    at several scales, each of the same strength, so that a step changes shapes and not only single pixels (the
-    normalised gradients of DeepDream, Mordvintsev et al., 2015). With ``f`` the losses of statistics and label, ``g``
-    their gradient and ``d`` the direction, the length is ``OVERSHOOT * f / (g . d)``, at most ``options.guide_rate``:
-    Polyak's step, at which a linear ``f`` would be zero.
+    A batch ends earlier once all have their class; in the last step those that have it stay. Classes are given to the
+    samples that are nearest to them, of those in ``classes_to_choose_from``. The steps go down the losses of the
+    training but variety (as DeepInversion does from noise in thousands of steps, Yin et al., arXiv 1912.08795). The
+    direction is the gradient at several scales, each of the same strength, so that a step changes shapes and not only
+    single pixels (the normalised gradients of DeepDream, Mordvintsev et al., 2015). With ``f`` the losses of statistics
+    and label, ``g`` their gradient and ``d`` the direction, the length is ``OVERSHOOT * f / (g . d)``, at most
+    ``options.guide_rate``: Polyak's step, at which a linear ``f`` would be zero.
 
     ``teacher`` gives logits, is frozen and in eval mode. Samples are guided in batches of ``batch``, whose statistics
     count, each without regard to the others. The first ``count`` samples have different classes, as far as there are
@@ -122,7 +122,9 @@ class Guide:
                 labels = nearest_classes(logits.detach(), choices.flatten())
             elif has_classes(logits, labels):
                 break
-            pixels = self._moved(pixels, logits, labels, moments)
+            moved = self._moved(pixels, logits, labels, moments)
+            stays = of_class(logits, labels) & (step > 0) & (step == self.steps - 1)
+            pixels = torch.where(stays[:, None, None, None], pixels.detach(), moved)
         return pixels.detach(), labels
 
     def _moved(self, pixels: Tensor, logits: Tensor, labels: Tensor, moments: dict[str, Moments]) -> Tensor:
@@ -167,7 +169,14 @@ def nearest_classes(
 
 def has_classes(logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]) -> bool:
     """Whether all of a batch are of their classes already."""
-    return torch.equal(logits.argmax(1), send(labels, logits.device))
+    return bool(of_class(logits, labels).all())
+
+
+def of_class(
+    logits: Float[Tensor, "samples classes"], labels: Int[Tensor, "samples"]
+) -> Bool[Tensor, "samples"]:
+    """Which samples are of their classes."""
+    return logits.argmax(1) == send(labels, logits.device)
 
 
 def _over_scales(

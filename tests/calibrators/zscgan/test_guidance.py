@@ -92,6 +92,17 @@ def test_batches_are_guided_each_for_itself(teacher: nn.Module, spec: InputSpec)
         assert torch.equal(together, torch.cat(parts))
 
 
+def test_samples_of_their_class_stay_in_the_last_step(teacher: nn.Module, spec: InputSpec) -> None:
+    x, labels = samples(spec, 16)
+    guides = [Guide(teacher, spec, replace(OPTIONS, guide_steps=steps)) for steps in (1, 2)]
+    (one, given), (two, _) = (guide(x, labels) for guide in guides)
+    with torch.no_grad():
+        has = teacher(guides[0]._inputs(one)).argmax(1) == given
+    assert has.any()
+    assert not has.all()
+    assert torch.equal((one == two).flatten(1).all(1), has)
+
+
 def test_a_single_sample_is_guided(teacher: nn.Module, spec: InputSpec) -> None:
     x, labels = samples(spec, 1)
     guide = Guide(teacher, spec, OPTIONS)
