@@ -78,12 +78,12 @@ def test_all_outputs_are_there_and_no_others(converted: Path) -> None:
 def test_samples_of_a_short_training_are_guided(quick: None, tmp_path: Path) -> None:
     result = run(*MODEL, *INPUT, *SHORT, "--gan-steps", "2", "-o", tmp_path / "out")
     assert result.exit_code == 0, result.output
-    assert "guided to their classes in at most 3 steps" in result.output
+    assert "guided to their classes in at most 4 steps" in result.output
     report = json.loads((tmp_path / "out" / "report.json").read_text())
-    assert (report["synthesis"]["guide_steps"], report["synthesis"]["classes"]) == (3, 10)
+    assert (report["synthesis"]["guide_steps"], report["synthesis"]["classes"]) == (4, 10)
     assert report["agreement"]["samples"] == 64
     page = (tmp_path / "out" / "report.html").read_text()
-    assert "optimized toward a class near it, in at most 3 gradient steps" in page
+    assert "optimized toward a class near it, in at most 4 gradient steps" in page
     again = [
         "--generator",
         tmp_path / "out" / "generator.pt",
