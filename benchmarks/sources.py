@@ -80,20 +80,11 @@ def noise(teacher: Teacher, network: Network, options: SourceOptions, work: Path
     return from_batches(batches, {})
 
 
-def zscgan(teacher: Teacher, network: Network, options: SourceOptions, work: Path) -> Samples:
-    """Samples of the project's generator, trained and drawn as a conversion does it, as many as were asked for."""
-    return generated(teacher, network, options, work, both=False)
+def zscgan(teacher: Teacher, _network: Network, options: SourceOptions, _work: Path) -> Samples:
+    """Samples of the project's generator, trained and drawn as a conversion does it, as many as were asked for.
 
-
-def both(teacher: Teacher, network: Network, options: SourceOptions, work: Path) -> Samples:
-    """Half of these and half procedural images, with which a conversion calibrates."""
-    return generated(teacher, network, options, work, both=True)
-
-
-def generated(
-    teacher: Teacher, _network: Network, options: SourceOptions, _work: Path, *, both: bool
-) -> Samples:
-    """Samples of a generator that is trained here, alone or with as many procedural images."""
+    Of the source ``both`` half are procedural images.
+    """
     gan = gan_options_of(teacher, **{"seed": options.seed, **options.gan})
     trained = generator_from_teacher(
         teacher,
@@ -106,7 +97,7 @@ def generated(
     )
     batch = gan.batch_for(*teacher.spec.shape[1:])
     samples = generated_samples(teacher, task_of(teacher), trained, gan)
-    source = with_procedural(samples, teacher.spec) if both else samples
+    source = with_procedural(samples, teacher.spec) if options.source == "both" else samples
     batches = source.batches(options.samples, batch, gan.seed)
     return from_batches(batches, {"steps": len(trained.history), "batch": batch})
 
@@ -165,7 +156,7 @@ def mct(teacher: Teacher, network: Network, options: SourceOptions, work: Path) 
 
 Source = Callable[[Teacher, Network, SourceOptions, Path], Samples]
 SOURCES: dict[str, Source] = {
-    "both": both,
+    "both": zscgan,
     "zscgan": zscgan,
     "procedural": procedural,
     "images": images,

@@ -126,9 +126,9 @@ def with_procedural(generated: Any, spec: Any) -> Any:
     """Those of a generator and as many procedural images, on the CPU."""
     import torch
 
-    from converter.samples import BothSamples, ProceduralSamples
+    from converter.samples import samples_of_kind
 
-    return BothSamples(generated, ProceduralSamples(spec, torch.device("cpu")))
+    return samples_of_kind("both", generated, spec, torch.device("cpu"))
 
 
 def calibration_images(network: Network, spec: Any, part: int, count: int = SAMPLES) -> Any:

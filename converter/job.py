@@ -27,13 +27,13 @@ from converter.options import ConvertOptions
 from converter.qat.backends import backend_from_name
 from converter.qat.data import require_enough
 from converter.samples import (
-    BothSamples,
     GeneratorSamples,
-    ProceduralSamples,
     SampleKind,
     SampleSource,
     are_guided,
     kind_of_samples,
+    procedural_among,
+    samples_of_kind,
 )
 from converter.trust.prediction import inputs_for
 from converter.trust.task.base import Task
@@ -152,7 +152,7 @@ class Job:
 
     def procedural_among(self, count: int) -> int:
         """How many of ``count`` samples that calibrate are procedural images."""
-        return {"generator": 0, "both": count // 2, "procedural": count}[self.sample_kind]
+        return procedural_among(self.sample_kind, count)
 
     def choosing_samples(self, source: SampleSource, count: int) -> Batches:
         """``count`` samples to choose calibrators and layers on: fresh ones.
@@ -172,7 +172,7 @@ class Job:
         assert source is not None
         if self.sample_kind != "both" or not isinstance(source, GeneratorSamples):
             return self.samples(source)
-        both = BothSamples(source, ProceduralSamples(self.teacher.spec, self.device))
+        both = samples_of_kind("both", source, self.teacher.spec, self.device)
         # Half of a batch is the generator's: whole batches of the guide, that no two ranks guide the same.
         return both.batches(self.calibrating(source), 2 * self.batch, self.seed + SampleUse.CALIBRATING)
 

@@ -8,7 +8,7 @@ from calibrators.data.batches import Batches, first_inputs
 from calibrators.data.export import is_labelled, write_folder, write_images, write_inputs
 from calibrators.fingerprint import fingerprint
 from calibrators.options import CalibrationOptions
-from calibrators.zscgan.quality import sample_quality
+from calibrators.zscgan.quality import SampleQuality, sample_quality
 from calibrators.zscgan.sample_sheet import save_picture, save_sheet
 from calibrators.zscgan.sampling import TrainedGenerator, save_generator
 from converter.console import Console
@@ -18,7 +18,13 @@ from converter.job import device_from_name, load_reused_generator, most_guided, 
 from converter.load.model import Teacher, load_model, require_batch_norm
 from converter.load.task import task_of
 from converter.options import SampleOptions
-from converter.samples import GeneratorSamples, SampleKind, kind_of_samples, samples_of_kind
+from converter.samples import (
+    GeneratorSamples,
+    SampleKind,
+    kind_of_samples,
+    procedural_among,
+    samples_of_kind,
+)
 from converter.samples_output import SamplesOutput
 from converter.stages.synthesis import (
     SHOWN,
@@ -142,7 +148,7 @@ def _generated(
 
 def _of_generator(kind: SampleKind, count: int) -> int:
     """How many of ``count`` samples a generator makes."""
-    return {"generator": count, "both": count - count // 2, "procedural": 0}[kind]
+    return count - procedural_among(kind, count)
 
 
 def _trained(
@@ -171,12 +177,19 @@ def _warn_of_poor(
     network: _Network, kind: SampleKind, generated: GeneratorSamples, options: SampleOptions, console: Console
 ) -> None:
     """Say where the generator's samples are not what the network was trained with."""
-    count = min(STATISTICS, _of_generator(kind, options.count))
-    looked_at = _batches(network.teacher, "generator", generated, replace(options, count=count))
-    quality = sample_quality(LabelsOf(network.teacher.module, network.task), looked_at)
+    quality = _quality(network, generated, options, min(STATISTICS, _of_generator(kind, options.count)))
     warn_of_poor_samples(
         quality, network.task, network.teacher.spec, console, guided=generated.guide_steps > 0
     )
+
+
+def _quality(
+    network: _Network, generated: GeneratorSamples | None, options: SampleOptions, count: int
+) -> SampleQuality:
+    """How good ``count`` samples of the generator are, or procedural images where there is none."""
+    kind: SampleKind = "procedural" if generated is None else "generator"
+    batches = _batches(network.teacher, kind, generated, replace(options, count=count))
+    return sample_quality(LabelsOf(network.teacher.module, network.task), batches)
 
 
 def _batches(
@@ -246,11 +259,7 @@ def _add_report(
     """Write the picture, the generator and ``samples.json``."""
     teacher, task = network.teacher, network.task
     with console.stage("report") as stage:
-        looked_at = batches
-        if generated is not None:
-            own = replace(options, count=_of_generator(kind, options.count))
-            looked_at = _batches(teacher, "generator", generated, own)
-        quality = sample_quality(LabelsOf(teacher.module, task), looked_at)
+        quality = _quality(network, generated, options, _of_generator(kind, options.count) or options.count)
         picture = place.path(place.beside("samples.png"))
         trained = None if generated is None else generated.trained
         if kind == "generator" and generated is not None:

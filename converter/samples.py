@@ -31,6 +31,11 @@ def kind_of_samples(asked: str, *, bn_layers: int, reused: bool) -> SampleKind:
     return "generator" if asked == "zscgan" else "both"
 
 
+def procedural_among(kind: SampleKind, count: int) -> int:
+    """How many of ``count`` samples are procedural images; a generator makes the others."""
+    return {"generator": 0, "both": count // 2, "procedural": count}[kind]
+
+
 @runtime_checkable
 class SampleSource(Protocol):
     """Inputs without end; the same calls give the same ones.
@@ -106,9 +111,9 @@ class BothSamples:
         return f"{self.generated.key}, {self.procedural.key}"
 
     def batches(self, count: int, batch_size: int, seed: int) -> Batches:
-        half = max(1, batch_size // 2)
-        first = self.generated.batches(count - count // 2, half, seed)
-        return Paired(first, self.procedural.batches(count // 2, half, seed)) if count > 1 else first
+        half, drawn = max(1, batch_size // 2), procedural_among("both", count)
+        first = self.generated.batches(count - drawn, half, seed)
+        return Paired(first, self.procedural.batches(drawn, half, seed)) if drawn else first
 
     def drawn(self, batch: int, seed: int, place: int, ranks: Ranks = SINGLE) -> Batch:
         source: SampleSource = self.procedural if place % 2 else self.generated

@@ -123,8 +123,9 @@ class Guide:
             elif has_classes(logits, labels):
                 break
             moved = self._moved(pixels, logits, labels, moments)
-            stays = of_class(logits, labels) & (step > 0) & (step == self.steps - 1)
-            pixels = torch.where(stays[:, None, None, None], pixels.detach(), moved)
+            if 0 < step == self.steps - 1:  # no step would follow that brings a lost class back
+                moved = torch.where(of_class(logits, labels)[:, None, None, None], pixels.detach(), moved)
+            pixels = moved
         return pixels.detach(), labels
 
     def _moved(self, pixels: Tensor, logits: Tensor, labels: Tensor, moments: dict[str, Moments]) -> Tensor:
